@@ -1,0 +1,124 @@
+"""What long work tells whoever is watching, and how the watcher asks it to stop.
+
+The library emits events; a progress bar on the terminal, a dashboard in the notebook or nobody listens.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of everything that long work reports."""
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """``done`` of ``total`` units of the work named ``stage`` are done; ``detail`` says what is in hand."""
+
+    stage: str
+    done: int
+    total: int
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Message(Event):
+    """A sentence for the user. ``level`` is "info" or "warning"."""
+
+    text: str
+    level: str = "info"
+
+
+@dataclass(frozen=True)
+class TrainingStarted(Event):
+    """Training is about to begin or to go on.
+
+    Attributes:
+        epochs: planned epochs.
+        first_epoch: epochs already done (0 for a new run).
+        steps_per_epoch: optimiser steps in one epoch.
+        roi_names: names of the ROIs, in label order.
+        history: one dict per epoch already done, keys as in NAME_history.csv.
+    """
+
+    epochs: int
+    first_epoch: int
+    steps_per_epoch: int
+    roi_names: tuple[str, ...]
+    history: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class StepDone(Event):
+    """One optimiser step is done (``step`` of ``steps`` in ``epoch``, counted from 1)."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class EpochDone(Event):
+    """One epoch is done. ``row`` has the columns of NAME_history.csv."""
+
+    epoch: int
+    epochs: int
+    row: dict[str, Any]
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class ValidationCase(Event):
+    """The worst validation slice of this epoch, to look at.
+
+    Attributes:
+        case: name of the scan.
+        slice_number: number of the slice, from 1.
+        dice: mean Dice of the case.
+        image: (row, column) float image.
+        truth: (row, column) label values.
+        prediction: (row, column) label values.
+    """
+
+    case: str
+    slice_number: int
+    dice: float
+    image: Any = field(repr=False)
+    truth: Any = field(repr=False)
+    prediction: Any = field(repr=False)
+
+
+@dataclass(frozen=True)
+class TrainingStopped(Event):
+    """Training has ended: ``reason`` is "finished", "stopped", "time limit"."""
+
+    reason: str
+    epochs_done: int
+
+
+Listener = Callable[[Event], None]
+
+
+def nobody(event: Event) -> None:
+    """A listener that ignores every event."""
+
+
+class StopFlag:
+    """Set by a button or an interrupt; long work asks it between two steps. Safe across threads."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Asks the work to save and end."""
+        self._event.set()
+
+    def is_set(self) -> bool:
+        """Whether the work was asked to end."""
+        return self._event.is_set()

@@ -1,0 +1,137 @@
+"""ROIs: their label value, name and colour, and which of them are the left and right of one structure."""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from autoseg_lib.errors import SettingsError
+
+# Okabe & Ito, "Color Universal Design" (2008): distinguishable with every common colour blindness.
+# Black is left out: it vanishes on dark images.
+OKABE_ITO = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+
+_SIDE_WORDS = {"left": "right", "l": "r", "lt": "rt", "lft": "rgt", "li": "re", "links": "rechts"}
+_OPPOSITE = {**_SIDE_WORDS, **{right: left for left, right in _SIDE_WORDS.items()}}
+
+
+def roi_color(value: int) -> str:
+    """Returns the fixed colour of a label value as ``#RRGGBB``; the same in every figure, file and legend.
+
+    Args:
+        value: label value, from 1. Beyond the seven Okabe–Ito colours they repeat lighter, then darker.
+    """
+    base = OKABE_ITO[(value - 1) % len(OKABE_ITO)]
+    turn = (value - 1) // len(OKABE_ITO)
+    if turn == 0:
+        return base
+    red, green, blue = (int(base[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
+    light = light + (1 - light) * 0.45 if turn % 2 else light * 0.6
+    red, green, blue = colorsys.hls_to_rgb(hue, light, saturation)
+    return f"#{round(red * 255):02X}{round(green * 255):02X}{round(blue * 255):02X}"
+
+
+@dataclass(frozen=True)
+class Label:
+    """One ROI. ``value`` is what the label files hold (0 is background and has no Label)."""
+
+    value: int
+    name: str
+
+    @property
+    def color(self) -> str:
+        """Colour as ``#RRGGBB``."""
+        return roi_color(self.value)
+
+    @property
+    def color_rgb(self) -> tuple[int, int, int]:
+        """Colour as 0..255 red, green, blue."""
+        color = self.color
+        return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
+class LabelTable(Sequence[Label]):
+    """The ROIs of a study or model, values 1..n without gaps."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Args:
+            names: ROI names for the values 1..n, background left out.
+
+        Raises:
+            SettingsError: a name is empty or used twice.
+        """
+        cleaned = [str(name).strip() for name in names]
+        doubles = sorted({name for name in cleaned if cleaned.count(name) > 1})
+        if doubles or "" in cleaned:
+            what = f"the name '{doubles[0]}' is used twice" if doubles else "one name is empty"
+            raise SettingsError(f"labels_list: {what}; every ROI needs a name of its own. Correct labels_list.")
+        self._labels = tuple(Label(value, name) for value, name in enumerate(cleaned, start=1))
+
+    @classmethod
+    def numbered(cls, count: int) -> LabelTable:
+        """Returns ROI 1 ... ROI n, for when nobody gave names."""
+        return cls([f"ROI {value}" for value in range(1, count + 1)])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """ROI names in order of value."""
+        return tuple(label.name for label in self._labels)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Label values 1..n."""
+        return tuple(label.value for label in self._labels)
+
+    @property
+    def has_given_names(self) -> bool:
+        """False when the names are the numbered ones, so that nothing is known about sides."""
+        return any(label.name != f"ROI {label.value}" for label in self._labels)
+
+    @property
+    def mirror_pairs(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of label values that a flip across left–right must swap, found by name ("left psoas"/"right psoas")."""
+        by_name = {_tokens(label.name): label.value for label in self._labels}
+        pairs = []
+        for label in self._labels:
+            partner = by_name.get(_mirrored(_tokens(label.name)))
+            if partner is not None and partner > label.value:
+                pairs.append((label.value, partner))
+        return tuple(pairs)
+
+    @property
+    def sides_known(self) -> bool:
+        """Whether a flip across left–right is safe: names were given and each sided ROI has its partner."""
+        paired = {value for pair in self.mirror_pairs for value in pair}
+        sided = {label.value for label in self._labels if _mirrored(_tokens(label.name)) != _tokens(label.name)}
+        return self.has_given_names and sided <= paired
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # int → Label, slice → tuple
+        return self._labels[index]
+
+    def __iter__(self) -> Iterator[Label]:
+        return iter(self._labels)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LabelTable) and self.names == other.names
+
+    def __hash__(self) -> int:
+        return hash(self.names)
+
+    def __repr__(self) -> str:
+        return f"LabelTable({list(self.names)})"
+
+
+def _tokens(name: str) -> tuple[str, ...]:
+    """Splits a name into lower-case words; "PsoasLeft", "psoas_left" and "Psoas left" give the same."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return tuple(re.findall(r"[^\W_]+", spaced.lower()))
+
+
+def _mirrored(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_OPPOSITE.get(token, token) for token in tokens)

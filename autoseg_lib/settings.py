@@ -1,0 +1,383 @@
+"""The settings of training and of segmenting: names, defaults, and every mistake reported at once.
+
+A setting is a field of a dataclass whose metadata say how to check it. ``"auto"`` stands for "derive it from the data
+and the machine"; the value chosen is printed and stored by ``autoseg_lib.train.planning``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from autoseg_lib.errors import SettingsError, name_list
+
+AUTO: Literal["auto"] = "auto"
+
+# Returns the cleaned value, or raises ValueError with what was expected.
+Check = Callable[[Any], Any]
+
+
+def _setting(default: Any, check: Check, help_text: str) -> Any:
+    return field(default=default, metadata={"check": check, "help": help_text})
+
+
+def _or_auto(check: Check) -> Check:
+    def checked(value: Any) -> Any:
+        if isinstance(value, str) and value.strip().lower() == AUTO:
+            return AUTO
+        try:
+            return check(value)
+        except ValueError as error:
+            raise ValueError(f'"auto" or {error}') from None
+
+    return checked
+
+
+def _optional(check: Check) -> Check:
+    def checked(value: Any) -> Any:
+        if value is None or value == "":
+            return None
+        try:
+            return check(value)
+        except ValueError as error:
+            raise ValueError(f"nothing (None) or {error}") from None
+
+    return checked
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError("a text in quotes")
+    return value.strip()
+
+
+def _filename(value: Any) -> str:
+    name = _text(value)
+    bad = set('/\\:*?"<>|') & set(name)
+    if not name or bad or name.startswith("."):
+        raise ValueError('a file name without / \\ : * ? " < > |')
+    return name
+
+
+def _whole(low: int, high: int | None = None) -> Check:
+    def checked(value: Any) -> int:
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if isinstance(value, bool) or not whole or value < low or (high is not None and value > high):
+            raise ValueError(f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}")
+        return int(value)
+
+    return checked
+
+
+def _number(low: float, high: float | None = None, *, above: bool = False) -> Check:
+    def checked(value: Any) -> float:
+        wrong = isinstance(value, bool) or not isinstance(value, int | float) or value != value  # NaN differs from itself
+        if wrong or value < low or (above and value == low) or (high is not None and value > high):
+            start = f"above {low:g}" if above else f"of at least {low:g}"
+            raise ValueError(f"a number {start}" + ("" if high is None else f" and at most {high:g}"))
+        return float(value)
+
+    return checked
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("True or False")
+    return value
+
+
+def _one_of(*names: str) -> Check:
+    def checked(value: Any) -> str:
+        for name in names:
+            if isinstance(value, str) and value.strip().lower() == name.lower():
+                return name
+        raise ValueError("one of " + ", ".join(f'"{name}"' for name in names))
+
+    return checked
+
+
+def _list_of(check: Check, lengths: tuple[int, ...] | None, single: bool = False) -> Check:
+    def checked(value: Any) -> Any:
+        if single and not isinstance(value, list | tuple):
+            return check(value)
+        if not isinstance(value, list | tuple) or (lengths and len(value) not in lengths):
+            raise ValueError(
+                "a list" if not lengths else "a list of " + " or ".join(str(n) for n in lengths) + " numbers"
+            )
+        try:
+            return [check(item) for item in value]
+        except ValueError as error:
+            raise ValueError(f"a list, each item {error}") from None
+
+    return checked
+
+
+def _label_names(value: Any) -> list[str]:
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(name, str) and name.strip() for name in value):
+        raise ValueError('a list of ROI names, e.g. ["psoas left", "psoas right"]')
+    names = [name.strip() for name in value]
+    # The field's earlier notebooks list the background first.
+    return names[1:] if names[0].lower() == "background" and len(names) > 1 else names
+
+
+def _intensity(value: Any) -> Any:
+    if isinstance(value, str):
+        return _one_of("percentile", "zscore", "window")(value)
+    try:
+        low, high = _list_of(_number(-1e9), (2,))(value)
+        if low < high:
+            return [low, high]
+    except ValueError:
+        pass
+    raise ValueError('"percentile", "zscore", "window", or a window [low, high] in the image\'s own units')
+
+
+# Each may be left out; 0 switches it off. See autoseg_lib/augment for what they do.
+AUGMENT_KEYS = {
+    "probability": _number(0, 1),
+    "rotation_degrees": _number(0, 180),
+    "scale": _number(0, 0.9),
+    "shift": _number(0, 0.5),
+    "elastic": _number(0, 1),
+    "brightness": _number(0, 1),
+    "contrast": _number(0, 1),
+    "gamma": _number(0, 1),
+    "noise": _number(0, 1),
+    "blur": _number(0, 1),
+    "flip": _flag,
+}
+
+
+def _augment(value: Any) -> Any:
+    if value is False:
+        return {"probability": 0.0}
+    names = ", ".join(AUGMENT_KEYS)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"False, or a table with any of {names}")
+    cleaned = {}
+    for key, item in value.items():
+        if key not in AUGMENT_KEYS:
+            raise ValueError(f"only {names} inside it ('{key}' is not one of them)")
+        try:
+            cleaned[key] = AUGMENT_KEYS[key](item)
+        except ValueError as error:
+            raise ValueError(f"{key} = {error}") from None
+    return cleaned
+
+
+def _resume(value: Any) -> Any:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str | Path) and str(value).strip():
+        return str(value)
+    raise ValueError("True, False or the path of a NAME_last.ckpt")
+
+
+def _folds(value: Any) -> int:
+    if value == 1 and not isinstance(value, bool):
+        return 1
+    raise ValueError("1 (this version trains one split; cross-validation is not in it)")
+
+
+FORMATS = ("png", "npy", "jpg", "nifti")
+
+
+def _formats(value: Any) -> list[str]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not items:
+        raise ValueError("a list of " + ", ".join(FORMATS))
+    try:
+        return [_one_of(*FORMATS)(item) for item in items]
+    except ValueError:
+        raise ValueError("a list of " + ", ".join(FORMATS)) from None
+
+
+_shape = _list_of(_whole(16, 4096), (2,), single=True)
+_two_mm = _list_of(_number(0, above=True), (2,), single=True)
+_two_px = _list_of(_whole(1), (2,), single=True)
+_series = _or_auto(_list_of(_whole(1), None, single=True))
+_axis = _or_auto(_one_of("axial", "coronal", "sagittal"))
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """All settings of train.ipynb and of the YAML file of ``autoseg train``. Only ``main_dir`` is required."""
+
+    # DIRECTORIES & FILENAMES
+    main_dir: str = _setting("", _text, "folder with train/images (or dicoms) and train/labels, or a CSV manifest")
+    model_filename: str = _setting(AUTO, _or_auto(_filename), "name of the model to make")
+    model_dir: str = _setting(AUTO, _or_auto(_text), "folder the models are saved in")
+    # TRAINING PARAMETERS
+    dimension: str = _setting(AUTO, _or_auto(_one_of("2D", "3D")), "2D (slice by slice) or 3D (whole volumes)")
+    labels_list: Any = _setting(AUTO, _or_auto(_label_names), "names of the ROIs, in the order of their label values")
+    num_labels: Any = _setting(AUTO, _or_auto(_whole(1, 254)), "number of ROIs, background not counted")
+    input_shape: Any = _setting(AUTO, _or_auto(_shape), "2D: pixels of the square each slice is fitted into")
+    epochs: Any = _setting(AUTO, _or_auto(_whole(1)), "how often all training data are gone through")
+    batch_size: Any = _setting(AUTO, _or_auto(_whole(1)), "images (or patches) per training step")
+    learning_rate: Any = _setting(AUTO, _or_auto(_number(0, 10, above=True)), "size of the optimiser's steps")
+    dropout_rate: Any = _setting(AUTO, _or_auto(_number(0, 0.9)), "share of features dropped at random while training")
+    augment_params: Any = _setting(AUTO, _or_auto(_augment), "strength of each augmentation; False for none")
+    network: str = _setting(AUTO, _or_auto(_text), "network architecture")
+    encoder: str = _setting(AUTO, _or_auto(_text), "2D: encoder of the network")
+    pretrained: bool = _setting(False, _flag, "2D: start from downloaded encoder weights (needs the internet once)")
+    start_from: Any = _setting(None, _optional(_text), "model file to start from (fine-tuning)")
+    loss: str = _setting(AUTO, _or_auto(_text), "loss function")
+    spacing_mm: Any = _setting(
+        AUTO, _or_auto(_list_of(_number(0, above=True), (2, 3), single=True)), "3D: voxel size; PNG/JPG/NPY: pixel size"
+    )
+    fov: Any = _setting(None, _optional(_two_mm), "field of view in mm, used only where files carry no pixel spacing")
+    matrix_size: Any = _setting(None, _optional(_two_px), "pixels of the acquisition matrix, goes with fov")
+    intensity: Any = _setting(AUTO, _or_auto(_intensity), "how grey values are normalised")
+    patch_size: Any = _setting(
+        AUTO, _or_auto(_list_of(_whole(8, 1024), (3,), single=True)), "3D: size of the training patches in voxels"
+    )
+    validation_fraction: Any = _setting(AUTO, _or_auto(_number(0, 0.9)), "share of patients kept back for validation")
+    folds: Any = _setting(AUTO, _or_auto(_folds), "1: one split into training and validation")
+    patient_pattern: Any = _setting(None, _optional(_text), "regular expression that finds the patient in a file name")
+    series: Any = _setting(AUTO, _series, "numbers of the series to use, as the data check lists them")
+    slice_axis: str = _setting(AUTO, _axis, "volumes: axial, coronal or sagittal slices")
+    seed: int = _setting(0, _whole(0), "start of all random numbers; the same seed gives the same run")
+    num_workers: Any = _setting(AUTO, _or_auto(_whole(0, 64)), "helper processes that prepare images")
+    precision: str = _setting(AUTO, _or_auto(_one_of("32", "bf16", "16")), "number format while training")
+    time_limit_minutes: Any = _setting(None, _optional(_number(0, above=True)), "stop (and keep) after this time")
+    # CHECKPOINTS
+    print_checkpoint: Any = _setting(AUTO, _or_auto(_whole(1)), "print a line every so many epochs")
+    save_checkpoint: Any = _setting(AUTO, _or_auto(_whole(1)), "save a model file every so many epochs")
+    resume: Any = _setting(AUTO, _or_auto(_resume), "go on with an interrupted run of the same name")
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """All settings of test.ipynb and of ``autoseg segment --set``."""
+
+    model_filename: Any = _setting(AUTO, _or_auto(_text), "model file; auto is the newest in the models' folder")
+    model_dir: str = _setting(AUTO, _or_auto(_text), "folder the models are in")
+    labels_list: Any = _setting(AUTO, _or_auto(_label_names), "checked against the model's ROIs; auto takes them from it")
+    input_shape: Any = _setting(AUTO, _or_auto(_shape), "checked against the model; auto takes it from it")
+    fov: Any = _setting(None, _optional(_two_mm), "field of view in mm, used only where files carry no pixel spacing")
+    matrix_size: Any = _setting(None, _optional(_two_px), "pixels of the acquisition matrix, goes with fov")
+    spacing_mm: Any = _setting(
+        AUTO, _or_auto(_list_of(_number(0, above=True), (2, 3), single=True)), "pixel size where files carry none"
+    )
+    input_dir: str = _setting("", _text, "folder to segment; empty: pick one")
+    predictions_dir: str = _setting(AUTO, _or_auto(_text), "folder the results are saved in")
+    formats: Any = _setting(("png", "jpg", "nifti"), _formats, "kinds of files to write")
+    overlap: Any = _setting(AUTO, _or_auto(_number(0, 0.9)), "3D: overlap of neighbouring windows")
+    tta: bool = _setting(False, _flag, "also predict the mirrored image and average (slower, a little better)")
+    series: Any = _setting(AUTO, _series, "numbers of the series to segment, as the folder picker lists them")
+    slice_axis: str = _setting(AUTO, _axis, "volumes: axial, coronal or sagittal slices")
+    batch_size: Any = _setting(AUTO, _or_auto(_whole(1)), "slices or windows at a time")
+
+
+AnySettings = TypeVar("AnySettings", TrainSettings, SegmentSettings)
+
+
+def make_settings(kind: type[AnySettings], values: Mapping[str, Any]) -> AnySettings:
+    """Checks ``values`` and returns the settings.
+
+    Args:
+        kind: TrainSettings or SegmentSettings.
+        values: setting name → value; missing ones keep their default.
+
+    Raises:
+        SettingsError: lists every unknown name, wrong value and clash at once.
+    """
+    fields = {item.name: item for item in dataclasses.fields(kind)}
+    problems, cleaned = [], {}
+    for name, value in values.items():
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.5)
+            hint = f"; did you mean `{near[0]}`?" if near else "."
+            problems.append(f"`{name}` is not a setting{hint}")
+            continue
+        try:
+            cleaned[name] = fields[name].metadata["check"](value)
+        except ValueError as error:
+            problems.append(f"{name} = {value!r}: expected {error}.")
+    problems += _clashes(kind, cleaned)
+    if problems:
+        count = "1 setting needs" if len(problems) == 1 else f"{len(problems)} settings need"
+        raise SettingsError(f"{count} correcting:\n" + "\n".join(f"  - {problem}" for problem in problems))
+    return kind(**cleaned)
+
+
+def _clashes(kind: type, values: Mapping[str, Any]) -> list[str]:
+    problems = []
+    names, count = values.get("labels_list", AUTO), values.get("num_labels", AUTO)
+    if names != AUTO and count != AUTO and len(names) != count:
+        problems.append(
+            f"num_labels = {count}, but labels_list names {len(names)} ROIs besides the background. "
+            'Make them agree, or leave num_labels = "auto".'
+        )
+    if names != AUTO and len({name.lower() for name in names}) < len(names):
+        double = next(name for name in names if [n.lower() for n in names].count(name.lower()) > 1)
+        problems.append(f"labels_list uses the name '{double}' twice; every ROI needs a name of its own.")
+    if (values.get("fov") is None) != (values.get("matrix_size") is None):
+        problems.append("fov and matrix_size go together: give both (from the scan protocol), or neither.")
+    if kind is TrainSettings:
+        if values.get("dimension") == "2D" and values.get("patch_size", AUTO) != AUTO:
+            problems.append('patch_size is for dimension = "3D"; in 2D use input_shape.')
+        if values.get("dimension") == "3D" and values.get("encoder", AUTO) != AUTO:
+            problems.append('encoder is for dimension = "2D"; in 3D choose a network.')
+    return problems
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """Returns the name → value table of a YAML settings file, unchecked.
+
+    Raises:
+        SettingsError: the file is missing, no YAML, or no table.
+    """
+    if not path.is_file():
+        raise SettingsError(f"settings file '{path}': not found. Give the path of a YAML file with your settings.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise SettingsError(f"settings file '{path.name}': it is not valid YAML{line}. Write one `name: value` a line.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError(f"settings file '{path.name}': expected lines `name: value`, found something else.")
+    return values
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Returns the values of ``key=value`` texts (``--set``); values are read as YAML.
+
+    Raises:
+        SettingsError: lists every text without "=" or with a broken value.
+    """
+    values, problems = {}, []
+    for text in assignments:
+        key, sign, value = text.partition("=")
+        try:
+            values[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            sign = ""
+        if not sign:
+            problems.append(text)
+    if problems:
+        raise SettingsError(f"--set takes name=value, found {name_list(problems)}.")
+    return values
+
+
+def to_table(settings: TrainSettings | SegmentSettings) -> dict[str, Any]:
+    """Returns the settings as a plain table for YAML and JSON."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(settings).items()
+    }
+
+
+def setting_help(kind: type[TrainSettings] | type[SegmentSettings]) -> dict[str, str]:
+    """Returns name → one line of help, in order."""
+    return {item.name: item.metadata["help"] for item in dataclasses.fields(kind)}
