@@ -1,0 +1,1 @@
+"""Compares folders of masks: predictions with references, or two readers."""

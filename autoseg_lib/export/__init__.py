@@ -1,0 +1,1 @@
+"""Writes results: run folder, tables, masks, animation, report."""

@@ -1,0 +1,112 @@
+"""Writes masks as label pictures and volumes, and overlays to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from autoseg_lib.data.scan import Scan, mask_to_source
+from autoseg_lib.errors import DataError
+from autoseg_lib.export.run_folder import make_folder, unique_names
+from autoseg_lib.io.files import atomic_write
+from autoseg_lib.io.raster import write_jpg, write_mask_npy, write_mask_png
+from autoseg_lib.io.volume_files import write_mask_file
+from autoseg_lib.labels import LabelTable
+from autoseg_lib.viz.overlay import grey_range, picture
+from autoseg_lib.viz.view import slice_view
+from autoseg_lib.volume import Mask
+
+NIFTI_NAME = "segmentation.nii.gz"
+
+
+def slice_file_names(slice_names: Sequence[str], count: int) -> tuple[str, ...]:
+    """Returns a base name for each slice's files: its own, or slice_0001 ... where slices have none.
+
+    Raises:
+        DataError: some slices have a name and some have not.
+    """
+    if not slice_names:
+        return tuple(f"slice_{number:04d}" for number in range(1, count + 1))
+    if len(slice_names) != count:
+        raise DataError(
+            f"found {count} slices, but {len(slice_names)} names for them. One name each is expected."
+        )
+    return unique_names(slice_names)
+
+
+def write_masks(folder: Path, mask: Mask, slice_names: Sequence[str], formats: Sequence[str]) -> list[Path]:
+    """Writes masks/SLICE.png and masks/SLICE.npy, label values as they are, the scan's own rows × columns.
+
+    Args:
+        folder: folder of the case.
+        mask: label values, one slice per file.
+        slice_names: base names of the slices, or none.
+        formats: "png" and "npy" are written here, others are left to their own functions.
+
+    Returns:
+        The files.
+
+    Raises:
+        ExportError: a file cannot be written.
+    """
+    writers = {"png": write_mask_png, "npy": write_mask_npy}
+    wanted = [kind for kind in writers if kind in formats]
+    if not wanted:
+        return []
+    target = folder / "masks"
+    make_folder(target)
+    files = []
+    for name, plane in zip(slice_file_names(slice_names, mask.array.shape[0]), mask.array, strict=True):
+        for kind in wanted:
+            path = target / f"{name}.{kind}"
+            writers[kind](path, np.ascontiguousarray(plane))
+            files.append(path)
+    return files
+
+
+def write_overlays(folder: Path, scan: Scan, mask: Mask, labels: LabelTable) -> list[Path]:
+    """Writes overlays/SLICE.jpg: true proportions, turned as radiology shows it, ROIs in their colours.
+
+    Args:
+        folder: folder of the case.
+        scan: the image.
+        mask: label values on the scan's slices.
+        labels: the ROIs.
+
+    Returns:
+        The files.
+
+    Raises:
+        ExportError: a file cannot be written.
+    """
+    target = folder / "overlays"
+    make_folder(target)
+    volume = scan.volume
+    view, limits = slice_view(volume.geometry), grey_range(volume.array, volume.modality)
+    files = []
+    names = slice_file_names(scan.slice_names, mask.array.shape[0])
+    for name, image, plane in zip(names, volume.array, mask.array, strict=True):
+        path = target / f"{name}.jpg"
+        write_jpg(path, picture(image, plane, labels, view, limits=limits))
+        files.append(path)
+    return files
+
+
+def write_nifti(path: Path, scan: Scan, mask: Mask) -> list[Path]:
+    """Writes segmentation.nii.gz on the grid of the scan's own file.
+
+    Args:
+        path: the file.
+        scan: the image that the mask belongs to.
+        mask: label values on the scan's slices.
+
+    Returns:
+        The file.
+
+    Raises:
+        ExportError: the file cannot be written.
+    """
+    atomic_write(path, lambda target: write_mask_file(target, mask_to_source(mask, scan)))
+    return [path]

@@ -1,0 +1,254 @@
+"""The folder of one run: made, protected from being overwritten, and remembered case by case."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoseg_lib.errors import ExportError, SettingsError
+from autoseg_lib.io.files import atomic_write
+
+# Any of these means that the folder holds results.
+RESULT_FILES = ("csa_results.csv", "measurements.csv", "volumes.csv", "run_report.json")
+
+# Which files of the folder this software wrote, case by case: what "continue" skips and "overwrite" may
+# remove.
+RECORD_FILE = "run_files.json"
+
+MODES = ("new", "continue", "overwrite")
+
+# Names that Windows reserves for devices, whatever their suffix.
+_RESERVED = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"com{i}" for i in range(1, 10)),
+    *(f"lpt{i}" for i in range(1, 10)),
+}
+
+
+@dataclass
+class RunFolder:
+    """A folder that results go into.
+
+    Attributes:
+        path: the folder.
+        cases: case name → {"files": [...], "complete": bool, "key": str} of what was written so far.
+    """
+
+    path: Path
+    cases: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def csa_results(self) -> Path:
+        """Wide table of areas."""
+        return self.path / "csa_results.csv"
+
+    @property
+    def measurements(self) -> Path:
+        """Tidy table of areas."""
+        return self.path / "measurements.csv"
+
+    @property
+    def volumes(self) -> Path:
+        """Table of volumes."""
+        return self.path / "volumes.csv"
+
+    @property
+    def report(self) -> Path:
+        """JSON report of the run."""
+        return self.path / "run_report.json"
+
+    def begin_case(self, name: str) -> Path:
+        """Makes the sub-folder of a case and returns it.
+
+        Raises:
+            ExportError: the folder cannot be made.
+        """
+        folder = self.path / safe_name(name)
+        make_folder(folder)
+        self.cases[name] = {"files": [], "complete": False, "key": ""}
+        return folder
+
+    def finish_case(self, name: str, files: Iterable[Path], key: str = "") -> None:
+        """Remembers that a case is complete.
+
+        Args:
+            name: the case.
+            files: everything that was written for it.
+            key: whatever must be equal for the result to be the same (checksums of input and model), for
+                "continue".
+        """
+        relative = sorted(path.relative_to(self.path).as_posix() for path in files)
+        self.cases[name] = {"files": relative, "complete": True, "key": key}
+        self._save()
+
+    def finished_cases(self, keys: dict[str, str] | None = None) -> tuple[str, ...]:
+        """Returns the cases that are complete and whose files are all still there.
+
+        Args:
+            keys: case → key; a case whose remembered key differs is not counted.
+        """
+        return tuple(
+            name
+            for name, case in self.cases.items()
+            if case["complete"]
+            and (keys is None or keys.get(name, case["key"]) == case["key"])
+            and all((self.path / item).is_file() for item in case["files"])
+        )
+
+    def _save(self) -> None:
+        text = json.dumps({"cases": self.cases}, indent=1, ensure_ascii=False)
+        atomic_write(self.path / RECORD_FILE, lambda target: _write_text(target, text))
+
+
+def open_run(output: Path, mode: str = "new") -> RunFolder:
+    """Returns the run folder ``output``, made if missing.
+
+    Args:
+        output: the run folder itself.
+        mode: "new" refuses a folder that holds results; "continue" keeps what is there; "overwrite" removes
+            what this
+            software wrote there and nothing else.
+
+    Raises:
+        ExportError: the folder holds results and mode is "new", or it cannot be made or written to.
+        SettingsError: the mode is unknown.
+    """
+    if mode not in MODES:
+        raise SettingsError(f"mode = '{mode}': expected one of {', '.join(MODES)}.")
+    if output.exists() and not output.is_dir():
+        raise ExportError(
+            f"output '{output}': found a file of that name, expected a folder. Choose another name."
+        )
+    found = [name for name in (*RESULT_FILES, RECORD_FILE) if (output / name).exists()]
+    if found and mode == "new":
+        raise ExportError(
+            f"output '{output}': the folder holds results already ({found[0]}), and nothing is ever "
+            "overwritten unasked. "
+            "Choose another folder, or add --continue to go on or --overwrite to replace them."
+        )
+    make_folder(output)
+    _check_writable(output)
+    run = RunFolder(output, _read_record(output))
+    if mode == "overwrite":
+        _remove_results(run)
+    return run
+
+
+def next_free_name(predictions_dir: Path, name: str) -> Path:
+    """Returns ``predictions_dir/name``, or name_2, name_3 ... where that exists already.
+
+    Args:
+        predictions_dir: folder of the runs.
+        name: wanted name; characters that a file name cannot have become "_".
+    """
+    base = safe_name(name)
+    candidate, number = predictions_dir / base, 1
+    while candidate.exists():
+        number += 1
+        candidate = predictions_dir / f"{base}_{number}"
+    return candidate
+
+
+def safe_name(name: str) -> str:
+    """Returns a name that is one file name on Linux, macOS and Windows; most names come back as they are."""
+    cleaned = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name).strip().rstrip(". ")
+    if not cleaned.strip("."):
+        return "scan"
+    return f"{cleaned}_" if cleaned.split(".")[0].lower() in _RESERVED else cleaned
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns safe file names, all different even where upper and lower case are the same (Windows, macOS).
+
+    The second use of a name gets "_2" and so on.
+    """
+    used: set[str] = set()
+    result = []
+    for name in names:
+        base = safe_name(name)
+        candidate, number = base, 1
+        while candidate.lower() in used:
+            number += 1
+            candidate = f"{base}_{number}"
+        used.add(candidate.lower())
+        result.append(candidate)
+    return tuple(result)
+
+
+def _read_record(output: Path) -> dict[str, dict[str, Any]]:
+    path = output / RECORD_FILE
+    if not path.is_file():
+        return {}
+    try:
+        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+        return {
+            str(name): {
+                "files": [str(item) for item in case["files"]],
+                "complete": bool(case["complete"]),
+                "key": str(case["key"]),
+            }
+            for name, case in cases.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # A record that cannot be read only means that no case counts as done.
+        return {}
+
+
+def _remove_results(run: RunFolder) -> None:
+    root = run.path.resolve()
+    recorded = [run.path / item for case in run.cases.values() for item in case["files"]]
+    folders: set[Path] = set()
+    try:
+        for path in [*recorded, *(run.path / name for name in (*RESULT_FILES, RECORD_FILE))]:
+            # A record edited by hand must not reach outside the run folder.
+            if root not in path.resolve().parents or not path.is_file():
+                continue
+            path.unlink()
+            folders.update(parent for parent in path.parents if run.path in parent.parents)
+        for folder in sorted(folders, key=lambda item: len(item.parts), reverse=True):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+    except OSError as error:
+        raise ExportError(
+            f"output '{run.path}': an earlier result could not be removed ({error.strerror}). "
+            "Close programs that have it open, or choose another folder."
+        ) from error
+    run.cases.clear()
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and its parents; one that exists is fine.
+
+    Raises:
+        ExportError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(
+            f"output '{folder}': the folder could not be made ({error.strerror}). Choose a folder that "
+            "you may write to."
+        ) from error
+
+
+def _check_writable(folder: Path) -> None:
+    probe = folder / ".autoseg_write_test"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ExportError(
+            f"output '{folder}': no file can be written there ({error.strerror}). Choose a folder that "
+            "you may write to."
+        ) from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

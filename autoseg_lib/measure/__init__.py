@@ -1,0 +1,1 @@
+"""Areas per slice and volumes of masks."""

@@ -1,0 +1,127 @@
+"""Areas of the ROIs on each slice, on the scan's own pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autoseg_lib.errors import DataError
+from autoseg_lib.labels import LabelTable
+from autoseg_lib.volume import Mask
+
+
+@dataclass(frozen=True)
+class SliceMeasurement:
+    """One row of measurements.csv: one ROI on one slice.
+
+    Attributes:
+        case: name of the scan.
+        slice_number: from 1, along the scan's normal.
+        slice_file: name of the image file the slice comes from, "" for volumes.
+        slice_position_mm: where the slice lies along the normal; None where unknown.
+        label: label value.
+        roi: name of the ROI.
+        pixels: pixels of the ROI on this slice.
+        area_mm2: pixels × row spacing × column spacing; None where the pixel spacing is unknown.
+        slice_name: base name of the slice's mask file.
+    """
+
+    case: str
+    slice_number: int
+    slice_file: str
+    slice_position_mm: float | None
+    label: int
+    roi: str
+    pixels: int
+    area_mm2: float | None
+    slice_name: str = ""
+
+
+def count_pixels(mask: Mask, labels: LabelTable, case: str = "") -> npt.NDArray[np.int64]:
+    """Returns (slices, ROIs) numbers of pixels, ROIs in label order.
+
+    Raises:
+        DataError: the mask holds values that ``labels`` does not name.
+    """
+    counts = np.zeros((mask.array.shape[0], len(labels) + 1), dtype=np.int64)
+    unknown: set[int] = set()
+    for index, plane in enumerate(mask.array):
+        found = np.bincount(plane.ravel(), minlength=len(labels) + 1)
+        counts[index] = found[: len(labels) + 1]
+        unknown.update(int(value) for value in np.flatnonzero(found[len(labels) + 1 :]) + len(labels) + 1)
+    if unknown:
+        where = f"mask of '{case}'" if case else "mask"
+        raise DataError(
+            f"{where}: found the label values {', '.join(map(str, sorted(unknown)))}, which no ROI has; "
+            f"with {len(labels)} ROIs the values 0 to {len(labels)} are expected. Name all ROIs, or "
+            "correct the mask."
+        )
+    return counts[:, 1:]
+
+
+def measure_slices(
+    mask: Mask,
+    labels: LabelTable,
+    *,
+    case: str,
+    slice_names: Sequence[str] = (),
+    slice_files: Sequence[str] = (),
+) -> list[SliceMeasurement]:
+    """Measures every ROI on every slice; an ROI that is absent gets a row with area 0.
+
+    Args:
+        mask: label values on the scan's own grid, (slices, rows, columns).
+        labels: names of the ROIs.
+        case: name of the scan.
+        slice_names: base names of the slices, one each, or none.
+        slice_files: names of the image files, one each, or none.
+
+    Returns:
+        Rows slice by slice, ROIs in label order. ``area_mm2`` is None where the pixel spacing is unknown.
+
+    Raises:
+        DataError: the mask holds values without a name, or the names do not fit the number of slices.
+    """
+    geometry, number = mask.geometry, mask.array.shape[0]
+    for names in (slice_names, slice_files):
+        if names and len(names) != number:
+            raise DataError(
+                f"'{case}': found {number} slices, but {len(names)} names for them. One name each is "
+                "expected."
+            )
+    counts = count_pixels(mask, labels, case)
+    positions = geometry.positions_mm if geometry.positions_known else None
+    rows = []
+    for index in range(number):
+        for column, label in enumerate(labels):
+            pixels = int(counts[index, column])
+            rows.append(
+                SliceMeasurement(
+                    case=case,
+                    slice_number=index + 1,
+                    slice_file=slice_files[index] if slice_files else "",
+                    slice_position_mm=None if positions is None else float(positions[index]),
+                    label=label.value,
+                    roi=label.name,
+                    pixels=pixels,
+                    area_mm2=pixels * geometry.pixel_area_mm2 if geometry.spacing_known else None,
+                    slice_name=slice_names[index] if slice_names else "",
+                )
+            )
+    return rows
+
+
+def mean_and_std(areas_mm2: Iterable[float | None]) -> tuple[float | None, float | None]:
+    """Returns mean and standard deviation (n - 1) over slices; an absent ROI counts 0.0.
+
+    None where an area is unknown or there are too few slices (none for the mean, fewer than two for the
+    deviation).
+    """
+    values = list(areas_mm2)
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None, None
+    return float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None

@@ -1,0 +1,103 @@
+"""Volumes of the ROIs: the area of each slice times the part of the scan that the slice stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoseg_lib.geometry import Geometry
+from autoseg_lib.labels import LabelTable
+from autoseg_lib.measure.areas import count_pixels
+from autoseg_lib.volume import Mask
+
+
+@dataclass(frozen=True)
+class VolumeMeasurement:
+    """One row of volumes.csv: one ROI of one scan.
+
+    Attributes:
+        case: name of the scan.
+        label: label value.
+        roi: name of the ROI.
+        voxels: pixels of the ROI on all slices.
+        volume_mm3: sum over slices of area × extent of the slice along the normal; None where it cannot be
+            told.
+        volume_ml: the same in millilitres.
+        slices: slices on which the ROI occurs.
+        max_area_mm2: largest area on one slice; None where the pixel spacing is unknown, 0 for an absent ROI.
+        max_area_slice: number of that slice, from 1; None for an absent ROI.
+        mean_area_mm2: mean area over the slices on which the ROI occurs; None where there is none or no
+            spacing.
+        note: why there is no volume, "" where there is one.
+    """
+
+    case: str
+    label: int
+    roi: str
+    voxels: int
+    volume_mm3: float | None
+    volume_ml: float | None
+    slices: int
+    max_area_mm2: float | None
+    max_area_slice: int | None
+    mean_area_mm2: float | None = None
+    note: str = ""
+
+
+def why_no_volume(geometry: Geometry) -> str:
+    """Returns the reason why a scan on this grid has no volume, "" where it has one."""
+    if not geometry.spacing_known:
+        return "the pixel spacing is unknown"
+    if not geometry.positions_known:
+        return "the distance between slices is unknown"
+    if not geometry.has_one_image_per_position:
+        return "the series has several images at one position (cine or dynamic)"
+    return ""
+
+
+def measure_volumes(mask: Mask, labels: LabelTable, *, case: str) -> list[VolumeMeasurement]:
+    """Measures the volume of every ROI on the scan's own grid.
+
+    Each slice counts for half the way to both neighbours (``Geometry.slice_extents_mm``), by slice positions,
+    never by
+    slice thickness.
+
+    Args:
+        mask: label values on the scan's own grid, (slices, rows, columns).
+        labels: names of the ROIs.
+        case: name of the scan.
+
+    Returns:
+        One row per ROI in label order. Where a volume has no meaning it is None and ``note`` says why.
+
+    Raises:
+        DataError: the mask holds values without a name.
+    """
+    geometry = mask.geometry
+    counts = count_pixels(mask, labels, case)
+    note = why_no_volume(geometry)
+    pixel_area_mm2 = geometry.pixel_area_mm2 if geometry.spacing_known else None
+    rows = []
+    for column, label in enumerate(labels):
+        pixels = counts[:, column]
+        slices, largest = int((pixels > 0).sum()), int(pixels.argmax())
+        volume_mm3 = None if note else float(pixels @ geometry.slice_extents_mm) * geometry.pixel_area_mm2
+        rows.append(
+            VolumeMeasurement(
+                case=case,
+                label=label.value,
+                roi=label.name,
+                voxels=int(pixels.sum()),
+                volume_mm3=volume_mm3,
+                volume_ml=None if volume_mm3 is None else volume_mm3 / 1000,
+                slices=slices,
+                max_area_mm2=None if pixel_area_mm2 is None else int(pixels[largest]) * pixel_area_mm2,
+                max_area_slice=largest + 1 if slices else None,
+                mean_area_mm2=(
+                    float(pixels.sum()) / slices * pixel_area_mm2
+                    if slices and pixel_area_mm2 is not None
+                    else None
+                ),
+                note=note,
+            )
+        )
+    return rows

@@ -1,0 +1,1 @@
+"""Pictures and HTML, made in one place so that colours and tone agree."""

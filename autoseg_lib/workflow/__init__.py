@@ -1,0 +1,1 @@
+"""What the notebooks and the command line do, step by step, without any user interface."""
