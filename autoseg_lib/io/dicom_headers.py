@@ -1,0 +1,458 @@
+"""The headers of DICOM files: what is needed to sort, place and read each slice, and why a file is left out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pydicom
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from autoseg_lib.io.files import is_junk
+
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima", ".dc3")
+
+# What is not a picture of the patient, by Modality. RTDOSE and SEG have pixels all the same.
+_NOT_IMAGES = {
+    "RTSTRUCT": "contours (RTSTRUCT), not an image",
+    "RTPLAN": "a radiotherapy plan, not an image",
+    "RTDOSE": "a radiotherapy dose, not an image",
+    "RTRECORD": "a treatment record, not an image",
+    "SEG": "a DICOM segmentation, not an image",
+    "SR": "a structured report, not an image",
+    "KO": "a list of key images, not an image",
+    "PR": "a display setting, not an image",
+    "REG": "a registration, not an image",
+    "ECG": "an ECG, not an image",
+    "AU": "a sound recording, not an image",
+    "DOC": "a document, not an image",
+}
+_LOCALIZER_WORDS = ("localizer", "localiser", "scout", "survey", "topogram", "scanogram", "3-plane", "3 plane", "loc_")
+
+_PIXEL_TAGS = {(0x7FE0, 0x0010), (0x7FE0, 0x0008), (0x7FE0, 0x0009)}
+_KEYWORDS = [
+    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "AcquisitionTime", "Modality",
+    "SeriesDescription", "PatientName", "PatientID", "PatientBirthDate", "ProtocolName", "SliceThickness",
+    "NominalScannedPixelSpacing", "ImagerPixelSpacing", "TriggerTime", "SpacingBetweenSlices", "StudyInstanceUID",
+    "SeriesInstanceUID", "SeriesNumber", "AcquisitionNumber", "InstanceNumber", "ImagePositionPatient",
+    "ImageOrientationPatient", "FrameOfReferenceUID", "TemporalPositionIdentifier", "SamplesPerPixel",
+    "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation", "RescaleIntercept", "RescaleSlope", "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DirectoryRecordSequence",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """A file that was left out. ``serious`` where it looks like a damaged scan and not like something else."""
+
+    path: Path
+    reason: str
+    serious: bool = False
+
+
+@dataclass(frozen=True)
+class PixelStorage:
+    """How the pixels of one file are stored.
+
+    Attributes:
+        transfer_syntax: UID of the encoding.
+        photometric: MONOCHROME1, MONOCHROME2, RGB, ...
+        samples_per_pixel: 1 for grey, 3 for colour.
+        bits_allocated, bits_stored, high_bit: sizes in bits.
+        signed: whether stored values are two's complement.
+        frames: frames in the file.
+        offset: byte where uncompressed little-endian pixels begin; None where a decoder is needed.
+        has_modality_lut: whether stored values go through a table instead of slope and intercept.
+        missing_bytes: how many bytes of pixels are missing at the end of the file (a copy that was cut off).
+    """
+
+    transfer_syntax: str
+    photometric: str
+    samples_per_pixel: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    frames: int
+    offset: int | None
+    has_modality_lut: bool
+    missing_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class SliceHeader:
+    """One slice: a file, or one frame of a multi-frame file.
+
+    Attributes:
+        path: the file.
+        frame: frame number from 0 in a multi-frame file, else None.
+        series_uid, study_uid, frame_of_reference_uid, sop_uid: UIDs, "" where missing.
+        patient_key: first 12 hexadecimal digits of the SHA-256 of PatientID, "" where that is empty.
+        identity: lower-case texts that would tell who the patient is; used only to keep them out of outputs.
+        modality: DICOM's word.
+        rows, columns: matrix.
+        position_xyz_mm: LPS centre of the first pixel, None where missing.
+        orientation: six direction cosines (along a row, along a column), None where missing or broken.
+        pixel_spacing_mm: (row distance, column distance), None where missing or zero.
+        spacing_source: "PixelSpacing", or "".
+        detector_spacing: whether only a spacing at the detector is there (never used for measuring).
+        slice_thickness_mm, spacing_between_slices_mm: None where missing or zero.
+        instance_number, series_number: None where missing.
+        image_type: values of ImageType.
+        is_localizer: whether the scanner calls it a localizer, scout or survey.
+        slope, intercept: rescale values (1 and 0 where missing).
+        time_key: orders several images at one position.
+        pixels: how the pixels are stored.
+    """
+
+    path: Path
+    frame: int | None
+    series_uid: str = field(repr=False)
+    study_uid: str = field(repr=False)
+    frame_of_reference_uid: str = field(repr=False)
+    sop_uid: str = field(repr=False)
+    patient_key: str
+    identity: frozenset[str] = field(repr=False)
+    modality: str
+    rows: int
+    columns: int
+    position_xyz_mm: tuple[float, float, float] | None
+    orientation: tuple[float, ...] | None
+    pixel_spacing_mm: tuple[float, float] | None
+    spacing_source: str
+    detector_spacing: bool
+    slice_thickness_mm: float | None
+    spacing_between_slices_mm: float | None
+    instance_number: int | None
+    series_number: int | None
+    image_type: tuple[str, ...]
+    is_localizer: bool
+    slope: float
+    intercept: float
+    time_key: tuple[float, ...]
+    pixels: PixelStorage
+
+    @property
+    def samples_per_pixel(self) -> int:
+        """1 for grey, 3 for colour."""
+        return self.pixels.samples_per_pixel
+
+
+@dataclass(frozen=True)
+class HeaderScan:
+    """What a set of files holds."""
+
+    headers: list[SliceHeader]
+    skipped: list[SkippedFile]
+
+
+class _Skip(Exception):
+    """Raised inside this module where a file is to be left out."""
+
+    def __init__(self, reason: str, serious: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.serious = reason, serious
+
+
+def read_headers(paths: Iterable[Path], on_progress: Callable[[int, int], None] | None = None) -> HeaderScan:
+    """Reads the headers of all DICOM images among ``paths``; never raises for one bad file.
+
+    A file whose pixels are cut off is listed as a serious SkippedFile *and* kept among the headers, so that reading its
+    series is refused instead of giving a volume with a hole.
+
+    Args:
+        paths: files of any kind.
+        on_progress: called with (done, total).
+    """
+    paths = list(paths)
+    headers: list[SliceHeader] = []
+    skipped: list[SkippedFile] = []
+    for done, path in enumerate(paths, start=1):
+        try:
+            found = _read_file(path)
+            headers += found
+            if found[0].pixels.missing_bytes:
+                skipped.append(SkippedFile(path, truncated_text(found[0].pixels), serious=True))
+        except _Skip as skip:
+            skipped.append(SkippedFile(path, skip.reason, skip.serious))
+        except Exception as error:  # noqa: BLE001  # a damaged file makes pydicom raise almost anything
+            skipped.append(SkippedFile(path, f"it cannot be read as DICOM ({type(error).__name__})", serious=True))
+        if on_progress is not None:
+            on_progress(done, len(paths))
+    return HeaderScan(headers, skipped)
+
+
+def truncated_text(pixels: PixelStorage) -> str:
+    """Returns the sentence for a file that ends early."""
+    return f"the file ends early ({pixels.missing_bytes} bytes of its pixels are missing); copy or export it again"
+
+
+def open_dicom(path: Path) -> FileDataset:
+    """Returns the whole file; a missing transfer syntax is filled in from how the file was read.
+
+    Raises whatever pydicom raises for a damaged file.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns of every small breach of the standard
+        dataset = pydicom.dcmread(path, force=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian
+        )
+    return dataset
+
+
+# --- one file ---------------------------------------------------------------------------------------------------------
+
+
+def _read_file(path: Path) -> list[SliceHeader]:
+    if is_junk(path):
+        raise _Skip("a file of the operating system")
+    named = path.suffix.lower() in DICOM_SUFFIXES
+    try:
+        with path.open("rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            force = _check_start(stream, named)
+            try:
+                dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_KEYWORDS), force=force)
+            except InvalidDicomError:
+                raise _Skip("it is not a DICOM file", serious=named) from None
+            storage = _pixel_storage(path, stream, dataset)
+            return _headers_of(path, dataset, storage)
+    except OSError as error:
+        raise _Skip(f"it cannot be opened ({error.strerror})", serious=True) from None
+
+
+def _check_start(stream: BinaryIO, named: bool) -> bool:
+    """Returns whether to read without the "DICM" mark; skips what is no DICOM at all."""
+    start = stream.read(132)
+    stream.seek(0)
+    if not start:
+        raise _Skip("the file is empty (0 bytes)", serious=named)
+    if start[128:132] == b"DICM":
+        return False
+    # Old files have no preamble: they begin with a tag of group 2 or 8, little or big endian.
+    if start[:2] in (b"\x02\x00", b"\x08\x00") or start[:2] in (b"\x00\x02", b"\x00\x08"):
+        return True
+    raise _Skip("it is not a DICOM file" + (", though its name says so" if named else ""), serious=named)
+
+
+def _pixel_storage(path: Path, stream: BinaryIO, dataset: FileDataset) -> PixelStorage:
+    modality = str(dataset.get("Modality", "") or "").upper()
+    if "DirectoryRecordSequence" in dataset or path.name.upper().startswith("DICOMDIR"):
+        raise _Skip("a DICOMDIR (table of contents), not an image")
+    if modality in _NOT_IMAGES:
+        raise _Skip(_NOT_IMAGES[modality])
+    sop_name = getattr(dataset.get("SOPClassUID", ""), "name", "")
+    for word, key in (("Segmentation", "SEG"), ("RT Dose", "RTDOSE"), ("RT Structure", "RTSTRUCT"), ("Plan", "RTPLAN")):
+        if word in sop_name and "Storage" in sop_name:
+            raise _Skip(_NOT_IMAGES[key])
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        syntax = ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian
+    deflated = bool(getattr(syntax, "is_deflated", False)) and str(syntax) == "1.2.840.10008.1.2.1.99"
+    offset, missing = None, 0
+    if deflated:  # the place in the file says nothing: read it whole
+        if not any(tag in open_dicom(path) for tag in _PIXEL_TAGS):
+            raise _Skip("it holds no image")
+    else:
+        plain = not syntax.is_encapsulated and str(syntax) != "1.2.840.10008.1.2.2"
+        offset, length = _find_pixels(path, stream, dataset, big=str(syntax) == "1.2.840.10008.1.2.2")
+        if not plain:
+            offset = None
+    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
+    bits = _integer(dataset, "BitsAllocated")
+    if not rows or not columns or not bits:
+        raise _Skip("it has pixels, but no matrix size or bit depth", serious=True)
+    stored = _integer(dataset, "BitsStored") or bits
+    high = _integer(dataset, "HighBit")
+    frames = max(1, _integer(dataset, "NumberOfFrames") or 1)
+    samples = _integer(dataset, "SamplesPerPixel") or 1
+    if offset is not None:
+        needed = math.ceil(rows * columns * samples * frames * bits / 8)
+        missing = max(0, needed - max(0, path.stat().st_size - offset), needed - length if length else needed)
+    return PixelStorage(
+        transfer_syntax=str(syntax),
+        photometric=str(dataset.get("PhotometricInterpretation", "") or "MONOCHROME2").upper(),
+        samples_per_pixel=samples,
+        bits_allocated=bits,
+        bits_stored=stored,
+        high_bit=stored - 1 if high is None else high,
+        signed=_integer(dataset, "PixelRepresentation") == 1,
+        frames=frames,
+        offset=offset,
+        has_modality_lut=bool(dataset.get("ModalityLUTSequence")),
+        missing_bytes=missing,
+    )
+
+
+def _find_pixels(path: Path, stream: BinaryIO, dataset: FileDataset, big: bool) -> tuple[int, int]:
+    """Returns (offset, length) of the pixel element at which pydicom stopped reading."""
+    start = stream.tell()
+    head = stream.read(12)
+    order = ">" if big else "<"
+    if len(head) < 8 or struct.unpack(order + "HH", head[:4]) not in _PIXEL_TAGS:
+        name = getattr(dataset.get("SOPClassUID", ""), "name", "")
+        cut = not head and path.suffix.lower() in DICOM_SUFFIXES and "Image Storage" in name
+        raise _Skip("it holds no image" + ("; the file ends before its pixels, copy or export it again" if cut else ""), serious=cut)
+    if dataset.original_encoding[0] or (dataset.original_encoding[0] is None and not head[4:6].isalpha()):
+        return start + 8, struct.unpack(order + "I", head[4:8])[0]
+    if len(head) < 12:
+        raise _Skip("the file ends before its pixels; copy or export it again", serious=True)
+    return start + 12, struct.unpack(order + "I", head[8:12])[0]
+
+
+def _headers_of(path: Path, dataset: FileDataset, storage: PixelStorage) -> list[SliceHeader]:
+    patient_id = _text(dataset, "PatientID")
+    shared = {
+        "path": path,
+        "series_uid": _text(dataset, "SeriesInstanceUID"),
+        "study_uid": _text(dataset, "StudyInstanceUID"),
+        "frame_of_reference_uid": _text(dataset, "FrameOfReferenceUID"),
+        "sop_uid": _text(dataset, "SOPInstanceUID"),
+        "patient_key": hashlib.sha256(patient_id.encode()).hexdigest()[:12] if patient_id else "",
+        "identity": _identity(dataset, patient_id),
+        "modality": _text(dataset, "Modality").upper(),
+        "rows": _integer(dataset, "Rows"),
+        "columns": _integer(dataset, "Columns"),
+        "series_number": _integer(dataset, "SeriesNumber"),
+        "pixels": storage,
+    }
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    if per_frame:
+        common = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+        return [
+            _slice(dataset, [item, common], frame if storage.frames > 1 else None, shared)
+            for frame, item in enumerate(per_frame[: storage.frames])
+        ]
+    if storage.frames > 1:  # cine or tomography without a place for each frame
+        return [_slice(dataset, [], frame, shared) for frame in range(storage.frames)]
+    return [_slice(dataset, [], None, shared)]
+
+
+def _slice(dataset: Dataset, groups: list[Dataset], frame: int | None, shared: dict[str, Any]) -> SliceHeader:
+    """Builds one slice; ``groups`` are the functional groups of its frame, the frame's own before the shared ones."""
+
+    def look(sequence: str, keyword: str) -> Any:
+        for group in groups:
+            items = group.get(sequence)
+            if items and items[0].get(keyword) is not None:
+                return items[0].get(keyword)
+        return None if frame is not None and keyword in _PLACE else dataset.get(keyword)
+
+    image_type = tuple(str(value).upper() for value in _many(dataset.get("ImageType")))
+    words = f"{_text(dataset, 'SeriesDescription')} {_text(dataset, 'ProtocolName')}".lower()
+    said = "LOCALIZER" in image_type or any(word in words for word in _LOCALIZER_WORDS)
+    spacing = _numbers(look("PixelMeasuresSequence", "PixelSpacing"), 2)
+    spacing_good = spacing is not None and min(spacing) > 0
+    position = _numbers(look("PlanePositionSequence", "ImagePositionPatient"), 3)
+    orientation = _cosines(_numbers(look("PlaneOrientationSequence", "ImageOrientationPatient"), 6))
+    slope = _number(look("PixelValueTransformationSequence", "RescaleSlope"))
+    intercept = _number(look("PixelValueTransformationSequence", "RescaleIntercept"))
+    instance = _integer(dataset, "InstanceNumber")
+    detector = any(_numbers(dataset.get(key), 2) for key in ("ImagerPixelSpacing", "NominalScannedPixelSpacing"))
+    return SliceHeader(
+        frame=frame,
+        position_xyz_mm=None if position is None else (position[0], position[1], position[2]),
+        orientation=orientation,
+        pixel_spacing_mm=(spacing[0], spacing[1]) if spacing is not None and spacing_good else None,
+        spacing_source="PixelSpacing" if spacing_good else "",
+        detector_spacing=detector and not spacing_good,
+        slice_thickness_mm=_positive(look("PixelMeasuresSequence", "SliceThickness")),
+        spacing_between_slices_mm=_positive(look("PixelMeasuresSequence", "SpacingBetweenSlices")),
+        instance_number=frame + 1 if frame is not None and instance is None else instance,
+        image_type=image_type,
+        is_localizer=said and shared["modality"] in ("MR", "CT", "PT", "NM", ""),
+        slope=1.0 if slope is None or slope == 0 else slope,
+        intercept=0.0 if intercept is None else intercept,
+        time_key=_time_key(dataset),
+        **shared,
+    )
+
+
+_PLACE = {"ImagePositionPatient"}
+
+
+# --- values, tolerant of what scanners write ----------------------------------------------------------------------------
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    try:
+        value = dataset.get(keyword)
+    except (ValueError, TypeError, NotImplementedError):
+        return ""
+    return "" if value is None else str(value).strip().strip("\0")
+
+
+def _many(value: Any) -> list[Any]:
+    if value is None or value == "":
+        return []
+    if isinstance(value, str | int | float):
+        return [value]
+    try:
+        return list(value)
+    except TypeError:
+        return [value]
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _numbers(value: Any, count: int) -> list[float] | None:
+    numbers = [number for number in (_number(item) for item in _many(value)) if number is not None]
+    return numbers if len(numbers) == count else None
+
+
+def _positive(value: Any) -> float | None:
+    number = _number(value)
+    return number if number is not None and number > 0 else None
+
+
+def _integer(dataset: Dataset, keyword: str) -> int | None:
+    number = _number(dataset.get(keyword))
+    return None if number is None else int(number)
+
+
+# Two directions that are this far from a right angle are a broken header (scanners round to about 1e-6).
+_SKEW_TOLERANCE = 1e-2
+
+
+def _cosines(values: list[float] | None) -> tuple[float, ...] | None:
+    """Returns unit direction cosines, or None where they are no two directions at a right angle."""
+    if values is None:
+        return None
+    row, column = values[:3], values[3:]
+    lengths = math.hypot(*row), math.hypot(*column)
+    if min(lengths) < 0.5 or max(lengths) > 2:
+        return None
+    unit = [value / lengths[0] for value in row] + [value / lengths[1] for value in column]
+    skew = sum(a * b for a, b in zip(unit[:3], unit[3:], strict=True))
+    return tuple(unit) if abs(skew) < _SKEW_TOLERANCE else None
+
+
+def _time_key(dataset: Dataset) -> tuple[float, ...]:
+    keys = ("TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime")
+    return tuple(_number(dataset.get(key)) or 0.0 for key in keys)
+
+
+def _identity(dataset: Dataset, patient_id: str) -> frozenset[str]:
+    name = _text(dataset, "PatientName").lower()
+    parts = {part for part in name.replace("^", " ").replace("=", " ").replace(",", " ").replace("_", " ").split()}
+    birth = _text(dataset, "PatientBirthDate")
+    words = {part for part in parts if sum(letter.isalpha() for letter in part) >= 3}
+    words |= {text.lower() for text in (patient_id, birth) if len(text) >= 3}
+    return frozenset(words)

@@ -1,0 +1,212 @@
+"""From slice headers to series: which slices belong together, in which order, and what is odd about them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from autoseg_lib.io.dicom_geometry import series_geometry
+from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES, SliceHeader
+from autoseg_lib.io.files import natural_key
+
+# Direction cosines of one series differ by rounding only (1e-6 or so); 0.001 is 0.06 degrees.
+_SAME_DIRECTION = 1e-3
+# Pixel spacings that differ by less than a ten-thousandth are one spacing written with more or fewer digits.
+_SAME_SPACING = 1e-4
+
+
+@dataclass(frozen=True)
+class DicomSeries:
+    """Slices of one scan.
+
+    Attributes:
+        headers: sorted along the normal, then by time and instance number; by instance number without positions.
+        key: short hash of the UIDs and the kind of slices; tells series apart without telling who it is.
+        modality: DICOM's word.
+        is_localizer: whether the scanner calls it a localizer, scout or survey.
+        warnings: sentences on what is odd about it.
+        slice_names: one name per slice: the file's base name, NAME_0001 for frames; free of the patient's identity.
+    """
+
+    headers: tuple[SliceHeader, ...] = field(repr=False)
+    key: str
+    modality: str
+    is_localizer: bool
+    warnings: tuple[str, ...]
+    slice_names: tuple[str, ...] = field(repr=False)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """One path per slice (a multi-frame file repeats)."""
+        return tuple(header.path for header in self.headers)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the first slice."""
+        return self.headers[0].path.parent
+
+    @property
+    def identity(self) -> frozenset[str]:
+        """Lower-case texts that would tell who the patient is."""
+        return frozenset().union(*(header.identity for header in self.headers))
+
+
+def group_series(headers: Iterable[SliceHeader]) -> list[DicomSeries]:
+    """Groups slices into series, in a fixed order: by folder, series number, then file name.
+
+    Slices belong together that share SeriesInstanceUID, matrix, directions and pixel spacing and lie in one folder
+    (a series whose every slice has a folder of its own is put together). The same image stored twice counts once.
+    """
+    by_uid: dict[str, list[SliceHeader]] = defaultdict(list)
+    for header in headers:
+        by_uid[header.series_uid].append(header)
+    series: list[DicomSeries] = []
+    for uid, members in by_uid.items():
+        for group in _by_folder(uid, members):
+            for alike in _by_kind(group):
+                series.append(_series(alike))
+    return sorted(series, key=_order)
+
+
+def slice_stem(path: Path) -> str:
+    """Returns a DICOM file's base name; "1.2.840.5" without a DICOM suffix stays whole."""
+    return path.stem if path.suffix.lower() in DICOM_SUFFIXES else path.name
+
+
+def tells_identity(name: str, identity: Iterable[str]) -> bool:
+    """Whether ``name`` contains one of the ``identity`` texts (PatientName, PatientID, birth date).
+
+    Texts of three or four characters count only as a word of their own, so that "Lee" is not found in "sleep".
+    """
+    plain = _plain(name)
+    words = set(re.findall(r"[a-z]+|\d+|[^\W_]+", name.lower())) | set(re.findall(r"[^\W_]+", name.lower()))
+    for text in identity:
+        compact = _plain(text)
+        if compact in _NOBODY or len(compact) < 3:
+            continue
+        if compact in words or (len(compact) > 4 and compact in plain):
+            return True
+    return False
+
+
+# Words that anonymised headers hold instead of a name.
+_NOBODY = {
+    "anonymous", "anonymized", "anonymised", "anon", "unknown", "patient", "subject", "none", "name", "test", "example",
+    "study", "phantom", "case", "volunteer", "noname", "000", "0000", "00000000", "brain", "head", "scan", "image",
+}  # fmt: skip
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.lower())
+
+
+def _by_folder(uid: str, members: list[SliceHeader]) -> list[list[SliceHeader]]:
+    folders: dict[Path, list[SliceHeader]] = defaultdict(list)
+    for header in members:
+        folders[header.path.parent].append(header)
+    if uid and len(folders) > 1 and all(len({h.path for h in group}) == 1 for group in folders.values()):
+        return [members]
+    return list(folders.values())
+
+
+def _by_kind(members: list[SliceHeader]) -> list[list[SliceHeader]]:
+    groups: list[list[SliceHeader]] = []
+    seen: set[tuple[str, int | None]] = set()
+    for header in sorted(members, key=lambda h: (natural_key(h.path.name), str(h.path), h.frame or 0)):
+        image = (header.sop_uid, header.frame)
+        if header.sop_uid and image in seen and any(_is_copy(header, other) for group in groups for other in group):
+            continue
+        seen.add(image)
+        for group in groups:
+            if _alike(group[0], header):
+                group.append(header)
+                break
+        else:
+            groups.append([header])
+    return groups
+
+
+def _is_copy(one: SliceHeader, other: SliceHeader) -> bool:
+    return (
+        (one.sop_uid, one.frame) == (other.sop_uid, other.frame)
+        and one.position_xyz_mm == other.position_xyz_mm
+        and one.instance_number == other.instance_number
+    )
+
+
+def _alike(one: SliceHeader, other: SliceHeader) -> bool:
+    # Frames without a place belong to their own file only (a cine clip).
+    if one.position_xyz_mm is None and (one.frame is not None or other.frame is not None) and one.path != other.path:
+        return False
+    same = (one.rows, one.columns, one.samples_per_pixel, one.modality, one.is_localizer, one.position_xyz_mm is None)
+    if same != (
+        other.rows, other.columns, other.samples_per_pixel, other.modality, other.is_localizer, other.position_xyz_mm is None,
+    ):  # fmt: skip
+        return False
+    return _close(one.orientation, other.orientation, _SAME_DIRECTION, 0) and _close(
+        one.pixel_spacing_mm, other.pixel_spacing_mm, 0, _SAME_SPACING
+    )
+
+
+def _close(one: Sequence[float] | None, other: Sequence[float] | None, absolute: float, relative: float) -> bool:
+    if one is None or other is None:
+        return one is other
+    return bool(np.allclose(one, other, atol=absolute, rtol=relative))
+
+
+def _series(members: list[SliceHeader]) -> DicomSeries:
+    headers = tuple(_sorted(members))
+    first = headers[0]
+    kind = f"{first.rows}x{first.columns} {first.orientation} {first.pixel_spacing_mm}"
+    text = "|".join([first.study_uid, first.series_uid, kind, *([] if first.series_uid else [first.path.name])])
+    return DicomSeries(
+        headers=headers,
+        key=hashlib.sha256(text.encode()).hexdigest()[:8],
+        modality=first.modality,
+        is_localizer=first.is_localizer,
+        warnings=tuple(series_geometry(headers)[1]),
+        slice_names=_slice_names(headers),
+    )
+
+
+def _sorted(members: list[SliceHeader]) -> list[SliceHeader]:
+    def late(header: SliceHeader) -> tuple[object, ...]:
+        number = header.instance_number
+        return (
+            header.time_key,
+            number is None,
+            number or 0,
+            natural_key(header.path.name),
+            header.frame or 0,
+        )
+
+    first = members[0]
+    if first.position_xyz_mm is None or first.orientation is None:
+        return sorted(members, key=lambda h: (h.instance_number is None, h.instance_number or 0, *late(h)[3:]))
+    normal = np.cross(first.orientation[:3], first.orientation[3:])
+    # Rounding keeps images at one position together although their numbers differ in the last digit.
+    return sorted(members, key=lambda h: (round(float(np.dot(normal, h.position_xyz_mm or (0, 0, 0))), 2), *late(h)))
+
+
+def _slice_names(headers: Sequence[SliceHeader]) -> tuple[str, ...]:
+    identity = frozenset().union(*(header.identity for header in headers))
+    names = []
+    for header in headers:
+        stem = slice_stem(header.path)
+        names.append(stem if header.frame is None else f"{stem}_{header.frame + 1:04d}")
+    # Beyond doubling, a file name could tell who the patient is; either way numbers are used for all.
+    if len({name.casefold() for name in names}) < len(names) or any(tells_identity(name, identity) for name in names):
+        return tuple(f"slice_{number:04d}" for number in range(1, len(names) + 1))
+    return tuple(names)
+
+
+def _order(series: DicomSeries) -> tuple[object, ...]:
+    first = min(series.headers, key=lambda h: natural_key(h.path.name))
+    number = first.series_number
+    return (natural_key(str(series.folder)), number is None, number or 0, natural_key(first.path.name), series.key)

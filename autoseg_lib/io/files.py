@@ -1,0 +1,127 @@
+"""Finding files in the order people expect, and writing them so that a crash never leaves half a file."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from autoseg_lib.errors import DataError, ExportError, OutOfSpaceError
+
+# Files that operating systems and viewers leave in folders; never a scan, never worth a warning.
+_JUNK_NAMES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
+_JUNK_FOLDERS = {"__macosx", "$recycle.bin", "system volume information"}
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Returns a sort key under which "slice_9" comes before "slice_10"."""
+    parts = re.split(r"(\d+)", name.casefold())
+    # The text itself comes last so that "1" and "01" keep one fixed order.
+    key = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
+    return (*key, (2, 0, name))
+
+
+def is_junk(path: Path) -> bool:
+    """Whether a file or folder is hidden or left behind by the operating system ("._x", "Thumbs.db", "__MACOSX")."""
+    name = path.name.lower()
+    return name.startswith(".") or name in _JUNK_NAMES or name in _JUNK_FOLDERS
+
+
+def walk_files(folder: Path, *, include_junk: bool = False) -> Iterator[Path]:
+    """Yields the files below ``folder`` in natural order: a folder's own files first, then its sub-folders.
+
+    Links that lead back to a folder already visited are not followed twice.
+
+    Args:
+        folder: where to start.
+        include_junk: also yield hidden and junk files (their folders are never entered).
+
+    Raises:
+        DataError: ``folder`` itself cannot be listed.
+    """
+    seen: set[str] = set()
+
+    def visit(place: Path, top: bool) -> Iterator[Path]:
+        real = os.path.realpath(place)
+        if real in seen:
+            return
+        seen.add(real)
+        try:
+            entries = sorted(place.iterdir(), key=lambda item: natural_key(item.name))
+        except OSError as error:
+            if not top:
+                return
+            raise DataError(f"folder '{place}': it cannot be opened ({error.strerror}). Check the path and your rights.") from None
+        folders = []
+        for entry in entries:
+            if entry.is_dir():
+                if not is_junk(entry):
+                    folders.append(entry)
+            elif entry.is_file() and (include_junk or not is_junk(entry)):
+                yield entry
+        for entry in folders:
+            yield from visit(entry, False)
+
+    yield from visit(folder, True)
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets ``write`` fill a temporary file beside ``path``, then puts it in place in one step.
+
+    A file of that name that was there before stays whole until the new one is complete, whatever goes wrong. The
+    temporary file has the same suffix, for writers that choose the format by it.
+
+    Args:
+        path: the file to make; its folder is made if missing.
+        write: called with the temporary path.
+
+    Raises:
+        OutOfSpaceError: the disk is full.
+        ExportError: the folder or file may not be written.
+    """
+    temporary = path.with_name(f".part-{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with temporary.open("r+b") as stream:  # so that a power cut cannot leave an empty file under the final name
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except Exception as error:  # whatever the writer raises, the text below names file and remedy
+        told = _told(path, error)
+        if told is error:
+            raise
+        raise told from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _told(path: Path, error: Exception) -> Exception:
+    """Returns the error to show instead of ``error``; writers wrap a full disk in errors of their own."""
+    number = getattr(error, "errno", None)
+    if number in _FULL or "no space left" in str(error).lower():
+        return OutOfSpaceError(
+            f"'{path}': the disk is full, so it was not saved. What was saved before is intact. "
+            "Make room on this disk, or choose another folder, and run again."
+        )
+    if isinstance(error, PermissionError) or number == errno.EROFS:
+        return ExportError(
+            f"'{path}': no permission to write there. Choose a folder of your own, or close the program that has "
+            "this file open (a CSV in Excel, for example)."
+        )
+    if isinstance(error, OSError):
+        return ExportError(f"'{path}': it cannot be written ({error.strerror or error}). Choose another folder.")
+    return error
