@@ -1,10 +1,11 @@
-"""The pixels of a DICOM series, as numbers with slope and intercept applied."""
+"""The pixels of DICOM slices, as numbers with slope and intercept applied."""
 
 from __future__ import annotations
 
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +14,33 @@ import numpy.typing as npt
 from pydicom.pixels import apply_modality_lut
 
 from autoseg_lib.errors import DataError
-from autoseg_lib.io.dicom_geometry import series_geometry
 from autoseg_lib.io.dicom_headers import SliceHeader, open_dicom, truncated_text
-from autoseg_lib.io.dicom_series import DicomSeries
-from autoseg_lib.volume import Volume
 
 _INT16 = np.iinfo(np.int16)
 
 
-def read_series(series: DicomSeries) -> Volume:
-    """Reads all slices of a series.
+def read_pixels(headers: Sequence[SliceHeader]) -> npt.NDArray[Any]:
+    """Reads the slices one after the other.
 
     Slope and intercept (or the modality table) are applied slice by slice: HU for CT. MONOCHROME1 images that are not
     CT are turned round so that bright means a large number.
 
-    Args:
-        series: from ``group_series``.
-
     Returns:
-        Volume of (slice, row, column) int16 where that is exact, else float32; slices in the order of
-        ``series.headers``; spacing_source "PixelSpacing" or "".
+        (slice, row, column) int16 where that is exact, else float32.
 
     Raises:
         DataError: a file is cut off, cannot be decoded, is in colour, or holds many slices tiled in one picture.
     """
-    headers = series.headers
     for header in headers:
         _refuse(header)
-    geometry, _ = series_geometry(headers)
-    array = np.empty(geometry.shape_zyx, dtype=np.int16)
-    decoded = _Decoder()
+    array = np.empty((len(headers), headers[0].rows, headers[0].columns), dtype=np.int16)
+    decoder = _Decoder()
     for index, header in enumerate(headers):
-        values = _values(header, decoded)
+        values = _values(header, decoder)
         if array.dtype == np.int16 and values.dtype != np.int16:
             array = array.astype(np.float32)
         array[index] = values
-    return Volume(array, geometry, series.modality, headers[0].spacing_source)
+    return array
 
 
 def _refuse(header: SliceHeader) -> None:

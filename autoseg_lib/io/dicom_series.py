@@ -13,7 +13,9 @@ import numpy as np
 
 from autoseg_lib.io.dicom_geometry import series_geometry
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES, SliceHeader
+from autoseg_lib.io.dicom_pixels import read_pixels
 from autoseg_lib.io.files import natural_key
+from autoseg_lib.volume import Volume
 
 # Direction cosines of one series differ by rounding only (1e-6 or so); 0.001 is 0.06 degrees.
 _SAME_DIRECTION = 1e-3
@@ -72,6 +74,23 @@ def group_series(headers: Iterable[SliceHeader]) -> list[DicomSeries]:
             for alike in _by_kind(group):
                 series.append(_series(alike))
     return sorted(series, key=_order)
+
+
+def read_series(series: DicomSeries) -> Volume:
+    """Reads all slices of a series.
+
+    Args:
+        series: from ``group_series``.
+
+    Returns:
+        Volume of (slice, row, column), int16 where that is exact, else float32, rescale values applied; slices in the
+        order of ``series.headers``; spacing_source "PixelSpacing" or "".
+
+    Raises:
+        DataError: a file is cut off, cannot be decoded, is in colour, or holds many slices tiled in one picture.
+    """
+    geometry, _ = series_geometry(series.headers)
+    return Volume(read_pixels(series.headers), geometry, series.modality, series.headers[0].spacing_source)
 
 
 def slice_stem(path: Path) -> str:

@@ -48,7 +48,7 @@ def write_dicom_series(
         geometry: the grid; evenly spaced, in mm and with known orientation.
         modality: "MR" or "CT".
         names: file names without ".dcm", one a slice; ``slice_0001`` ... by default. Instance numbers follow
-            the order of these names, so that files named against the order of positions look like a scanner's.
+            the order of these names, so that files named against the order of positions look like real ones.
         patient_id: what the header says.
         patient_name: what the header says.
         description: series description.

@@ -140,7 +140,7 @@ def write_nifti(path: Path, array: npt.NDArray[Any], geometry: Geometry) -> None
     straight = float(np.abs(unit.T @ unit - np.eye(3)).max()) < _SHEAR_TOLERANCE
     handed = 1.0 if np.linalg.det(unit) > 0 else -1.0
     quaternion = _quaternion(unit * [1, 1, handed]) if straight else np.zeros(3)
-    code = 1 if geometry.orientation_known else 2  # scanner's own space, or aligned to something
+    code = 1 if geometry.orientation_known else 0  # 1: the scanner's own space; 0: nothing is known
     header = bytearray(_DATA_START)
     struct.pack_into("<i", header, 0, _HEADER_BYTES)
     struct.pack_into("<8h", header, 40, 3, *array.shape[::-1], 1, 1, 1, 1)
