@@ -1,0 +1,263 @@
+"""Prepared scans as torch datasets: slices for 2D, patches for 3D.
+
+A sample is asked for by (epoch, index) and depends on nothing but these and the seed: not on the order of asking, not on the
+number of helper processes. Prepared pixels are kept in memory in two long tensors, which helper processes share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from autoseg_lib.augment.patches import augment_patch
+from autoseg_lib.augment.plan import AugmentPlan, generator
+from autoseg_lib.augment.slices import augment_slice
+from autoseg_lib.errors import DataError
+
+Key = tuple[int, int]
+
+# Share of patches placed on an ROI; the rest lie anywhere. nnU-Net forces a third; small ROIs learn faster with more.
+DEFAULT_ROI_SHARE = 0.6
+
+# Voxels remembered per ROI and scan as places for a patch.
+_PLACES_PER_ROI = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """A scan on the network's grid.
+
+    Attributes:
+        name: of the case.
+        image: (slice, row, column) normalised grey values.
+        label: (slice, row, column) label values, uint8.
+    """
+
+    name: str
+    image: npt.NDArray[np.floating] = field(repr=False)
+    label: npt.NDArray[np.uint8] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.image.shape != self.label.shape or self.image.ndim != 3:
+            raise DataError(
+                f"case '{self.name}': image {self.image.shape} and labels {self.label.shape} differ in shape."
+            )
+
+
+class _Packed:
+    """Many arrays in two flat tensors. Helper processes get handles to them, not copies, and only two of them."""
+
+    def __init__(self, cases: Sequence[PreparedCase]) -> None:
+        if not cases:
+            raise DataError("there is no scan to learn from. Check the data folder and the split.")
+        self.names = [case.name for case in cases]
+        self.shapes = [case.image.shape for case in cases]
+        sizes = [int(np.prod(shape)) for shape in self.shapes]
+        self.starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+        # Half precision: normalised grey values stay within some ±10, where its steps are below 0.01.
+        self.images = torch.empty(self.starts[-1], dtype=torch.float16)
+        self.labels = torch.empty(self.starts[-1], dtype=torch.uint8)
+        for case, start, size in zip(cases, self.starts, sizes, strict=False):
+            largest = np.finfo(np.float16).max
+            pixels = np.clip(case.image, -largest, largest).astype(np.float16)
+            self.images[start : start + size] = torch.from_numpy(pixels.reshape(-1))
+            self.labels[start : start + size] = torch.from_numpy(np.ascontiguousarray(case.label).reshape(-1))
+
+    def image(self, case: int) -> npt.NDArray[np.float16]:
+        """(slice, row, column) view of a case's image."""
+        return self.images[self.starts[case] : self.starts[case + 1]].numpy().reshape(self.shapes[case])
+
+    def label(self, case: int) -> npt.NDArray[np.uint8]:
+        """(slice, row, column) view of a case's labels."""
+        return self.labels[self.starts[case] : self.starts[case + 1]].numpy().reshape(self.shapes[case])
+
+
+def _sample(image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8]) -> dict[str, torch.Tensor]:
+    return {"image": torch.from_numpy(image)[None], "label": torch.from_numpy(label)[None]}
+
+
+class SliceDataset(Dataset[dict[str, torch.Tensor]]):
+    """Every slice of every case once per epoch, changed at random.
+
+    ``dataset[epoch, index]`` gives {"image": (1, row, column) float32, "label": (1, row, column) uint8}.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[PreparedCase],
+        plan: AugmentPlan | None,
+        seed: int,
+        slices: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        """Args:
+            cases: prepared scans; all slices of one size.
+            plan: how to change them; None: not at all.
+            seed: start of all random numbers.
+            slices: (case, slice) pairs to use; None: all.
+
+        Raises:
+            DataError: no slice, or slices of different sizes.
+        """
+        self._packed = _Packed(cases)
+        sizes = {shape[1:] for shape in self._packed.shapes}
+        if len(sizes) > 1:
+            raise DataError(f"slices of one size are expected, found {sorted(sizes)}.")
+        if slices is None:
+            slices = [(case, k) for case, shape in enumerate(self._packed.shapes) for k in range(shape[0])]
+        if not slices:
+            raise DataError("there is no slice to learn from. Check the data folder and the split.")
+        self.slices = [(int(case), int(k)) for case, k in slices]
+        self.plan = plan
+        self.seed = int(seed)
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, key: Key) -> dict[str, torch.Tensor]:
+        epoch, index = key
+        case, k = self.slices[index]
+        image = self._packed.image(case)[k].astype(np.float32)
+        label = self._packed.label(case)[k].copy()
+        if self.plan is not None:
+            image, label = augment_slice(image, label, self.plan, (self.seed, epoch, index))
+        return _sample(image, label)
+
+    def name_of(self, index: int) -> tuple[str, int]:
+        """Returns (case name, slice index) of a sample."""
+        case, k = self.slices[index]
+        return self._packed.names[case], k
+
+
+class PatchDataset(Dataset[dict[str, torch.Tensor]]):
+    """Patches of 3D scans, a set share of them placed on an ROI, each ROI equally often.
+
+    ``dataset[epoch, index]`` gives {"image": (1, slice, row, column) float32, "label": the same shape, uint8}.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[PreparedCase],
+        patch_size: Sequence[int],
+        plan: AugmentPlan | None,
+        seed: int,
+        *,
+        length: int | None = None,
+        roi_share: float = DEFAULT_ROI_SHARE,
+    ) -> None:
+        """Args:
+            cases: prepared scans, of any size; smaller ones than the patch are padded.
+            patch_size: (slices, rows, columns).
+            plan: how to change the patches; None: not at all.
+            seed: start of all random numbers.
+            length: patches per epoch; None: one per case.
+            roi_share: share of patches placed on a voxel of an ROI, as long as there is any.
+
+        Raises:
+            DataError: there is no case.
+        """
+        self._packed = _Packed(cases)
+        self.patch_size = tuple(int(n) for n in patch_size)
+        self.plan = plan
+        self.seed = int(seed)
+        self.length = len(cases) if length is None else int(length)
+        self.roi_share = float(roi_share)
+        self._darkest = [float(case.image.min()) for case in cases]
+        # ROI value → [(case, (n, 3) voxels)]
+        self._places: dict[int, list[tuple[int, npt.NDArray[np.int32]]]] = {}
+        for number, case in enumerate(cases):
+            self._remember_places(number, case.label)
+
+    def _remember_places(self, number: int, label: npt.NDArray[np.uint8]) -> None:
+        random = generator((self.seed, 0, number), purpose=2)
+        flat = label.reshape(-1)
+        inside = np.flatnonzero(flat)
+        values = flat[inside]
+        for value in np.unique(values):
+            where = inside[values == value]
+            if where.size > _PLACES_PER_ROI:
+                where = np.sort(random.choice(where, _PLACES_PER_ROI, replace=False))
+            places = np.stack(np.unravel_index(where, label.shape), axis=1).astype(np.int32)
+            self._places.setdefault(int(value), []).append((number, places))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, key: Key) -> dict[str, torch.Tensor]:
+        epoch, index = key
+        case, first = self.place_of(epoch, index)
+        image, label = augment_patch(
+            self._packed.image(case),
+            self._packed.label(case),
+            first,
+            self.patch_size,
+            self.plan,
+            (self.seed, epoch, index),
+            self._darkest[case],
+        )
+        return _sample(image, label)
+
+    def place_of(self, epoch: int, index: int) -> tuple[int, tuple[int, int, int]]:
+        """Returns (case, first voxel) of a patch before it is turned or bent; may start outside a small scan."""
+        random = generator((self.seed, epoch, index), purpose=1)
+        on_roi = bool(self._places) and random.random() < self.roi_share
+        centre: npt.NDArray[np.int32] | None = None
+        if on_roi:
+            values = sorted(self._places)
+            choices = self._places[values[int(random.integers(len(values)))]]
+            case, places = choices[int(random.integers(len(choices)))]
+            centre = places[int(random.integers(len(places)))]
+        else:
+            # Every case in turn, so that none is forgotten in a short run.
+            case = (index + epoch * self.length) % len(self._packed.shapes)
+        first = []
+        for axis, (size, length) in enumerate(zip(self.patch_size, self._packed.shapes[case], strict=True)):
+            room = length - size
+            if room <= 0:  # the scan is smaller than the patch: it lies anywhere inside
+                start = -int(random.integers(-room + 1))
+            elif centre is None:
+                start = int(random.integers(room + 1))
+            else:
+                start = min(max(int(centre[axis]) - size // 2, 0), room)
+            first.append(start)
+        return case, (first[0], first[1], first[2])
+
+
+class EpochSampler(Sampler[Key]):
+    """Gives the (epoch, index) keys of one epoch; shuffled by (seed, epoch) alone."""
+
+    def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
+        """Args:
+        length: samples per epoch.
+        seed: start of the random order.
+        shuffle: whether the order changes from epoch to epoch.
+        """
+        self.length = int(length)
+        self.seed = int(seed)
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch, counted from 0, that the next pass belongs to."""
+        self.epoch = int(epoch)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Key]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch, 3]).permutation(self.length)
+        epoch = self.epoch
+        return iter([(epoch, int(index)) for index in order])
+
+
+def one_thread_each(worker: int) -> None:
+    """For DataLoader's ``worker_init_fn``: helper processes do not fight over the cores."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

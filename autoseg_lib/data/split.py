@@ -1,0 +1,152 @@
+"""Which scans are kept back for validation: whole patients where there are several, else the best that can be had.
+
+The scores mean what the split allows: on other patients they tell how the model does on a new patient; on slices of the same
+scan they only tell whether it has learned this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+
+DEFAULT_VALIDATION_FRACTION = 0.2
+
+# Slices left out beside the block that is kept back, as a share of the scan: neighbours look almost the same. At least
+# one, at most three.
+_GAP_SHARE, _LARGEST_GAP = 0.05, 3
+
+T = TypeVar("T")
+
+
+class SplittableCase(Protocol):
+    """What a case must tell to be split."""
+
+    @property
+    def name(self) -> str:
+        """Name of the scan."""
+
+    @property
+    def patient(self) -> str:
+        """Something that is equal for scans of one patient."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training and validation cases, as indices into the list of cases.
+
+    Attributes:
+        train: cases to learn from.
+        validation: cases kept back; with kind "same scan" of one case, that same case.
+        kind: "patients" (other patients), "cases" (other scans of the same patient), "same scan" (a block of slices of
+            the same scan), "none" (nothing kept back).
+        text: a sentence for the report.
+        train_slices: with one single case: its slices to learn from; None: all.
+        validation_slices: with one single case: its slices kept back; None: all.
+    """
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    kind: Literal["patients", "cases", "same scan", "none"]
+    text: str
+    train_slices: tuple[int, ...] | None = None
+    validation_slices: tuple[int, ...] | None = None
+
+
+def split_cases(
+    cases: Sequence[SplittableCase],
+    fraction: float = DEFAULT_VALIDATION_FRACTION,
+    seed: int = 0,
+    *,
+    slice_counts: Sequence[int] | None = None,
+    with_roi: Sequence[bool] | None = None,
+) -> Split:
+    """Splits cases into training and validation; the same input gives the same split.
+
+    Args:
+        cases: the cases, in a fixed order.
+        fraction: share kept back; 0 keeps nothing back. At least one patient (case, slice) is kept back otherwise.
+        seed: start of the random choice.
+        slice_counts: slices of each case. Needed to split within one scan; single-slice cases of one patient are taken
+            as the slices of one scan, in their order.
+        with_roi: for each slice of the one scan (or each single-slice case), whether it shows an ROI: the block kept
+            back is chosen among those that show ROIs as often as the rest.
+    """
+    count = len(cases)
+    everything = tuple(range(count))
+    if fraction <= 0 or count == 0:
+        return Split(everything, (), "none", "Nothing is kept back for validation.")
+    random = np.random.default_rng([seed, 7])  # apart from the other uses of the same seed
+    patients = sorted({case.patient for case in cases})
+    if len(patients) > 1:
+        kept = set(_choose(patients, fraction, random))
+        validation = tuple(i for i in everything if cases[i].patient in kept)
+        train = tuple(i for i in everything if cases[i].patient not in kept)
+        text = (
+            f"{_count(len(validation), 'scan')} of {_count(len(kept), 'patient')} kept back for validation; "
+            f"{_count(len(train), 'scan')} of {_count(len(patients) - len(kept), 'patient')} to learn from."
+        )
+        return Split(train, validation, "patients", text)
+    sizes = list(slice_counts) if slice_counts is not None else [1] * count
+    if count > 1 and max(sizes) > 1:
+        kept_cases = set(_choose(list(everything), fraction, random))
+        validation = tuple(i for i in everything if i in kept_cases)
+        train = tuple(i for i in everything if i not in kept_cases)
+        text = (
+            f"All scans are of one patient: {_count(len(validation), 'scan')} kept back for validation. "
+            "The scores tell how the model does on other scans of this patient, not on other patients."
+        )
+        return Split(train, validation, "cases", text)
+    slices = sizes[0] if count == 1 else count
+    train_part, kept_part = _block(slices, fraction, with_roi, random)
+    if not kept_part:
+        text = f"Only {_count(slices, 'slice')}: nothing can be kept back for validation, so there are no scores."
+        return Split(everything, (), "none", text)
+    text = (
+        f"One patient only: slices {kept_part[0] + 1} to {kept_part[-1] + 1} kept back for validation, with a gap beside "
+        "them. The scores are for the same scan and say little about other patients."
+    )
+    if count == 1:
+        return Split((0,), (0,), "same scan", text, train_part, kept_part)
+    return Split(train_part, kept_part, "same scan", text)
+
+
+def runs(indices: Sequence[int]) -> list[range]:
+    """Returns increasing indices as unbroken runs, e.g. for cutting a 3D scan into the parts that are learned from."""
+    parts: list[range] = []
+    for index in indices:
+        if parts and parts[-1].stop == index:
+            parts[-1] = range(parts[-1].start, index + 1)
+        else:
+            parts.append(range(index, index + 1))
+    return parts
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _choose(items: list[T], fraction: float, random: np.random.Generator) -> list[T]:
+    number = min(max(1, round(fraction * len(items))), len(items) - 1)
+    return [items[i] for i in random.permutation(len(items))[:number]]
+
+
+def _block(
+    count: int, fraction: float, with_roi: Sequence[bool] | None, random: np.random.Generator
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """An unbroken block of slices kept back, and the others without the gap beside it."""
+    gap = max(1, min(_LARGEST_GAP, round(_GAP_SHARE * count)))
+    size = max(1, round(fraction * count))
+    size = min(size, count - gap - 1)
+    if size < 1:
+        return tuple(range(count)), ()
+    shows = np.ones(count) if with_roi is None else np.asarray(with_roi, dtype=float)
+    shown = np.convolve(shows, np.ones(size), mode="valid")
+    # Ends of a scan often show nothing: only blocks that show ROIs at least as often as the scan does.
+    fitting = np.flatnonzero(shown >= min(shown.max(), shows.mean() * size))
+    start = int(random.choice(fitting))
+    kept = tuple(range(start, start + size))
+    train = tuple(k for k in range(count) if k < start - gap or k >= start + size + gap)
+    return (train, kept) if train else (tuple(range(count)), ())

@@ -1,0 +1,1 @@
+"""U-Nets by name, and the single file a trained one is kept in."""

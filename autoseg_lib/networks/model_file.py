@@ -1,0 +1,180 @@
+"""One file holds all that segmenting needs: the weights, and a JSON text about everything else.
+
+The format is safetensors: opening a file reads numbers and text and runs no code, whoever made it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from autoseg_lib.errors import ModelError, SettingsError
+from autoseg_lib.io.files import atomic_write
+from autoseg_lib.labels import LabelTable
+from autoseg_lib.networks.registry import NetworkSpec, build_network
+from autoseg_lib.preprocess.pipeline import Preprocessing
+
+# The version of the metadata's layout. A file with a higher one was written by newer software.
+FORMAT_VERSION = 1
+METADATA_KEY = "autoseg"
+_NEEDED = ("format_version", "labels", "network", "preprocessing")
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A trained network, ready to predict.
+
+    Attributes:
+        path: the file it came from.
+        network: weights loaded, in evaluation mode, on the wanted device.
+        metadata: everything the file says.
+        spec: the network's description.
+        labels: the ROIs.
+        preprocessing: what to do to a scan before and after.
+    """
+
+    path: Path
+    network: nn.Module
+    metadata: dict[str, Any]
+    spec: NetworkSpec
+    labels: LabelTable
+    preprocessing: Preprocessing
+
+
+def save_model(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """Writes weights and metadata to one file; an older file of that name stays whole until the new one is complete.
+
+    Args:
+        path: the file, ending in .safetensors.
+        network: the trained network, on any device.
+        metadata: table for JSON with at least "labels" (names), "network" (NetworkSpec.to_dict) and "preprocessing"
+            (Preprocessing.to_dict). Numbers that are not finite are kept as null.
+
+    Raises:
+        ModelError: the metadata lack something or cannot be written as JSON.
+        OutOfSpaceError: the disk is full; an older file of that name is intact.
+        ExportError: the file cannot be written.
+    """
+    table = {"format_version": FORMAT_VERSION, **metadata}
+    missing = [key for key in _NEEDED if key not in table]
+    if missing:
+        raise ModelError(f"model '{path.name}': the metadata lack {', '.join(missing)}.")
+    try:
+        text = json.dumps(_finite(table), ensure_ascii=False, allow_nan=False)
+    except TypeError as error:
+        raise ModelError(f"model '{path.name}': the metadata cannot be written as JSON: {error}.") from error
+    # Copies: safetensors refuses tensors that share memory, and another thread may go on training.
+    weights = {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()
+    }
+    atomic_write(path, lambda temporary: save_file(weights, str(temporary), metadata={METADATA_KEY: text}))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Returns what a model file says of itself, without loading the weights.
+
+    Raises:
+        ModelError: the file is missing, no safetensors file, damaged, or not one of this software's.
+    """
+    if not path.is_file():
+        raise ModelError(f"model '{path}': not found. Train one with train.ipynb, or correct model_filename.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            extra = file.metadata() or {}
+    except SafetensorError as error:
+        raise ModelError(_what_is_wrong(path)) from error
+    except OSError as error:
+        raise ModelError(
+            f"model '{path.name}': the file cannot be read ({error.strerror or error})."
+        ) from error
+    if METADATA_KEY not in extra:
+        raise ModelError(
+            f"model '{path.name}': it holds weights, but not the description this software writes with them "
+            "(ROIs, network, preprocessing). Choose a model made by train.ipynb."
+        )
+    try:
+        table = json.loads(extra[METADATA_KEY])
+    except ValueError as error:
+        raise ModelError(
+            f"model '{path.name}': its description is damaged. Copy or train it again."
+        ) from error
+    if not isinstance(table, dict) or [key for key in _NEEDED if key not in table]:
+        raise ModelError(f"model '{path.name}': its description is incomplete. Copy or train it again.")
+    if not isinstance(table["format_version"], int) or table["format_version"] > FORMAT_VERSION:
+        raise ModelError(
+            f"model '{path.name}': written in format {table['format_version']} by newer software; "
+            f"this one reads up to {FORMAT_VERSION}. Update AutoSeg Workbench."
+        )
+    return table
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
+    """Returns the trained network of a model file.
+
+    Args:
+        path: the .safetensors file.
+        device: where the weights go.
+
+    Raises:
+        ModelError: see read_metadata; or weights and description do not belong together.
+    """
+    metadata = read_metadata(path)
+    try:
+        spec = NetworkSpec.from_dict(metadata["network"])
+        preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
+        labels = LabelTable(metadata["labels"])
+    except (ModelError, SettingsError, TypeError) as error:
+        raise ModelError(f"model '{path.name}': {error}") from error
+    if spec.out_channels != len(labels) + 1 or spec.dimension != preprocessing.dimension:
+        raise ModelError(
+            f"model '{path.name}': its parts contradict each other ({len(labels)} ROIs, {spec.out_channels} channels, "
+            f"network {spec.dimension}, preprocessing {preprocessing.dimension}). Copy or train it again."
+        )
+    network = build_network(spec)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+        network.load_state_dict(weights)
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"model '{path.name}': its weights do not fit the network {spec.title} that it describes. "
+            "Copy or train it again."
+        ) from error
+    return LoadedModel(path, network.to(device).eval(), metadata, spec, labels, preprocessing)
+
+
+def _what_is_wrong(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(8)
+    if not start:
+        return f"model '{path.name}': the file is empty. Copy or train it again."
+    # A zip archive (torch.save) or a pickle opcode: such files can run code when opened.
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return (
+            f"model '{path.name}': it is a pickle or a torch file, whatever its name; such files can run code when "
+            "opened, so they are never read. Choose a .safetensors file made by train.ipynb."
+        )
+    return f"model '{path.name}': it is damaged or no model file. Copy or train it again."
+
+
+def _finite(value: Any) -> Any:
+    """The same table with null for NaN and infinity, which JSON does not know, and lists for tuples."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
