@@ -17,8 +17,8 @@ DEFAULT_LOSS = "dice_ce"
 class SegmentationLoss(nn.Module):
     """Soft Dice loss with squared denominators (Milletari et al. 2016), alone or with cross-entropy added.
 
-    Dice is computed per ROI over the whole batch, background left out: in 2D many slices lack an ROI, and a batch is less
-    often without it than a slice.
+    Dice is computed per ROI over the whole batch, background left out: in 2D many slices lack an ROI, and a
+    batch is less often without it than a slice.
     """
 
     def __init__(self, cross_entropy: bool) -> None:

@@ -29,7 +29,8 @@ class IntensityDraw:
 def draw_intensity(plan: AugmentPlan, random: np.random.Generator) -> IntensityDraw:
     """Returns the changes of one sample.
 
-    All numbers are drawn whether used or not, so that one setting does not shift the random numbers of the next.
+    All numbers are drawn whether used or not, so that one setting does not shift the random numbers of the
+    next.
     """
     happens = random.random(5) < plan.probability
     size = random.random(5)
@@ -71,5 +72,5 @@ def apply_draw(image: FloatPixels, draw: IntensityDraw) -> FloatPixels:
 
 def _blurred(image: FloatPixels, sigma: float) -> FloatPixels:
     if image.ndim == 2:
-        return cv2.GaussianBlur(image, (0, 0), sigma)
+        return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), dtype=np.float32)
     return ndimage.gaussian_filter(image, sigma, truncate=3.0)

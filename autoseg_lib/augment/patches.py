@@ -1,6 +1,7 @@
 """Cutting 3D patches from a volume, and random changes of them, in one resampling by MONAI.
 
-The patch is sampled from the whole volume: what turns into view at its corners is the neighbouring tissue, not padding.
+The patch is sampled from the whole volume: what turns into view at its corners is the neighbouring tissue,
+not padding.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ LabelPixels = npt.NDArray[np.uint8]
 def cut_patch(
     array: npt.NDArray[Any], first_zyx: Sequence[int], shape_zyx: Sequence[int], fill: float
 ) -> npt.NDArray[Any]:
-    """Returns the patch that starts at index ``first_zyx`` (may be negative); ``fill`` where it leaves the volume."""
+    """Returns the patch that starts at ``first_zyx`` (may be negative); ``fill`` outside the volume."""
     patch = np.full(tuple(shape_zyx), fill, dtype=array.dtype)
     source, target = [], []
     for first, size, length in zip(first_zyx, shape_zyx, array.shape, strict=True):
@@ -90,7 +91,7 @@ def _draw_grid(
     moves: bool,
     bends: bool,
 ) -> torch.Tensor | None:
-    """Draws where each voxel of the patch comes from: (3, slice, row, column) indices; None for a plain cut."""
+    """Draws where each voxel of the patch comes from: (3, z, y, x) indices; None for a plain cut."""
     turns = random.uniform(-1, 1, 3) * np.radians(plan.rotation_degrees)
     size = random.uniform(-1, 1)
     shift = random.uniform(-1, 1, 3)

@@ -1,7 +1,7 @@
 """Which random changes training images get, and when mirroring is safe.
 
-A sample's changes are drawn from a generator made of (seed, epoch, index) and nothing else, so an interrupted run goes on to
-the same bits and the number of helper processes changes nothing.
+A sample's changes are drawn from a generator made of (seed, epoch, index) and nothing else, so an interrupted
+run goes on to the same bits and the number of helper processes changes nothing.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from autoseg_lib.preprocess.pipeline import ORIENTATION_3D
 
 SeedKey = tuple[int, int, int]
 
-# Above this ratio of largest to smallest voxel side, slices are turned and bent only within their plane: out of plane
-# there is too little to interpolate from (nnU-Net's threshold, Isensee et al. 2021).
+# Above this ratio of largest to smallest voxel side, slices are turned and bent only within their plane: out
+# of plane there is too little to interpolate from (nnU-Net's threshold, Isensee et al. 2021).
 ANISOTROPY_THRESHOLD = 3.0
 
 # Bending: a sample's sides are divided into this many cells whose corners move at random ...
 BEND_CELLS = 8
-# ... by up to this share of a cell at elastic = 1. Two neighbouring corners then come closer by at most 60 %, so that
-# tissue never folds over itself.
+# ... by up to this share of a cell at elastic = 1. Two neighbouring corners then come closer by at most 60 %,
+# so that tissue never folds over itself.
 BEND_REACH = 0.3
 
 
@@ -54,14 +54,15 @@ def flips_allowed(
 
     1. Only across left–right: bodies are alike on both sides, but not front to back or head to foot.
     2. Only where the patient's directions are known; otherwise no one can say which axis is left–right.
-    3. Only where ROI names were given and each sided one has its partner ("psoas left" and "psoas right"), whose values
-       then change places. Names without a side ("liver") keep their value.
+    3. Only where ROI names were given and each sided one has its partner ("psoas left" and "psoas right"),
+       whose values then change places. Names without a side ("liver") keep their value.
     4. Sagittal slices have no left–right axis in 2D.
 
     Args:
         labels: the ROIs.
         orientation_known: whether all training scans carry the patient's directions.
-        plane: "axial", "coronal", "sagittal"; None where the scans differ or it is unknown. Only matters in 2D.
+        plane: "axial", "coronal", "sagittal"; None where the scans differ or it is unknown. Only matters in
+            2D.
         dimension: "2D" or "3D".
     """
     if not orientation_known:
@@ -195,7 +196,7 @@ def swap_labels(mask: npt.NDArray[Any], pairs: tuple[tuple[int, int], ...]) -> n
 
 
 def swap_channels(count: int, pairs: tuple[tuple[int, int], ...]) -> list[int]:
-    """Returns the order of ``count`` channels after mirroring: ``probabilities[order]`` undoes the exchange of sides."""
+    """Returns the order of channels after mirroring: ``probabilities[order]`` puts the sides right again."""
     order = list(range(count))
     for a, b in pairs:
         order[a], order[b] = b, a

@@ -20,7 +20,7 @@ FloatPixels = npt.NDArray[np.float32]
 
 
 class _Remap(BaseDistortion):
-    """albumentations' remapping of image and mask along maps that were drawn before: one resampling for all changes."""
+    """albumentations' remapping along maps that were drawn before: one resampling for all changes."""
 
     def __init__(self, map_x: FloatPixels, map_y: FloatPixels, fill: float) -> None:
         super().__init__(
@@ -65,9 +65,10 @@ def augment_slice(
 def _draw_maps(
     shape: tuple[int, ...], plan: AugmentPlan, random: np.random.Generator, moves: bool, bends: bool
 ) -> tuple[FloatPixels, FloatPixels] | None:
-    """Draws where each pixel of the result comes from: (column, row) maps; None if each stays in its place."""
+    """Draws where each pixel of the result comes from: (column, row) maps; None if none moves."""
     rows, columns = shape[0], shape[1]
-    # Everything is drawn whether used or not, so that one setting does not shift the random numbers of the next.
+    # Everything is drawn whether used or not, so that one setting does not shift the random numbers of the
+    # next.
     turn, size, down, right = random.uniform(-1, 1, 4)
     bend = random.uniform(-1, 1, (2, BEND_CELLS + 1, BEND_CELLS + 1)).astype(np.float32)
     moves = moves and bool(plan.rotation_degrees or plan.scale or plan.shift)

@@ -1,7 +1,8 @@
 """Prepared scans as torch datasets: slices for 2D, patches for 3D.
 
-A sample is asked for by (epoch, index) and depends on nothing but these and the seed: not on the order of asking, not on the
-number of helper processes. Prepared pixels are kept in memory in two long tensors, which helper processes share.
+A sample is asked for by (epoch, index) and depends on nothing but these and the seed: not on the order of
+asking, not on the number of helper processes. Prepared pixels are kept in memory in two long tensors, which
+helper processes share.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from autoseg_lib.errors import DataError
 
 Key = tuple[int, int]
 
-# Share of patches placed on an ROI; the rest lie anywhere. nnU-Net forces a third; small ROIs learn faster with more.
+# Share of patches placed on an ROI; the rest lie anywhere. nnU-Net forces a third; small ROIs learn faster
+# with more.
 DEFAULT_ROI_SHARE = 0.6
 
 # Voxels remembered per ROI and scan as places for a patch.
@@ -51,7 +53,7 @@ class PreparedCase:
 
 
 class _Packed:
-    """Many arrays in two flat tensors. Helper processes get handles to them, not copies, and only two of them."""
+    """Many arrays in two flat tensors. Helper processes get two handles to them, not copies."""
 
     def __init__(self, cases: Sequence[PreparedCase]) -> None:
         if not cases:
@@ -137,7 +139,8 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
 class PatchDataset(Dataset[dict[str, torch.Tensor]]):
     """Patches of 3D scans, a set share of them placed on an ROI, each ROI equally often.
 
-    ``dataset[epoch, index]`` gives {"image": (1, slice, row, column) float32, "label": the same shape, uint8}.
+    ``dataset[epoch, index]`` gives {"image": (1, slice, row, column) float32, "label": the same shape,
+    uint8}.
     """
 
     def __init__(
@@ -203,7 +206,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         return _sample(image, label)
 
     def place_of(self, epoch: int, index: int) -> tuple[int, tuple[int, int, int]]:
-        """Returns (case, first voxel) of a patch before it is turned or bent; may start outside a small scan."""
+        """Returns (case, first voxel) of a patch before any change; may start outside a small scan."""
         random = generator((self.seed, epoch, index), purpose=1)
         on_roi = bool(self._places) and random.random() < self.roi_share
         centre: npt.NDArray[np.int32] | None = None

@@ -1,7 +1,8 @@
-"""Which scans are kept back for validation: whole patients where there are several, else the best that can be had.
+"""Which scans are kept back for validation: whole patients where there are several, else the best that can be
+had.
 
-The scores mean what the split allows: on other patients they tell how the model does on a new patient; on slices of the same
-scan they only tell whether it has learned this one.
+The scores mean what the split allows: on other patients they tell how the model does on a new patient; on
+slices of the same scan they only tell whether it has learned this one.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import numpy as np
 
 DEFAULT_VALIDATION_FRACTION = 0.2
 
-# Slices left out beside the block that is kept back, as a share of the scan: neighbours look almost the same. At least
-# one, at most three.
+# Slices left out beside the block that is kept back, as a share of the scan: neighbours look almost the same.
+# At least one, at most three.
 _GAP_SHARE, _LARGEST_GAP = 0.05, 3
 
 T = TypeVar("T")
@@ -40,8 +41,8 @@ class Split:
     Attributes:
         train: cases to learn from.
         validation: cases kept back; with kind "same scan" of one case, that same case.
-        kind: "patients" (other patients), "cases" (other scans of the same patient), "same scan" (a block of slices of
-            the same scan), "none" (nothing kept back).
+        kind: "patients" (other patients), "cases" (other scans of the same patient), "same scan" (a block of
+            slices of the same scan), "none" (nothing kept back).
         text: a sentence for the report.
         train_slices: with one single case: its slices to learn from; None: all.
         validation_slices: with one single case: its slices kept back; None: all.
@@ -67,12 +68,13 @@ def split_cases(
 
     Args:
         cases: the cases, in a fixed order.
-        fraction: share kept back; 0 keeps nothing back. At least one patient (case, slice) is kept back otherwise.
+        fraction: share kept back; 0 keeps nothing back. At least one patient (case, slice) is kept back
+            otherwise.
         seed: start of the random choice.
-        slice_counts: slices of each case. Needed to split within one scan; single-slice cases of one patient are taken
-            as the slices of one scan, in their order.
-        with_roi: for each slice of the one scan (or each single-slice case), whether it shows an ROI: the block kept
-            back is chosen among those that show ROIs as often as the rest.
+        slice_counts: slices of each case. Needed to split within one scan; single-slice cases of one patient
+            are taken as the slices of one scan, in their order.
+        with_roi: for each slice of the one scan (or each single-slice case), whether it shows an ROI: the
+            block kept back is chosen among those that show ROIs as often as the rest.
     """
     count = len(cases)
     everything = tuple(range(count))
@@ -102,11 +104,11 @@ def split_cases(
     slices = sizes[0] if count == 1 else count
     train_part, kept_part = _block(slices, fraction, with_roi, random)
     if not kept_part:
-        text = f"Only {_count(slices, 'slice')}: nothing can be kept back for validation, so there are no scores."
+        text = f"Only {_count(slices, 'slice')}: nothing can be kept back, so there are no validation scores."
         return Split(everything, (), "none", text)
     text = (
-        f"One patient only: slices {kept_part[0] + 1} to {kept_part[-1] + 1} kept back for validation, with a gap beside "
-        "them. The scores are for the same scan and say little about other patients."
+        f"One patient only: slices {kept_part[0] + 1} to {kept_part[-1] + 1} kept back for "
+        "validation, with a gap beside them. The scores are for the same scan and say little about other patients."
     )
     if count == 1:
         return Split((0,), (0,), "same scan", text, train_part, kept_part)
@@ -114,7 +116,7 @@ def split_cases(
 
 
 def runs(indices: Sequence[int]) -> list[range]:
-    """Returns increasing indices as unbroken runs, e.g. for cutting a 3D scan into the parts that are learned from."""
+    """Returns increasing indices as unbroken runs, e.g. to cut a 3D scan into the parts to learn from."""
     parts: list[range] = []
     for index in indices:
         if parts and parts[-1].stop == index:

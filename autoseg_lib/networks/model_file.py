@@ -52,13 +52,14 @@ class LoadedModel:
 
 
 def save_model(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """Writes weights and metadata to one file; an older file of that name stays whole until the new one is complete.
+    """Writes weights and metadata to one file; an older file of that name stays whole until the new one is
+    complete.
 
     Args:
         path: the file, ending in .safetensors.
         network: the trained network, on any device.
-        metadata: table for JSON with at least "labels" (names), "network" (NetworkSpec.to_dict) and "preprocessing"
-            (Preprocessing.to_dict). Numbers that are not finite are kept as null.
+        metadata: table for JSON with at least "labels" (names), "network" (NetworkSpec.to_dict) and
+            "preprocessing" (Preprocessing.to_dict). Numbers that are not finite are kept as null.
 
     Raises:
         ModelError: the metadata lack something or cannot be written as JSON.
@@ -137,8 +138,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
         raise ModelError(f"model '{path.name}': {error}") from error
     if spec.out_channels != len(labels) + 1 or spec.dimension != preprocessing.dimension:
         raise ModelError(
-            f"model '{path.name}': its parts contradict each other ({len(labels)} ROIs, {spec.out_channels} channels, "
-            f"network {spec.dimension}, preprocessing {preprocessing.dimension}). Copy or train it again."
+            f"model '{path.name}': its parts disagree ({len(labels)} ROIs, {spec.out_channels} "
+            f"channels, network {spec.dimension}, preprocessing {preprocessing.dimension}). Copy or train it again."
         )
     network = build_network(spec)
     try:
@@ -161,8 +162,8 @@ def _what_is_wrong(path: Path) -> str:
     # A zip archive (torch.save) or a pickle opcode: such files can run code when opened.
     if start[:2] == b"PK" or start[:1] == b"\x80":
         return (
-            f"model '{path.name}': it is a pickle or a torch file, whatever its name; such files can run code when "
-            "opened, so they are never read. Choose a .safetensors file made by train.ipynb."
+            f"model '{path.name}': it is a pickle or a torch file, whatever its name; such files can run "
+            "code when opened, so they are never read. Choose a .safetensors file made by train.ipynb."
         )
     return f"model '{path.name}': it is damaged or no model file. Copy or train it again."
 

@@ -1,6 +1,7 @@
 """All networks by name: 2D U-Nets of segmentation-models-pytorch, 3D U-Nets of MONAI.
 
-Every network takes (batch, 1, ...) images and gives (batch, channels, ...) logits of the same size, channel 0 the background.
+Every network takes (batch, 1, ...) images and gives (batch, channels, ...) logits of the same size, channel 0
+the background.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ NETWORKS_3D: tuple[str, ...] = ("unet", "dynunet", "segresnet", "attention_unet"
 DEFAULT_NETWORK = {"2D": "unet", "3D": "unet"}
 DEFAULT_ENCODER = "resnet18"
 
-# These pool the whole image to one value and normalise it over the batch, which needs two images while training.
+# These pool the whole image to one value and normalise it over the batch, which needs two images while
+# training.
 _NEEDS_TWO_IMAGES = ("pspnet", "deeplabv3", "deeplabv3plus", "upernet")
 
 # How often each 3D network halves the image, as a factor.
@@ -154,7 +156,8 @@ def build_network(spec: NetworkSpec, *, pretrained: bool = False) -> nn.Module:
 
     Args:
         spec: which one.
-        pretrained: 2D: start from weights trained on ImageNet, downloaded once. Nothing is downloaded otherwise.
+        pretrained: 2D: start from weights trained on ImageNet, downloaded once. Nothing is downloaded
+            otherwise.
 
     Raises:
         ModelError: the network cannot be built so, or the weights cannot be had.
@@ -165,7 +168,8 @@ def build_network(spec: NetworkSpec, *, pretrained: bool = False) -> nn.Module:
         return _BUILDERS_3D[spec.name](spec)
     except OSError as error:
         raise ModelError(
-            f"pretrained = True: the weights of '{spec.encoder}' could not be downloaded ({type(error).__name__}). "
+            f"pretrained = True: the weights of '{spec.encoder}' could not be downloaded "
+            f"({type(error).__name__}). "
             "Connect to the internet once, or set pretrained = False."
         ) from error
     except (KeyError, TypeError, ValueError, NotImplementedError) as error:
@@ -183,7 +187,8 @@ def _build_2d(spec: NetworkSpec, pretrained: bool) -> nn.Module:
         **spec.options,
     )
     if spec.dropout > 0:
-        network.segmentation_head = nn.Sequential(nn.Dropout2d(spec.dropout), network.segmentation_head)
+        head = network.get_submodule("segmentation_head")
+        network.set_submodule("segmentation_head", nn.Sequential(nn.Dropout2d(spec.dropout), head))
     return network
 
 

@@ -1,8 +1,10 @@
 """Grey values on one scale: how they are clipped, centred and scaled is decided once, from the training data.
 
-CT: numbers mean the same in every scan (HU), so one window and one scale hold for all; as in nnU-Net (Isensee et al. 2021,
-Nature Methods 18, 203–211) the window is the 0.5 to 99.5 percentile of the ROI pixels, with their mean and deviation.
-MR and others: numbers mean nothing across scans, so each slice (2D) or scan (3D) is scaled by its own values.
+CT: numbers mean the same in every scan (HU), so one window and one scale hold for all; as in nnU-Net (Isensee
+    et al. 2021,
+Nature Methods 18, 203–211) the window is the 0.5 to 99.5 percentile of the ROI pixels, with their mean and
+deviation. MR and others: numbers mean nothing across scans, so each slice (2D) or scan (3D) is scaled by its
+own values.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ class IntensityPlan:
     """How grey values become network input; kept in the model file.
 
     Attributes:
-        kind: "percentile" (clip at percentiles of the image, then its own mean and deviation), "zscore" (the same
-            without clipping) or "window" (clip at low/high, then a fixed mean and deviation).
+        kind: "percentile" (clip at percentiles of the image, then its own mean and deviation), "zscore" (the
+            same without clipping) or "window" (clip at low/high, then a fixed mean and deviation).
         low: window's lower end in the image's units; for "percentile" the lower percentile.
         high: upper end, likewise.
         mean: of the training pixels ("window" only).
@@ -82,7 +84,9 @@ class IntensityPlan:
     def text(self) -> str:
         """One phrase for a table: what is done."""
         if self.kind == "window":
-            return f"window {self.low:g} to {self.high:g}, then mean {self.mean:.1f} and deviation {self.deviation:.1f}"
+            return (
+                f"window {self.low:g} to {self.high:g}, mean {self.mean:.1f}, deviation {self.deviation:.1f}"
+            )
         clip = (
             f"clipped at percentiles {self.low:g} and {self.high:g}, then "
             if self.kind == "percentile"
@@ -92,7 +96,8 @@ class IntensityPlan:
 
 
 def foreground_values(volume: Volume, mask: Mask, seed: int = 0) -> FloatPixels:
-    """Returns up to VALUES_PER_CASE finite grey values of pixels inside any ROI, the same ones for the same seed.
+    """Returns up to VALUES_PER_CASE finite grey values of pixels inside any ROI, the same ones for the same
+    seed.
 
     Args:
         volume: the scan.
@@ -116,7 +121,8 @@ def fit_intensity(
     Args:
         samples: grey values of ROI pixels, one array a training case (see foreground_values).
         modality: "CT", "MR", ... of the training scans.
-        setting: "auto" (CT: window, else percentile), "percentile", "zscore", "window", or a window [low, high].
+        setting: "auto" (CT: window, else percentile), "percentile", "zscore", "window", or a window [low,
+            high].
 
     Raises:
         DataError: a window is asked for and no pixel lies in any ROI.
@@ -133,7 +139,7 @@ def fit_intensity(
             return IntensityPlan("percentile")
         if given is None:
             raise DataError(
-                'intensity = "window": it is taken from the pixels inside the ROIs, and no label file marks any. '
+                'intensity = "window": it is taken from the pixels inside ROIs, and the label files mark none. '
                 "Check the labels, or give a window [low, high]."
             )
         return IntensityPlan("window", *given, mean=sum(given) / 2, deviation=(given[1] - given[0]) / 4)
@@ -153,8 +159,8 @@ def apply_intensity(array: npt.NDArray[Any], plan: IntensityPlan, *, per_slice: 
     Args:
         array: (slice, row, column) pixels; NaN and infinite ones count as the smallest finite one.
         plan: what to do.
-        per_slice: whether each slice is scaled by its own values (2D) or the scan as a whole (3D). A window is the
-            same either way.
+        per_slice: whether each slice is scaled by its own values (2D) or the scan as a whole (3D). A window
+            is the same either way.
 
     Returns:
         float32, the same shape; a constant image becomes 0.

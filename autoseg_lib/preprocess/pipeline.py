@@ -1,11 +1,14 @@
-"""What is done to a scan before the network sees it, and how the network's answer gets back onto the scan's own grid.
+"""What is done to a scan before the network sees it, and how the network's answer gets back onto the scan's
+own grid.
 
-2D: each slice is turned as radiology shows it (where the patient's directions are known), scaled alike in rows and columns
-until its longer side fills ``input_shape``, centred and padded. Slices are neither moved nor mixed, so gaps between
-them do not matter. 3D: the axes are turned to Superior, Posterior, Left and the voxels brought to one size.
+2D: each slice is turned as radiology shows it (where the patient's directions are known), scaled alike in
+    rows and columns
+until its longer side fills ``input_shape``, centred and padded. Slices are neither moved nor mixed, so gaps
+between them do not matter. 3D: the axes are turned to Superior, Posterior, Left and the voxels brought to one
+size.
 
-The way back is one resampling of the probabilities per ROI, then the likeliest ROI: areas and volumes are measured on the
-scan's own pixels.
+The way back is one resampling of the probabilities per ROI, then the likeliest ROI: areas and volumes are
+measured on the scan's own pixels.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ Labels = npt.NDArray[np.unsignedinteger]
 
 
 def plane_of(geometry: Geometry) -> str | None:
-    """Returns "axial", "coronal" or "sagittal", the plane the slices lie closest to; None where directions are unknown."""
+    """Returns the plane closest to the slices ("axial", "coronal", "sagittal"); None where it is unknown."""
     return _PLANES[geometry.closest_world_axes[0]] if geometry.orientation_known else None
 
 
@@ -91,7 +94,7 @@ class Preprocessing:
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"preprocessing: the model's settings are incomplete ({error}).") from None
 
-    # --- there ----------------------------------------------------------------------------------------------------
+    # --- there ----------------------------------------------------------------------------------------------
 
     def turned_geometry(self, geometry: Geometry) -> Geometry:
         """Returns the scan's grid with its axes turned as the network wants them, pixels untouched.
@@ -115,7 +118,8 @@ class Preprocessing:
         """Returns the grid the network works on for a scan on ``geometry``.
 
         Raises:
-            GeometryError: 3D and the slices are unevenly spaced, or a voxel size is asked for and the scan has none.
+            GeometryError: 3D and the slices are unevenly spaced, or a voxel size is asked for and the scan
+                has none.
         """
         turned = self.turned_geometry(geometry)
         if self.input_shape is not None and self.dimension == "2D":
@@ -125,7 +129,8 @@ class Preprocessing:
         if not geometry.spacing_known:
             raise GeometryError(
                 "the scan has no pixel spacing, and this 3D network works on voxels of "
-                f"{_mm_text(self.spacing_zyx_mm)}. Fill in fov and matrix_size (from the scan protocol) in Settings."
+                f"{_mm_text(self.spacing_zyx_mm)}. Fill in fov and matrix_size (from the scan protocol) "
+                "in Settings."
             )
         if not geometry.positions_known:
             raise GeometryError(
@@ -162,14 +167,14 @@ class Preprocessing:
         """
         return resample(mask, self.network_geometry(mask.geometry))
 
-    # --- and back -------------------------------------------------------------------------------------------------
+    # --- and back -------------------------------------------------------------------------------------------
 
     def restore(self, probabilities: npt.NDArray[Any], target: Geometry) -> Labels:
         """Returns the likeliest label of each pixel of the scan's own grid.
 
         Args:
-            probabilities: (channel, slice, row, column) on ``network_geometry(target)``, channel 0 the background;
-                they sum to 1 over the channels.
+            probabilities: (channel, slice, row, column) on ``network_geometry(target)``, channel 0 the
+                background; they sum to 1 over the channels.
             target: the scan's own grid.
 
         Returns:
@@ -207,7 +212,7 @@ class Preprocessing:
         ):
             raise GeometryError(
                 f"the network's answer has the shape {probabilities.shape}; "
-                f"(channels, slices, {network.shape_zyx[1]}, {network.shape_zyx[2]}) of a 2D network is expected."
+                f"(channels, slices, {network.shape_zyx[1]}, {network.shape_zyx[2]}) in 2D is expected."
             )
         shape = (probabilities.shape[1], *target.shape_zyx[1:])
         return likeliest_labels(probabilities, index_map(network, target), shape)
@@ -221,7 +226,8 @@ def _fitted(geometry: Geometry, shape: tuple[int, int]) -> Geometry:
     step = float((size * spacing / wanted).max()) / spacing
     step = np.where(np.isclose(step, 1.0, rtol=1e-6, atol=0), 1.0, step)
     first = (size - 1) / 2 - step * (wanted - 1) / 2
-    # Pixels that keep their size also keep their places: half a pixel off centre is better than blurring them.
+    # Pixels that keep their size also keep their places: half a pixel off centre is better than blurring
+    # them.
     first = np.where(step == 1.0, np.ceil(first), first)
     affine = geometry.affine.copy()
     affine[:3, 3] += geometry.affine[:3, 1:3] @ first
@@ -236,11 +242,12 @@ def _mm_text(spacing: tuple[float, float, float]) -> str:
 def likeliest_labels(
     probabilities: npt.NDArray[Any], matrix: FloatArray, shape_zyx: tuple[int, int, int]
 ) -> Labels:
-    """Returns argmax over channels of the probabilities interpolated at ``matrix @ index``, one channel at a time.
+    """Returns argmax over channels of the probabilities interpolated at ``matrix @ index``, one channel at a
+    time.
 
-    Memory stays bounded: some slices at a time and one channel at a time. Only where a channel can win is it worked out:
-    the largest of C probabilities that sum to 1 is at least 1/C, an interpolated value is at least that only beside a
-    pixel that is, so the rest of the channel need not be looked at.
+    Memory stays bounded: some slices at a time and one channel at a time. Only where a channel can win is it
+    worked out: the largest of C probabilities that sum to 1 is at least 1/C, an interpolated value is at
+    least that only beside a pixel that is, so the rest of the channel need not be looked at.
 
     Args:
         probabilities: (channel, slice, row, column).
@@ -301,9 +308,10 @@ def _target_range(
     """Target indices within begin .. end - 1 that source pixels low .. high - 1 have a part in."""
     # A pixel at the source's edge also stands for everything beyond the edge.
     far = 1e6
-    first = np.where(low == 0, -far, low - 1.0)
-    last = np.where(high == np.array(shape), far, high.astype(float))
-    corners = _corners(np.linalg.inv(matrix), first, last + 1)
+    first: FloatArray = np.where(low == 0, -far, low - 1.0)
+    last: FloatArray = np.where(high == np.array(shape), far, high.astype(float))
+    inverse: FloatArray = np.linalg.inv(matrix).astype(np.float64)
+    corners = _corners(inverse, first, last + 1)
     a = np.maximum(begin, np.floor(np.maximum(corners.min(axis=1), -far)).astype(int))
     b = np.minimum(end, np.ceil(np.minimum(corners.max(axis=1), far)).astype(int) + 1)
     return a, b

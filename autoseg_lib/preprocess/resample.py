@@ -1,7 +1,8 @@
 """The one place where pixels are put onto another grid.
 
-Images are interpolated, masks never: a mask takes the value of the nearest pixel, so no label value appears that nobody
-drew. All work is done between array indices (target index → source index), so tilted (sheared) grids need no special case.
+Images are interpolated, masks never: a mask takes the value of the nearest pixel, so no label value appears
+that nobody drew. All work is done between array indices (target index → source index), so tilted (sheared)
+grids need no special case.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ Order = Literal["linear", "cubic", "nearest"]
 
 _INTERPOLATORS = {"linear": sitk.sitkLinear, "cubic": sitk.sitkBSpline, "nearest": sitk.sitkNearestNeighbor}
 
-# Index maps are products of affines in double precision; entries this close to a whole number are that number. Over a
-# scan of 1000 pixels the error stays below a thousandth of a pixel.
+# Index maps are products of affines in double precision; entries this close to a whole number are that
+# number. Over a scan of 1000 pixels the error stays below a thousandth of a pixel.
 _SNAP = 1e-7
 
-# Slices handled at a time where slices are independent: bounds the float32 copies to about 64 MB at 512 × 512.
+# Slices handled at a time where slices are independent: bounds the float32 copies to about 64 MB at 512 ×
+# 512.
 SLICES_PER_CHUNK = 32
 
 
@@ -39,8 +41,8 @@ def resample(item: Any, target: Geometry, *, order: Order = "linear", fill: floa
     Args:
         item: a Volume (result float32) or a Mask (same type of whole numbers; always the nearest value).
         target: the grid to fill.
-        order: "linear" or "cubic" for a Volume. When pixels get larger, the image is smoothed first, so that fine
-            detail does not turn into false patterns.
+        order: "linear" or "cubic" for a Volume. When pixels get larger, the image is smoothed first, so that
+            fine detail does not turn into false patterns.
         fill: value of pixels outside the source; None continues the nearest pixel outwards (images only).
 
     Raises:
@@ -101,8 +103,8 @@ def index_map(source: Geometry, target: Geometry) -> FloatArray:
     if not same_slices:
         uneven = target if source.is_even else source
         raise GeometryError(
-            f"interpolating between slices needs evenly spaced slices; found distances of {uneven.spacing_text}. "
-            "Use a 2D model for this scan, or export the complete series."
+            f"interpolating between slices needs evenly spaced slices; found distances of "
+            f"{uneven.spacing_text}. Use a 2D model for this scan, or export the complete series."
         )
     return matrix
 
@@ -140,7 +142,7 @@ def resample_index(
 
 
 def _distances(geometry: Geometry) -> FloatArray:
-    """Distance of each slice from the first; without sign, as the normal turns round when rows or columns are flipped."""
+    """Distance of each slice from the first, without sign: the normal turns round when rows are flipped."""
     return np.abs(geometry.positions_mm - geometry.positions_mm[0])
 
 
@@ -203,7 +205,8 @@ def _interpolated(
         if smooth:
             pixels = _smoothed(pixels, matrix)
     image = sitk.GetImageFromArray(pixels)
-    # SimpleITK orders indices (column, row, slice); the images get unit grids, the transform carries the index map.
+    # SimpleITK orders indices (column, row, slice); the images get unit grids, the transform carries the
+    # index map.
     turned = matrix[:3, :3][::-1, ::-1]
     transform = sitk.AffineTransform(turned.ravel().tolist(), matrix[:3, 3][::-1].tolist())
     resampler = sitk.ResampleImageFilter()
@@ -217,7 +220,7 @@ def _interpolated(
 
 
 def _smoothed(pixels: npt.NDArray[np.float32], matrix: FloatArray) -> npt.NDArray[np.float32]:
-    """Removes detail finer than the new pixels: sigma = (factor - 1) / 2 per axis, as scikit-image's resize does."""
+    """Removes detail finer than the new pixels: sigma = (factor - 1) / 2 per axis, as in scikit-image."""
     factors = np.abs(matrix[:3, :3]).max(axis=1)
     for axis, factor in enumerate(factors):
         sigma = (factor - 1) / 2
