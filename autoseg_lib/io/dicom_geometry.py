@@ -31,7 +31,9 @@ def series_geometry(headers: Sequence[SliceHeader]) -> tuple[Geometry, list[str]
     spacing = first.pixel_spacing_mm or (1.0, 1.0)
     if not spacing_known:
         detector = " A spacing at the detector is given; it is not the size in the patient and was not used."
-        notes.append("no pixel spacing, so sizes in mm are unknown." + (detector if first.detector_spacing else ""))
+        notes.append(
+            "no pixel spacing, so sizes in mm are unknown." + (detector if first.detector_spacing else "")
+        )
     orientation_known = first.orientation is not None
     cosines = np.array(first.orientation or (1, 0, 0, 0, 1, 0), dtype=np.float64)
     normal = np.cross(cosines[:3], cosines[3:])
@@ -47,7 +49,9 @@ def series_geometry(headers: Sequence[SliceHeader]) -> tuple[Geometry, list[str]
         positions_known = len(headers) == 1 and given is not None
         affine[:3, 0] = normal * (given or 1.0)
         if len(headers) > 1:
-            notes.append("no slice positions, so the order is by image number and distances between slices are unknown.")
+            notes.append(
+                "no slice positions, so the order is by image number and distances between slices are unknown."
+            )
     else:
         origins = np.array([header.position_xyz_mm for header in headers], dtype=np.float64)
         affine[:3, 3] = origins[0]
@@ -60,7 +64,9 @@ def series_geometry(headers: Sequence[SliceHeader]) -> tuple[Geometry, list[str]
     shape = (len(headers), first.rows, first.columns)
     geometry = Geometry(shape, affine, positions, spacing_known, positions_known, orientation_known)
     if geometry.shear_degrees > _TILT_DEGREES and geometry.is_even:
-        notes.append(f"the slices are tilted by {geometry.shear_degrees:.1f}° against the table (gantry tilt); this is kept.")
+        notes.append(
+            f"the slices are tilted by {geometry.shear_degrees:.1f}° against the table (gantry tilt); this is kept."
+        )
     return geometry, notes
 
 
@@ -80,7 +86,10 @@ def _steps(
         notes.append(f"all {count} images lie at one position (cine, dynamic or several echoes).")
         return normal * fallback_mm, tuple(float(value) for value in np.maximum.accumulate(along))
     median = float(np.median(gaps))
-    even = bool(np.all(np.abs(gaps - median) <= EVEN_SPACING_TOLERANCE * abs(median))) and median > SAME_PLACE_TOLERANCE_MM
+    even = (
+        bool(np.all(np.abs(gaps - median) <= EVEN_SPACING_TOLERANCE * abs(median)))
+        and median > SAME_PLACE_TOLERANCE_MM
+    )
     shifted = float(np.linalg.norm(beside, axis=1).max()) > _SHIFT_TOLERANCE_MM
     if even and not shifted:
         return step, None
@@ -96,7 +105,9 @@ def _steps(
                 f"{widest + 1} and {widest + 2}. Slices may be missing."
             )
         if shifted:
-            notes.append("the slices are shifted against each other within their planes; each is measured on its own.")
+            notes.append(
+                "the slices are shifted against each other within their planes; each is measured on its own."
+            )
     # An in-plane part of the mean step has no meaning in a stack that is not straight.
     straight = normal * (step @ normal) if shifted else step
     return straight, tuple(float(value) for value in np.maximum.accumulate(along))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterable
@@ -35,7 +36,17 @@ _NOT_IMAGES = {
     "AU": "a sound recording, not an image",
     "DOC": "a document, not an image",
 }
-_LOCALIZER_WORDS = ("localizer", "localiser", "scout", "survey", "topogram", "scanogram", "3-plane", "3 plane", "loc_")
+_LOCALIZER_WORDS = (
+    "localizer",
+    "localiser",
+    "scout",
+    "survey",
+    "topogram",
+    "scanogram",
+    "3-plane",
+    "3 plane",
+    "loc_",
+)
 
 _PIXEL_TAGS = {(0x7FE0, 0x0010), (0x7FE0, 0x0008), (0x7FE0, 0x0009)}
 _KEYWORDS = [
@@ -98,6 +109,7 @@ class SliceHeader:
         series_uid, study_uid, frame_of_reference_uid, sop_uid: UIDs, "" where missing.
         patient_key: first 12 hexadecimal digits of the SHA-256 of PatientID, "" where that is empty.
         identity: lower-case texts that would tell who the patient is; used only to keep them out of outputs.
+        person_name: the lower-case words of PatientName, used likewise.
         modality: DICOM's word.
         rows, columns: matrix.
         position_xyz_mm: LPS centre of the first pixel, None where missing.
@@ -122,6 +134,7 @@ class SliceHeader:
     sop_uid: str = field(repr=False)
     patient_key: str
     identity: frozenset[str] = field(repr=False)
+    person_name: tuple[str, ...] = field(repr=False)
     modality: str
     rows: int
     columns: int
@@ -185,7 +198,9 @@ def read_headers(paths: Iterable[Path], on_progress: Callable[[int, int], None] 
         except _Skip as skip:
             skipped.append(SkippedFile(path, skip.reason, skip.serious))
         except Exception as error:  # noqa: BLE001  # a damaged file makes pydicom raise almost anything
-            skipped.append(SkippedFile(path, f"it cannot be read as DICOM ({type(error).__name__})", serious=True))
+            skipped.append(
+                SkippedFile(path, f"it cannot be read as DICOM ({type(error).__name__})", serious=True)
+            )
         if on_progress is not None:
             on_progress(done, len(paths))
     return HeaderScan(headers, skipped)
@@ -223,7 +238,9 @@ def _read_file(path: Path) -> list[SliceHeader]:
             warnings.simplefilter("ignore")
             force = _check_start(stream, named)
             try:
-                dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_KEYWORDS), force=force)
+                dataset = pydicom.dcmread(
+                    stream, stop_before_pixels=True, specific_tags=list(_KEYWORDS), force=force
+                )
             except InvalidDicomError:
                 raise _Skip("it is not a DICOM file", serious=named) from None
             storage = _pixel_storage(path, stream, dataset)
@@ -253,7 +270,12 @@ def _pixel_storage(path: Path, stream: BinaryIO, dataset: FileDataset) -> PixelS
     if modality in _NOT_IMAGES:
         raise _Skip(_NOT_IMAGES[modality])
     sop_name = getattr(dataset.get("SOPClassUID", ""), "name", "")
-    for word, key in (("Segmentation", "SEG"), ("RT Dose", "RTDOSE"), ("RT Structure", "RTSTRUCT"), ("Plan", "RTPLAN")):
+    for word, key in (
+        ("Segmentation", "SEG"),
+        ("RT Dose", "RTDOSE"),
+        ("RT Structure", "RTSTRUCT"),
+        ("Plan", "RTPLAN"),
+    ):
         if word in sop_name and "Storage" in sop_name:
             raise _Skip(_NOT_IMAGES[key])
     syntax = dataset.file_meta.get("TransferSyntaxUID")
@@ -303,7 +325,11 @@ def _find_pixels(path: Path, stream: BinaryIO, dataset: FileDataset, big: bool) 
     if len(head) < 8 or struct.unpack(order + "HH", head[:4]) not in _PIXEL_TAGS:
         name = getattr(dataset.get("SOPClassUID", ""), "name", "")
         cut = not head and path.suffix.lower() in DICOM_SUFFIXES and "Image Storage" in name
-        raise _Skip("it holds no image" + ("; the file ends before its pixels, copy or export it again" if cut else ""), serious=cut)
+        raise _Skip(
+            "it holds no image"
+            + ("; the file ends before its pixels, copy or export it again" if cut else ""),
+            serious=cut,
+        )
     if dataset.original_encoding[0] or (dataset.original_encoding[0] is None and not head[4:6].isalpha()):
         return start + 8, struct.unpack(order + "I", head[4:8])[0]
     if len(head) < 12:
@@ -321,6 +347,7 @@ def _headers_of(path: Path, dataset: FileDataset, storage: PixelStorage) -> list
         "sop_uid": _text(dataset, "SOPInstanceUID"),
         "patient_key": hashlib.sha256(patient_id.encode()).hexdigest()[:12] if patient_id else "",
         "identity": _identity(dataset, patient_id),
+        "person_name": tuple(part for part in _name_words(dataset) if len(part) > 1),
         "modality": _text(dataset, "Modality").upper(),
         "rows": _integer(dataset, "Rows"),
         "columns": _integer(dataset, "Columns"),
@@ -359,7 +386,9 @@ def _slice(dataset: Dataset, groups: list[Dataset], frame: int | None, shared: d
     slope = _number(look("PixelValueTransformationSequence", "RescaleSlope"))
     intercept = _number(look("PixelValueTransformationSequence", "RescaleIntercept"))
     instance = _integer(dataset, "InstanceNumber")
-    detector = any(_numbers(dataset.get(key), 2) for key in ("ImagerPixelSpacing", "NominalScannedPixelSpacing"))
+    detector = any(
+        _numbers(dataset.get(key), 2) for key in ("ImagerPixelSpacing", "NominalScannedPixelSpacing")
+    )
     return SliceHeader(
         frame=frame,
         position_xyz_mm=None if position is None else (position[0], position[1], position[2]),
@@ -449,10 +478,12 @@ def _time_key(dataset: Dataset) -> tuple[float, ...]:
     return tuple(_number(dataset.get(key)) or 0.0 for key in keys)
 
 
+def _name_words(dataset: Dataset) -> list[str]:
+    return re.findall(r"[^\W_]+", _text(dataset, "PatientName").lower())
+
+
 def _identity(dataset: Dataset, patient_id: str) -> frozenset[str]:
-    name = _text(dataset, "PatientName").lower()
-    parts = {part for part in name.replace("^", " ").replace("=", " ").replace(",", " ").replace("_", " ").split()}
     birth = _text(dataset, "PatientBirthDate")
-    words = {part for part in parts if sum(letter.isalpha() for letter in part) >= 3}
+    words = {part for part in _name_words(dataset) if sum(letter.isalpha() for letter in part) >= 3}
     words |= {text.lower() for text in (patient_id, birth) if len(text) >= 3}
     return frozenset(words)

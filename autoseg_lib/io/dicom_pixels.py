@@ -58,7 +58,9 @@ def _refuse(header: SliceHeader) -> None:
             "Convert the series with dcm2niix and use the .nii.gz file."
         )
     if pixels.bits_allocated not in (1, 8, 16, 32, 64):
-        raise DataError(f"'{name}': found {pixels.bits_allocated} bits per pixel, expected 8, 16 or 32. Export it again.")
+        raise DataError(
+            f"'{name}': found {pixels.bits_allocated} bits per pixel, expected 8, 16 or 32. Export it again."
+        )
 
 
 # --- stored values ------------------------------------------------------------------------------------------------------
@@ -116,7 +118,9 @@ def _stored(header: SliceHeader, decoder: _Decoder) -> tuple[npt.NDArray[Any], A
     start = pixels.offset + (header.frame or 0) * count * pixels.bits_allocated // 8
     raw = np.fromfile(header.path, dtype=kind, count=count, offset=start)
     if raw.size != count:
-        raise DataError(f"'{header.path.name}': the file has become shorter while it was read. Copy it again.")
+        raise DataError(
+            f"'{header.path.name}': the file has become shorter while it was read. Copy it again."
+        )
     return _clean(raw, header).reshape(header.rows, header.columns), None
 
 
@@ -155,7 +159,10 @@ def _range(header: SliceHeader) -> tuple[int, int]:
 def _fitted(stored: npt.NDArray[Any], slope: float, intercept: float) -> npt.NDArray[Any]:
     whole = float(slope).is_integer() and float(intercept).is_integer() and stored.dtype.kind in "iu"
     if whole and math.isfinite(slope):
-        ends = [int(stored.min()) * int(slope) + int(intercept), int(stored.max()) * int(slope) + int(intercept)]
+        ends = [
+            int(stored.min()) * int(slope) + int(intercept),
+            int(stored.max()) * int(slope) + int(intercept),
+        ]
         if min(ends) >= _INT16.min and max(ends) <= _INT16.max:
             if slope == 1 and intercept == 0:
                 return stored.astype(np.int16, copy=False)

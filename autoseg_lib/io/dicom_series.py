@@ -139,7 +139,11 @@ def _by_kind(members: list[SliceHeader]) -> list[list[SliceHeader]]:
     seen: set[tuple[str, int | None]] = set()
     for header in sorted(members, key=lambda h: (natural_key(h.path.name), str(h.path), h.frame or 0)):
         image = (header.sop_uid, header.frame)
-        if header.sop_uid and image in seen and any(_is_copy(header, other) for group in groups for other in group):
+        if (
+            header.sop_uid
+            and image in seen
+            and any(_is_copy(header, other) for group in groups for other in group)
+        ):
             continue
         seen.add(image)
         for group in groups:
@@ -161,9 +165,20 @@ def _is_copy(one: SliceHeader, other: SliceHeader) -> bool:
 
 def _alike(one: SliceHeader, other: SliceHeader) -> bool:
     # Frames without a place belong to their own file only (a cine clip).
-    if one.position_xyz_mm is None and (one.frame is not None or other.frame is not None) and one.path != other.path:
+    if (
+        one.position_xyz_mm is None
+        and (one.frame is not None or other.frame is not None)
+        and one.path != other.path
+    ):
         return False
-    same = (one.rows, one.columns, one.samples_per_pixel, one.modality, one.is_localizer, one.position_xyz_mm is None)
+    same = (
+        one.rows,
+        one.columns,
+        one.samples_per_pixel,
+        one.modality,
+        one.is_localizer,
+        one.position_xyz_mm is None,
+    )
     if same != (
         other.rows, other.columns, other.samples_per_pixel, other.modality, other.is_localizer, other.position_xyz_mm is None,
     ):  # fmt: skip
@@ -173,7 +188,9 @@ def _alike(one: SliceHeader, other: SliceHeader) -> bool:
     )
 
 
-def _close(one: Sequence[float] | None, other: Sequence[float] | None, absolute: float, relative: float) -> bool:
+def _close(
+    one: Sequence[float] | None, other: Sequence[float] | None, absolute: float, relative: float
+) -> bool:
     if one is None or other is None:
         return one is other
     return bool(np.allclose(one, other, atol=absolute, rtol=relative))
@@ -183,7 +200,9 @@ def _series(members: list[SliceHeader]) -> DicomSeries:
     headers = tuple(_sorted(members))
     first = headers[0]
     kind = f"{first.rows}x{first.columns} {first.orientation} {first.pixel_spacing_mm}"
-    text = "|".join([first.study_uid, first.series_uid, kind, *([] if first.series_uid else [first.path.name])])
+    text = "|".join(
+        [first.study_uid, first.series_uid, kind, *([] if first.series_uid else [first.path.name])]
+    )
     return DicomSeries(
         headers=headers,
         key=hashlib.sha256(text.encode()).hexdigest()[:8],
@@ -207,25 +226,59 @@ def _sorted(members: list[SliceHeader]) -> list[SliceHeader]:
 
     first = members[0]
     if first.position_xyz_mm is None or first.orientation is None:
-        return sorted(members, key=lambda h: (h.instance_number is None, h.instance_number or 0, *late(h)[3:]))
+        return sorted(
+            members, key=lambda h: (h.instance_number is None, h.instance_number or 0, *late(h)[3:])
+        )
     normal = np.cross(first.orientation[:3], first.orientation[3:])
     # Rounding keeps images at one position together although their numbers differ in the last digit.
-    return sorted(members, key=lambda h: (round(float(np.dot(normal, h.position_xyz_mm or (0, 0, 0))), 2), *late(h)))
+    return sorted(
+        members, key=lambda h: (round(float(np.dot(normal, h.position_xyz_mm or (0, 0, 0))), 2), *late(h))
+    )
 
 
 def _slice_names(headers: Sequence[SliceHeader]) -> tuple[str, ...]:
-    identity = frozenset().union(*(header.identity for header in headers))
     names = []
     for header in headers:
         stem = slice_stem(header.path)
         names.append(stem if header.frame is None else f"{stem}_{header.frame + 1:04d}")
-    # Beyond doubling, a file name could tell who the patient is; either way numbers are used for all.
-    if len({name.casefold() for name in names}) < len(names) or any(tells_identity(name, identity) for name in names):
+    doubled = len({name.casefold() for name in names}) < len(names)
+    if doubled or any(_names_person(name, header) for name, header in zip(names, headers, strict=True)):
         return tuple(f"slice_{number:04d}" for number in range(1, len(names) + 1))
     return tuple(names)
+
+
+# Shorter numbers occur in file names by chance.
+_LONG_NUMBER = 5
+
+
+def _names_person(name: str, header: SliceHeader) -> bool:
+    """Whether a slice's file name spells out the patient: the whole name, a hospital number or the birth date.
+
+    Softer than ``tells_identity``: masks keep the names of their slices, and research data often begin the file name
+    with a study code that also stands in PatientID.
+    """
+    words = set(re.findall(r"[a-z]+|\d+", name.lower())) | set(re.findall(r"[^\W_]+", name.lower()))
+    numbers = {_plain(text) for text in header.identity}
+    if any(n.isdigit() and len(n) >= _LONG_NUMBER and set(n) != {"0"} and n in _plain(name) for n in numbers):
+        return True
+    letters = [part for part in header.person_name if part.isalpha() and part not in _NOBODY]
+    if len(letters) >= 2:
+        return all(part in words for part in letters) or _plain("".join(letters)) in _plain(name)
+    return (
+        len(letters) == 1
+        and len(header.person_name) == 1
+        and len(letters[0]) >= _LONG_NUMBER
+        and letters[0] in words
+    )
 
 
 def _order(series: DicomSeries) -> tuple[object, ...]:
     first = min(series.headers, key=lambda h: natural_key(h.path.name))
     number = first.series_number
-    return (natural_key(str(series.folder)), number is None, number or 0, natural_key(first.path.name), series.key)
+    return (
+        natural_key(str(series.folder)),
+        number is None,
+        number or 0,
+        natural_key(first.path.name),
+        series.key,
+    )

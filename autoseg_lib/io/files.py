@@ -56,7 +56,9 @@ def walk_files(folder: Path, *, include_junk: bool = False) -> Iterator[Path]:
         except OSError as error:
             if not top:
                 return
-            raise DataError(f"folder '{place}': it cannot be opened ({error.strerror}). Check the path and your rights.") from None
+            raise DataError(
+                f"folder '{place}': it cannot be opened ({error.strerror}). Check the path and your rights."
+            ) from None
         folders = []
         for entry in entries:
             if entry.is_dir():
@@ -97,7 +99,9 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        with temporary.open("r+b") as stream:  # so that a power cut cannot leave an empty file under the final name
+        with temporary.open(
+            "r+b"
+        ) as stream:  # so that a power cut cannot leave an empty file under the final name
             os.fsync(stream.fileno())
         temporary.replace(path)
     except Exception as error:  # whatever the writer raises, the text below names file and remedy
@@ -123,5 +127,7 @@ def _told(path: Path, error: Exception) -> Exception:
             "this file open (a CSV in Excel, for example)."
         )
     if isinstance(error, OSError):
-        return ExportError(f"'{path}': it cannot be written ({error.strerror or error}). Choose another folder.")
+        return ExportError(
+            f"'{path}': it cannot be written ({error.strerror or error}). Choose another folder."
+        )
     return error

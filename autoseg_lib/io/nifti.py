@@ -18,7 +18,18 @@ import numpy.typing as npt
 from autoseg_lib.errors import DataError
 from autoseg_lib.geometry import FloatArray, Geometry
 
-_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+_TYPES = {
+    2: "u1",
+    4: "i2",
+    8: "i4",
+    16: "f4",
+    64: "f8",
+    256: "i1",
+    512: "u2",
+    768: "u4",
+    1024: "i8",
+    1280: "u8",
+}
 _CODES = {np.dtype(kind): code for code, kind in _TYPES.items()}
 _HEADER_BYTES, _DATA_START = 348, 352
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -62,20 +73,26 @@ def read_header(path: Path) -> NiftiHeader:
     """
     raw = _bytes(path, _HEADER_BYTES)
     if len(raw) < _HEADER_BYTES:
-        raise DataError(f"'{path.name}': found {len(raw)} bytes, which is no NIfTI file. Copy or save it again.")
+        raise DataError(
+            f"'{path.name}': found {len(raw)} bytes, which is no NIfTI file. Copy or save it again."
+        )
     sizes = {order: struct.unpack(order + "i", raw[:4])[0] for order in "<>"}
     if 540 in sizes.values():  # NIfTI-2: SimpleITK reads it
         return NiftiHeader((), 0, "<", 0, 1.0, 0.0, None, True, True, False)
     order = next((order for order, size in sizes.items() if size == _HEADER_BYTES), None)
     if order is None:
-        raise DataError(f"'{path.name}': it is not a NIfTI file, though its name says so. Copy or save it again.")
+        raise DataError(
+            f"'{path.name}': it is not a NIfTI file, though its name says so. Copy or save it again."
+        )
     dim = struct.unpack(order + "8h", raw[40:56])
     pixdim = struct.unpack(order + "8f", raw[76:108])
     type_code = struct.unpack(order + "h", raw[70:72])[0]
     start, slope, intercept = struct.unpack(order + "3f", raw[108:120])
     qform, sform_code = struct.unpack(order + "2h", raw[252:256])
     rows = np.array(struct.unpack(order + "12f", raw[280:328]), dtype=np.float64).reshape(3, 4)
-    sform = np.vstack([rows, [0, 0, 0, 1]]) if sform_code > 0 and abs(np.linalg.det(rows[:, :3])) > 1e-9 else None
+    sform = (
+        np.vstack([rows, [0, 0, 0, 1]]) if sform_code > 0 and abs(np.linalg.det(rows[:, :3])) > 1e-9 else None
+    )
     sheared = False
     if sform is not None:
         unit = sform[:3, :3] / np.linalg.norm(sform[:3, :3], axis=0)
@@ -105,14 +122,23 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[Any], FloatArray]:
     """
     header = read_header(path)
     shape = header.shape
-    if len(shape) < 3 or any(size != 1 for size in shape[3:]) or header.type_code not in _TYPES or header.sform is None:
-        raise DataError(f"'{path.name}': found a tilted NIfTI grid with the shape {shape}, which cannot be read.")
+    if (
+        len(shape) < 3
+        or any(size != 1 for size in shape[3:])
+        or header.type_code not in _TYPES
+        or header.sform is None
+    ):
+        raise DataError(
+            f"'{path.name}': found a tilted NIfTI grid with the shape {shape}, which cannot be read."
+        )
     kind = np.dtype(header.order + _TYPES[header.type_code])
     count = int(np.prod(shape[:3]))
     raw = _bytes(path, header.data_start + count * kind.itemsize)[header.data_start :]
     if len(raw) < count * kind.itemsize:
         raise DataError(f"'{path.name}': the file ends early. Copy it again.")
-    array = np.frombuffer(raw, kind, count).reshape(shape[2], shape[1], shape[0]).astype(kind.newbyteorder("="))
+    array = (
+        np.frombuffer(raw, kind, count).reshape(shape[2], shape[1], shape[0]).astype(kind.newbyteorder("="))
+    )
     if (header.slope, header.intercept) != (1.0, 0.0):
         array = (array * header.slope + header.intercept).astype(np.float32)
     affine = _LPS_TO_RAS @ header.sform
@@ -153,7 +179,9 @@ def write_nifti(path: Path, array: npt.NDArray[Any], geometry: Geometry) -> None
     struct.pack_into("<12f", header, 280, *affine[:3].ravel())
     header[344:348] = b"n+1\0"
     data = bytes(header) + array.tobytes()
-    path.write_bytes(gzip.compress(data, compresslevel=6, mtime=0) if path.name.lower().endswith(".gz") else data)
+    path.write_bytes(
+        gzip.compress(data, compresslevel=6, mtime=0) if path.name.lower().endswith(".gz") else data
+    )
 
 
 def _quaternion(rotation: FloatArray) -> FloatArray:
@@ -186,4 +214,6 @@ def _bytes(path: Path, count: int) -> bytes:
         with path.open("rb") as stream:
             return stream.read(count)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"'{path.name}': it cannot be opened or is damaged ({error}). Copy it again.") from None
+        raise DataError(
+            f"'{path.name}': it cannot be opened or is damaged ({error}). Copy it again."
+        ) from None

@@ -137,7 +137,9 @@ def _read(path: Path, what: str, *, indices: bool) -> npt.NDArray[Any]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{what} '{path.name}': it cannot be opened ({error.strerror}). Check the path.") from None
+        raise DataError(
+            f"{what} '{path.name}': it cannot be opened ({error.strerror}). Check the path."
+        ) from None
     if not data:
         raise DataError(f"{what} '{path.name}': the file is empty (0 bytes). Copy or save it again.")
     suffix = path.suffix.lower()
@@ -169,9 +171,13 @@ def _npy(path: Path, what: str, data: bytes) -> npt.NDArray[Any]:
                 f"{what} '{path.name}': found Python objects instead of numbers; such files can run code, so it was not "
                 "opened. Save it again with numpy.save(name, array) from an array of numbers."
             ) from None
-        raise DataError(f"{what} '{path.name}': it is not an .npy file of numbers or is cut off. Save it again.") from None
+        raise DataError(
+            f"{what} '{path.name}': it is not an .npy file of numbers or is cut off. Save it again."
+        ) from None
     if not isinstance(array, np.ndarray):
-        raise DataError(f"{what} '{path.name}': found an archive of arrays, expected one array. Save it with numpy.save.")
+        raise DataError(
+            f"{what} '{path.name}': found an archive of arrays, expected one array. Save it with numpy.save."
+        )
     squeezed = array if array.ndim <= 2 else array.reshape([n for n in array.shape if n != 1] or [1])
     if squeezed.ndim == 3 and squeezed.shape[2] in (3, 4):
         return squeezed

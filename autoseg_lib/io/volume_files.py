@@ -71,7 +71,9 @@ def as_labels(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         return array.astype(np.uint8)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
-            raise DataError(f"label '{name}': found NaN or infinite values, expected whole numbers from 0. Save it again.")
+            raise DataError(
+                f"label '{name}': found NaN or infinite values, expected whole numbers from 0. Save it again."
+            )
         odd = array[array != np.round(array)]
         if odd.size:
             raise DataError(
@@ -82,7 +84,9 @@ def as_labels(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         raise DataError(f"label '{name}': found values of type {array.dtype}, expected whole numbers from 0.")
     low, high = (array.min(), array.max()) if array.size else (0, 0)
     if low < 0:
-        raise DataError(f"label '{name}': found the value {low:g}, expected whole numbers from 0. Correct the file.")
+        raise DataError(
+            f"label '{name}': found the value {low:g}, expected whole numbers from 0. Correct the file."
+        )
     if high > np.iinfo(np.uint32).max:
         raise DataError(f"label '{name}': found the value {high:g}, which is no label. Correct the file.")
     return array.astype(np.uint8 if high <= 255 else np.uint16 if high <= 65535 else np.uint32)
@@ -124,7 +128,9 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
         reader.ReadImageInformation()
         size = list(reader.GetSize())
     except RuntimeError as error:
-        raise DataError(f"'{path.name}': it cannot be read as {facts.format_name} ({_reason(error)}). Save it again.") from error
+        raise DataError(
+            f"'{path.name}': it cannot be read as {facts.format_name} ({_reason(error)}). Save it again."
+        ) from error
     if reader.GetNumberOfComponents() > 1:
         raise DataError(
             f"'{path.name}': found {reader.GetNumberOfComponents()} values per voxel (colour, vectors or a time series), "
@@ -140,10 +146,14 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
             reader.SetExtractSize(size[:3] + [0] * (len(size) - 3))
         image = reader.Execute()
     except RuntimeError as error:
-        raise DataError(f"'{path.name}': its pixels cannot be read ({_reason(error)}). Copy or save it again.") from error
+        raise DataError(
+            f"'{path.name}': its pixels cannot be read ({_reason(error)}). Copy or save it again."
+        ) from error
     array = sitk.GetArrayFromImage(image)
     if array.dtype.kind == "c":
-        raise DataError(f"'{path.name}': found complex numbers, expected plain ones. Save the magnitude image.")
+        raise DataError(
+            f"'{path.name}': found complex numbers, expected plain ones. Save the magnitude image."
+        )
     if array.ndim == 2:
         array = array[np.newaxis]
     affine = _affine(image)
@@ -196,7 +206,9 @@ def _write(path: Path, array: npt.NDArray[Any], geometry: Geometry) -> None:
     spacing = np.linalg.norm(geometry.affine[:3, :3], axis=0)
     direction = (geometry.affine[:3, :3] / spacing)[:, ::-1]
     if np.abs(direction.T @ direction - np.eye(3)).max() > _RIGHT_ANGLE:
-        raise GeometryError(f"'{path.name}': a tilted stack (gantry tilt) fits into NIfTI only. Choose .nii.gz.")
+        raise GeometryError(
+            f"'{path.name}': a tilted stack (gantry tilt) fits into NIfTI only. Choose .nii.gz."
+        )
     image = sitk.GetImageFromArray(array)
     image.SetSpacing([float(value) for value in spacing[::-1]])
     image.SetDirection([float(value) for value in direction.ravel()])

@@ -1,0 +1,155 @@
+"""CSV manifests: a list of images, with labels, case names and patients where the folders do not tell."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from autoseg_lib.data.discover import Discovery, ImageSource, choose_series, discover_files
+from autoseg_lib.errors import DataError, name_list
+from autoseg_lib.io.files import walk_files
+
+_COLUMNS = ("image", "label", "case", "patient")
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One line of a manifest. ``line`` counts from 1 with the header as line 1."""
+
+    line: int
+    image: Path
+    label: Path | None
+    case: str
+    patient: str
+
+
+def read_manifest(path: Path) -> list[ManifestRow]:
+    """Reads a manifest; paths in it are relative to its folder.
+
+    Args:
+        path: a CSV file with the columns image[,label][,case,patient]; comma, semicolon or tab between them.
+
+    Raises:
+        DataError: no table, no column ``image``, no rows, or files that are not there (all listed at once).
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        text = path.read_text(encoding="cp1252", errors="replace")
+    except OSError as error:
+        raise DataError(
+            f"manifest '{path}': it cannot be opened ({error.strerror}). Check the path."
+        ) from None
+    first = text.splitlines()[0] if text.strip() else ""
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    names = {(name or "").strip().lower(): name for name in reader.fieldnames or []}
+    if "image" not in names:
+        found = ", ".join(names) or "nothing"
+        raise DataError(
+            f"manifest '{path.name}': found the columns {found}; expected image and, if wanted, label, case, patient. "
+            "Name the columns in the first line."
+        )
+    rows, missing = [], []
+    for line, record in enumerate(reader, start=2):
+        value = {key: (record.get(names[key]) or "").strip() if key in names else "" for key in _COLUMNS}
+        if not value["image"]:
+            continue
+        image = path.parent / value["image"]
+        label = path.parent / value["label"] if value["label"] else None
+        missing += [f"{value['image']} (line {line})"] if not image.exists() else []
+        missing += [f"{value['label']} (line {line})"] if label is not None and not label.exists() else []
+        rows.append(ManifestRow(line, image, label, value["case"], value["patient"]))
+    if missing:
+        raise DataError(
+            f"manifest '{path.name}': these are not there: {name_list(missing)}. Paths are relative to the manifest's folder."
+        )
+    if not rows:
+        raise DataError(f"manifest '{path.name}': it lists no images. Write one image a line.")
+    return rows
+
+
+def manifest_sources(
+    rows: list[ManifestRow],
+    root: Path,
+    patient_pattern: str | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> Discovery:
+    """Finds the scans of manifest rows: rows that share a case are slices of one scan.
+
+    Raises:
+        DataError: nothing in it can be read.
+    """
+    groups: dict[str, list[ManifestRow]] = defaultdict(list)
+    for row in rows:
+        groups[
+            row.case or f"\0{row.image}" if row.image.is_dir() or row.case else f"\0{row.image.parent}"
+        ].append(row)
+    sources: list[ImageSource] = []
+    parts: list[Discovery] = []
+    for members in groups.values():
+        files = [
+            file for row in members for file in (walk_files(row.image) if row.image.is_dir() else [row.image])
+        ]
+        parent = members[0].image if members[0].image.is_dir() else members[0].image.parent
+        try:
+            found = discover_files(
+                files,
+                root,
+                patient_pattern=patient_pattern,
+                whole=parent,
+                folders_are_scans=bool(members[0].case),
+            )
+        except DataError as error:
+            if len(groups) == 1:
+                raise
+            parts.append(Discovery((), (), (), (str(error),)))
+            continue
+        by_file = {row.image: row for row in members}
+        for source in found.sources:
+            row = next((by_file[file] for file in source.files if file in by_file), members[0])
+            name = source.name
+            if row.case:
+                several = sum(1 for s in found.sources if s.series is None or not s.series.is_localizer) > 1
+                name = f"{row.case}_{source.number}" if several else row.case
+            sources.append(replace(source, name=name, patient=row.patient or source.patient))
+        parts.append(replace(found, sources=()))
+        if on_progress is not None:
+            on_progress(len(parts), len(groups))
+    return Discovery(
+        _unique(sources),
+        tuple(item for part in parts for item in part.skipped),
+        (),
+        tuple(note for part in parts for note in part.notes),
+    )
+
+
+def discover_manifest(
+    path: Path,
+    *,
+    series: str | int | list[int],
+    patient_pattern: str | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> Discovery:
+    """Finds the scans a manifest lists; see ``discover``.
+
+    Raises:
+        DataError: the manifest or what it lists cannot be read.
+    """
+    found = manifest_sources(read_manifest(path), path.parent, patient_pattern, on_progress)
+    return choose_series(found, series, path)
+
+
+def _unique(sources: list[ImageSource]) -> tuple[ImageSource, ...]:
+    used: set[str] = set()
+    result = []
+    for source in sources:
+        name, number = source.name, 2
+        while name.casefold() in used:
+            name, number = f"{source.name}_{number}", number + 1
+        used.add(name.casefold())
+        result.append(replace(source, name=name))
+    return tuple(result)
