@@ -10,7 +10,6 @@ import numpy as np
 from autoseg_lib.data.scan import Scan, mask_to_source
 from autoseg_lib.errors import DataError
 from autoseg_lib.export.run_folder import make_folder, unique_names
-from autoseg_lib.io.files import atomic_write
 from autoseg_lib.io.raster import write_jpg, write_mask_npy, write_mask_png
 from autoseg_lib.io.volume_files import write_mask_file
 from autoseg_lib.labels import LabelTable
@@ -108,5 +107,5 @@ def write_nifti(path: Path, scan: Scan, mask: Mask) -> list[Path]:
     Raises:
         ExportError: the file cannot be written.
     """
-    atomic_write(path, lambda target: write_mask_file(target, mask_to_source(mask, scan)))
+    write_mask_file(path, mask_to_source(mask, scan))
     return [path]

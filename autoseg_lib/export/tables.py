@@ -6,38 +6,17 @@ empty cell.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from autoseg_lib.errors import DataError
-from autoseg_lib.io.files import atomic_write
+from autoseg_lib.io.csv_files import read_csv, write_csv
 from autoseg_lib.measure.areas import SliceMeasurement, mean_and_std
 from autoseg_lib.measure.volumes import VolumeMeasurement
 
-# Areas, volumes and positions keep four decimals: far below the size of a pixel, and short enough to read.
-_DECIMALS = 4
-
 Row = TypeVar("Row", SliceMeasurement, VolumeMeasurement)
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a table atomically; floats with at most four decimals, None as an empty cell.
-
-    Raises:
-        ExportError: the file cannot be written.
-    """
-    lines = [[_cell(value) for value in row] for row in rows]
-
-    def write(target: Path) -> None:
-        with target.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(header)
-            writer.writerows(lines)
-
-    atomic_write(path, write)
 
 
 def csa_table(
@@ -129,29 +108,24 @@ def _write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
 
 def _read_rows(path: Path, kind: type[Row]) -> list[dict[str, Any]]:
     fields = dataclasses.fields(kind)
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        required = {item.name for item in fields if item.default is dataclasses.MISSING}
-        missing = sorted(required - set(reader.fieldnames or ()))
-        if missing:
-            raise DataError(
-                f"'{path.name}': the columns {', '.join(missing)} are missing. Give the file as the "
-                "workbench wrote it."
-            )
+    header, lines = read_csv(path)
+    missing = sorted({item.name for item in fields if item.default is dataclasses.MISSING} - set(header))
+    if missing:
+        raise DataError(
+            f"'{path.name}': the columns {', '.join(missing)} are missing. Give the file as the workbench "
+            "wrote it."
+        )
+    known = [item for item in fields if item.name in header]
+    rows = []
+    for number, line in enumerate(lines, start=2):
         try:
-            return [
-                {
-                    item.name: _value(row[item.name], str(item.type))
-                    for item in fields
-                    if row.get(item.name) is not None
-                }
-                for row in reader
-            ]
+            rows.append({item.name: _value(line[item.name], str(item.type)) for item in known})
         except ValueError as error:
             raise DataError(
-                f"'{path.name}' line {reader.line_num}: found no number where one is expected ({error}). "
+                f"'{path.name}' line {number}: found no number where one is expected ({error}). "
                 "Give the file as the workbench wrote it."
             ) from None
+    return rows
 
 
 def _value(text: str, kind: str) -> str | int | float | None:
@@ -160,14 +134,6 @@ def _value(text: str, kind: str) -> str | int | float | None:
     if not text and "None" in kind:
         return None
     return int(text) if kind.startswith("int") else float(text)
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return repr(round(float(value), _DECIMALS) + 0.0)  # + 0.0 turns -0.0 into 0.0
-    return value
 
 
 def rows_as_tables(rows: Sequence[SliceMeasurement] | Sequence[VolumeMeasurement]) -> list[Mapping[str, Any]]:

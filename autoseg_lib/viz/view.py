@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from autoseg_lib.geometry import DISPLAY_ORIENTATION, Geometry
+
+Kind = TypeVar("Kind", bound=np.generic)
 
 # Letters at the edges of a picture, by the direction in which an axis grows.
 _OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "S": "I", "I": "S"}
@@ -43,7 +46,7 @@ class SliceView:
     edges: tuple[str, str, str, str] | tuple[()] = ()
     plane: str = ""
 
-    def turn(self, plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def turn(self, plane: npt.NDArray[Kind]) -> npt.NDArray[Kind]:
         """Returns a (rows, columns) slice turned for display, pixels untouched."""
         turned = plane.T if self.transpose else plane
         if self.flip_rows:
@@ -86,8 +89,8 @@ def slice_view(geometry: Geometry) -> SliceView:
     if not geometry.orientation_known:
         return SliceView(pixel_mm=pixel, spacing_known=geometry.spacing_known)
     plane = _PLANES[geometry.closest_world_axes[0]]
-    wanted_rows, wanted_columns = DISPLAY_ORIENTATION[plane][1:]
-    rows, columns = geometry.orientation_code[1:]
+    wanted_rows, wanted_columns = DISPLAY_ORIENTATION[plane][1], DISPLAY_ORIENTATION[plane][2]
+    rows, columns = geometry.orientation_code[1], geometry.orientation_code[2]
     transpose = rows not in (wanted_rows, _OPPOSITE[wanted_rows])
     if transpose:
         rows, columns, pixel = columns, rows, (pixel[1], pixel[0])

@@ -1,0 +1,210 @@
+"""Which mask of one folder goes with which of another: by case and slice name, never by order.
+
+One folder holds, for a case NAME: ``NAME.nii.gz`` (or another volume), ``NAME/segmentation.nii.gz``, a folder
+``NAME`` or
+``NAME/masks`` of slices, or lone slices ``NAME.png`` (in the folder itself or in ``masks``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autoseg_lib.errors import DataError, name_list
+from autoseg_lib.io.files import natural_key
+from autoseg_lib.io.raster import LABEL_SUFFIXES
+from autoseg_lib.io.volume_files import is_volume_file, stem_of
+
+SEGMENTATION = "segmentation"
+
+# Folders of a case that hold pictures to look at, not masks.
+_NOT_MASKS = {"overlays"}
+
+# One slice may lie there as PNG and NPY: the first of these is taken.
+_PREFERENCE = (".npy", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class MaskCase:
+    """The masks of one case in one folder.
+
+    Attributes:
+        name: the case.
+        volume: file with the whole mask, or None.
+        slices: slice name → file, in natural order; empty where there are none.
+    """
+
+    name: str
+    volume: Path | None = None
+    slices: dict[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """Everything that one folder holds.
+
+    Attributes:
+        path: the folder.
+        cases: case name → masks.
+        loose: lone slices: name → file.
+    """
+
+    path: Path
+    cases: dict[str, MaskCase]
+    loose: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class MatchedCase:
+    """A case that both folders hold: either two volumes or the slices that both have.
+
+    Attributes:
+        name: the case.
+        reference: volume file, or slice name → file.
+        prediction: the same kind.
+        note: slices without partner, "" where all have one.
+    """
+
+    name: str
+    reference: Path | dict[str, Path]
+    prediction: Path | dict[str, Path]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Result of matching two folders; ``only_reference`` and ``only_prediction`` name what has no partner."""
+
+    cases: tuple[MatchedCase, ...]
+    only_reference: tuple[str, ...]
+    only_prediction: tuple[str, ...]
+
+
+def find_masks(folder: Path) -> MaskFolder:
+    """Lists the masks of a folder.
+
+    Raises:
+        DataError: the folder does not exist or holds no masks.
+    """
+    if not folder.is_dir():
+        raise DataError(f"'{folder}': found no folder of that name. Give the folder that holds the masks.")
+    cases: dict[str, MaskCase] = {}
+    loose = slice_files(folder)
+    for path in _entries(folder):
+        if path.is_file() and is_volume_file(path):
+            name = stem_of(path)
+            cases[name] = MaskCase(name, path, cases[name].slices if name in cases else {})
+        elif path.is_dir() and path.name == "masks":
+            loose = {**slice_files(path), **loose}
+        elif path.is_dir() and path.name not in _NOT_MASKS:
+            found = mask_case(path)
+            if found:
+                volume = cases[path.name].volume if path.name in cases else None
+                cases[path.name] = MaskCase(path.name, volume or found.volume, found.slices)
+    if not cases and not loose:
+        raise DataError(
+            f"'{folder}': found no masks. Expected volumes (NAME.nii.gz, .nrrd, .mha), folders of slices, "
+            "or slices "
+            "(.png, .npy)."
+        )
+    return MaskFolder(folder, cases, loose)
+
+
+def mask_case(folder: Path) -> MaskCase | None:
+    """Returns the masks in the folder of one case, None where there are none."""
+    volumes = [path for path in _entries(folder) if path.is_file() and is_volume_file(path)]
+    named = [path for path in volumes if stem_of(path) == SEGMENTATION]
+    volume = named[0] if named else volumes[0] if len(volumes) == 1 else None
+    masks = folder / "masks"
+    slices = slice_files(masks) if masks.is_dir() else slice_files(folder)
+    return MaskCase(folder.name, volume, slices) if volume or slices else None
+
+
+def slice_files(folder: Path) -> dict[str, Path]:
+    """Returns slice name → file of the slices in a folder (not below it), in natural order."""
+    found: dict[str, Path] = {}
+    for path in _entries(folder):
+        suffix = path.suffix.lower()
+        if not path.is_file() or suffix not in LABEL_SUFFIXES:
+            continue
+        other = found.get(path.stem)
+        if other is None or _PREFERENCE.index(suffix) < _PREFERENCE.index(other.suffix.lower()):
+            found[path.stem] = path
+    return found
+
+
+def match(reference: MaskFolder, prediction: MaskFolder) -> Matching:
+    """Matches the masks of two folders by case and slice name.
+
+    Raises:
+        DataError: nothing matches.
+    """
+    matched: list[MatchedCase] = []
+    used_reference: set[str] = set()
+    used_prediction: set[str] = set()
+    for name, ours in reference.cases.items():
+        theirs = prediction.cases.get(name)
+        pair = _pair(name, ours, theirs) if theirs else None
+        if pair is None and not ours.volume and prediction.loose:
+            pair = _pair(name, ours, MaskCase(name, None, _only(prediction.loose, ours.slices)))
+            used_prediction |= set(pair.prediction) if pair and isinstance(pair.prediction, dict) else set()
+        if pair:
+            matched.append(pair)
+            used_reference.add(name)
+            used_prediction.add(name)
+    left_loose = dict(reference.loose)
+    for name, theirs in prediction.cases.items():
+        if name in used_prediction or not left_loose:
+            continue
+        pair = _pair(name, MaskCase(name, None, _only(left_loose, theirs.slices)), theirs)
+        if pair and isinstance(pair.reference, dict):
+            matched.append(pair)
+            used_prediction.add(name)
+            for slice_name in pair.reference:
+                left_loose.pop(slice_name)
+    for name in list(left_loose):
+        if name in prediction.loose:
+            matched.append(MatchedCase(name, {name: left_loose.pop(name)}, {name: prediction.loose[name]}))
+            used_prediction.add(name)
+    if not matched:
+        raise DataError(
+            f"nothing matches: '{reference.path}' holds {_what(reference)}, '{prediction.path}' holds "
+            f"{_what(prediction)}. Masks of the same scan need the same name in both folders."
+        )
+    return Matching(
+        tuple(matched),
+        (*(name for name in reference.cases if name not in used_reference), *left_loose),
+        tuple(name for name in (*prediction.cases, *prediction.loose) if name not in used_prediction),
+    )
+
+
+def _pair(name: str, ours: MaskCase, theirs: MaskCase) -> MatchedCase | None:
+    # Slices are compared with slices where both have them: no axis has to be turned.
+    common = [slice_name for slice_name in ours.slices if slice_name in theirs.slices]
+    if common:
+        note = ""
+        alone = [n for n in (*ours.slices, *theirs.slices) if not (n in ours.slices and n in theirs.slices)]
+        if alone:
+            note = f"{len(alone)} slices have no partner and are left out: {name_list(alone, 3)}"
+        return MatchedCase(
+            name, {n: ours.slices[n] for n in common}, {n: theirs.slices[n] for n in common}, note
+        )
+    if ours.volume and theirs.volume:
+        return MatchedCase(name, ours.volume, theirs.volume)
+    return None
+
+
+def _only(loose: dict[str, Path], wanted: dict[str, Path]) -> dict[str, Path]:
+    return {name: path for name, path in loose.items() if name in wanted}
+
+
+def _what(folder: MaskFolder) -> str:
+    names = [*folder.cases, *folder.loose]
+    return f"{len(names)} masks ({name_list(names, 3)})"
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir(), key=lambda item: natural_key(item.name)):
+        if not path.name.startswith("."):
+            yield path
