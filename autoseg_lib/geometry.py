@@ -65,7 +65,9 @@ class Geometry:
         if len(self.shape_zyx) != 3 or min(self.shape_zyx) < 1:
             raise GeometryError(f"a grid needs three sizes of at least 1, found {self.shape_zyx}.")
         if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-            raise GeometryError("the grid's axes lie in one plane or have no length; the header's geometry is broken.")
+            raise GeometryError(
+                "the grid's axes lie in one plane or have no length; the header's geometry is broken."
+            )
         if self.slice_positions_mm is not None:
             positions = tuple(float(p) for p in self.slice_positions_mm)
             object.__setattr__(self, "slice_positions_mm", positions)
@@ -283,6 +285,21 @@ class Geometry:
         affine = self.affine.copy()
         affine[:3, 3] -= affine[:3, :3] @ np.asarray(before_zyx, dtype=np.float64)
         return replace(self, shape_zyx=shape, affine=affine)
+
+    def slices(self, start: int, stop: int) -> Geometry:
+        """Returns the grid of the slices start .. stop - 1, evenly spaced or not.
+
+        Raises:
+            GeometryError: there are no such slices.
+        """
+        if not 0 <= start < stop <= self.shape_zyx[0]:
+            raise GeometryError(f"slices {start} to {stop} were asked for; there are {self.shape_zyx[0]}.")
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, 0] * start
+        positions = None if self.slice_positions_mm is None else self.slice_positions_mm[start:stop]
+        return replace(
+            self, shape_zyx=(stop - start, *self.shape_zyx[1:]), affine=affine, slice_positions_mm=positions
+        )
 
     def respaced(self, spacing_zyx_mm: Sequence[float]) -> Geometry:
         """Returns a grid over the same space with other spacing: same directions, same centre.

@@ -67,7 +67,9 @@ class LabelTable(Sequence[Label]):
         doubles = sorted({name for name in cleaned if cleaned.count(name) > 1})
         if doubles or "" in cleaned:
             what = f"the name '{doubles[0]}' is used twice" if doubles else "one name is empty"
-            raise SettingsError(f"labels_list: {what}; every ROI needs a name of its own. Correct labels_list.")
+            raise SettingsError(
+                f"labels_list: {what}; every ROI needs a name of its own. Correct labels_list."
+            )
         self._labels = tuple(Label(value, name) for value, name in enumerate(cleaned, start=1))
 
     @classmethod
@@ -105,7 +107,9 @@ class LabelTable(Sequence[Label]):
     def sides_known(self) -> bool:
         """Whether a flip across left–right is safe: names were given and each sided ROI has its partner."""
         paired = {value for pair in self.mirror_pairs for value in pair}
-        sided = {label.value for label in self._labels if _mirrored(_tokens(label.name)) != _tokens(label.name)}
+        sided = {
+            label.value for label in self._labels if _mirrored(_tokens(label.name)) != _tokens(label.name)
+        }
         return self.has_given_names and sided <= paired
 
     def __len__(self) -> int:

@@ -71,7 +71,11 @@ def _whole(low: int, high: int | None = None) -> Check:
     def checked(value: Any) -> int:
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not whole or value < low or (high is not None and value > high):
-            raise ValueError(f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}")
+            raise ValueError(
+                f"a whole number of at least {low}"
+                if high is None
+                else f"a whole number from {low} to {high}"
+            )
         return int(value)
 
     return checked
@@ -79,7 +83,9 @@ def _whole(low: int, high: int | None = None) -> Check:
 
 def _number(low: float, high: float | None = None, *, above: bool = False) -> Check:
     def checked(value: Any) -> float:
-        wrong = isinstance(value, bool) or not isinstance(value, int | float) or value != value  # NaN differs from itself
+        wrong = (
+            isinstance(value, bool) or not isinstance(value, int | float) or value != value
+        )  # NaN differs from itself
         if wrong or value < low or (above and value == low) or (high is not None and value > high):
             start = f"above {low:g}" if above else f"of at least {low:g}"
             raise ValueError(f"a number {start}" + ("" if high is None else f" and at most {high:g}"))
@@ -121,7 +127,11 @@ def _list_of(check: Check, lengths: tuple[int, ...] | None, single: bool = False
 
 
 def _label_names(value: Any) -> list[str]:
-    if not isinstance(value, list | tuple) or not value or not all(isinstance(name, str) and name.strip() for name in value):
+    if (
+        not isinstance(value, list | tuple)
+        or not value
+        or not all(isinstance(name, str) and name.strip() for name in value)
+    ):
         raise ValueError('a list of ROI names, e.g. ["psoas left", "psoas right"]')
     names = [name.strip() for name in value]
     # The field's earlier notebooks list the background first.
@@ -212,42 +222,64 @@ class TrainSettings:
     """All settings of train.ipynb and of the YAML file of ``autoseg train``. Only ``main_dir`` is required."""
 
     # DIRECTORIES & FILENAMES
-    main_dir: str = _setting("", _text, "folder with train/images (or dicoms) and train/labels, or a CSV manifest")
+    main_dir: str = _setting(
+        "", _text, "folder with train/images (or dicoms) and train/labels, or a CSV manifest"
+    )
     model_filename: str = _setting(AUTO, _or_auto(_filename), "name of the model to make")
     model_dir: str = _setting(AUTO, _or_auto(_text), "folder the models are saved in")
     # TRAINING PARAMETERS
-    dimension: str = _setting(AUTO, _or_auto(_one_of("2D", "3D")), "2D (slice by slice) or 3D (whole volumes)")
-    labels_list: Any = _setting(AUTO, _or_auto(_label_names), "names of the ROIs, in the order of their label values")
+    dimension: str = _setting(
+        AUTO, _or_auto(_one_of("2D", "3D")), "2D (slice by slice) or 3D (whole volumes)"
+    )
+    labels_list: Any = _setting(
+        AUTO, _or_auto(_label_names), "names of the ROIs, in the order of their label values"
+    )
     num_labels: Any = _setting(AUTO, _or_auto(_whole(1, 254)), "number of ROIs, background not counted")
     input_shape: Any = _setting(AUTO, _or_auto(_shape), "2D: pixels of the square each slice is fitted into")
     epochs: Any = _setting(AUTO, _or_auto(_whole(1)), "how often all training data are gone through")
     batch_size: Any = _setting(AUTO, _or_auto(_whole(1)), "images (or patches) per training step")
     learning_rate: Any = _setting(AUTO, _or_auto(_number(0, 10, above=True)), "size of the optimiser's steps")
-    dropout_rate: Any = _setting(AUTO, _or_auto(_number(0, 0.9)), "share of features dropped at random while training")
+    dropout_rate: Any = _setting(
+        AUTO, _or_auto(_number(0, 0.9)), "share of features dropped at random while training"
+    )
     augment_params: Any = _setting(AUTO, _or_auto(_augment), "strength of each augmentation; False for none")
     network: str = _setting(AUTO, _or_auto(_text), "network architecture")
     encoder: str = _setting(AUTO, _or_auto(_text), "2D: encoder of the network")
-    pretrained: bool = _setting(False, _flag, "2D: start from downloaded encoder weights (needs the internet once)")
+    pretrained: bool = _setting(
+        False, _flag, "2D: start from downloaded encoder weights (needs the internet once)"
+    )
     start_from: Any = _setting(None, _optional(_text), "model file to start from (fine-tuning)")
     loss: str = _setting(AUTO, _or_auto(_text), "loss function")
     spacing_mm: Any = _setting(
-        AUTO, _or_auto(_list_of(_number(0, above=True), (2, 3), single=True)), "3D: voxel size; PNG/JPG/NPY: pixel size"
+        AUTO,
+        _or_auto(_list_of(_number(0, above=True), (2, 3), single=True)),
+        "3D: voxel size; PNG/JPG/NPY: pixel size",
     )
-    fov: Any = _setting(None, _optional(_two_mm), "field of view in mm, used only where files carry no pixel spacing")
+    fov: Any = _setting(
+        None, _optional(_two_mm), "field of view in mm, used only where files carry no pixel spacing"
+    )
     matrix_size: Any = _setting(None, _optional(_two_px), "pixels of the acquisition matrix, goes with fov")
     intensity: Any = _setting(AUTO, _or_auto(_intensity), "how grey values are normalised")
     patch_size: Any = _setting(
-        AUTO, _or_auto(_list_of(_whole(8, 1024), (3,), single=True)), "3D: size of the training patches in voxels"
+        AUTO,
+        _or_auto(_list_of(_whole(8, 1024), (3,), single=True)),
+        "3D: size of the training patches in voxels",
     )
-    validation_fraction: Any = _setting(AUTO, _or_auto(_number(0, 0.9)), "share of patients kept back for validation")
+    validation_fraction: Any = _setting(
+        AUTO, _or_auto(_number(0, 0.9)), "share of patients kept back for validation"
+    )
     folds: Any = _setting(AUTO, _or_auto(_folds), "1: one split into training and validation")
-    patient_pattern: Any = _setting(None, _optional(_text), "regular expression that finds the patient in a file name")
+    patient_pattern: Any = _setting(
+        None, _optional(_text), "regular expression that finds the patient in a file name"
+    )
     series: Any = _setting(AUTO, _series, "numbers of the series to use, as the data check lists them")
     slice_axis: str = _setting(AUTO, _axis, "volumes: axial, coronal or sagittal slices")
     seed: int = _setting(0, _whole(0), "start of all random numbers; the same seed gives the same run")
     num_workers: Any = _setting(AUTO, _or_auto(_whole(0, 64)), "helper processes that prepare images")
     precision: str = _setting(AUTO, _or_auto(_one_of("32", "bf16", "16")), "number format while training")
-    time_limit_minutes: Any = _setting(None, _optional(_number(0, above=True)), "stop (and keep) after this time")
+    time_limit_minutes: Any = _setting(
+        None, _optional(_number(0, above=True)), "stop (and keep) after this time"
+    )
     # CHECKPOINTS
     print_checkpoint: Any = _setting(AUTO, _or_auto(_whole(1)), "print a line every so many epochs")
     save_checkpoint: Any = _setting(AUTO, _or_auto(_whole(1)), "save a model file every so many epochs")
@@ -258,20 +290,30 @@ class TrainSettings:
 class SegmentSettings:
     """All settings of test.ipynb and of ``autoseg segment --set``."""
 
-    model_filename: Any = _setting(AUTO, _or_auto(_text), "model file; auto is the newest in the models' folder")
+    model_filename: Any = _setting(
+        AUTO, _or_auto(_text), "model file; auto is the newest in the models' folder"
+    )
     model_dir: str = _setting(AUTO, _or_auto(_text), "folder the models are in")
-    labels_list: Any = _setting(AUTO, _or_auto(_label_names), "checked against the model's ROIs; auto takes them from it")
+    labels_list: Any = _setting(
+        AUTO, _or_auto(_label_names), "checked against the model's ROIs; auto takes them from it"
+    )
     input_shape: Any = _setting(AUTO, _or_auto(_shape), "checked against the model; auto takes it from it")
-    fov: Any = _setting(None, _optional(_two_mm), "field of view in mm, used only where files carry no pixel spacing")
+    fov: Any = _setting(
+        None, _optional(_two_mm), "field of view in mm, used only where files carry no pixel spacing"
+    )
     matrix_size: Any = _setting(None, _optional(_two_px), "pixels of the acquisition matrix, goes with fov")
     spacing_mm: Any = _setting(
-        AUTO, _or_auto(_list_of(_number(0, above=True), (2, 3), single=True)), "pixel size where files carry none"
+        AUTO,
+        _or_auto(_list_of(_number(0, above=True), (2, 3), single=True)),
+        "pixel size where files carry none",
     )
     input_dir: str = _setting("", _text, "folder to segment; empty: pick one")
     predictions_dir: str = _setting(AUTO, _or_auto(_text), "folder the results are saved in")
     formats: Any = _setting(("png", "jpg", "nifti"), _formats, "kinds of files to write")
     overlap: Any = _setting(AUTO, _or_auto(_number(0, 0.9)), "3D: overlap of neighbouring windows")
-    tta: bool = _setting(False, _flag, "also predict the mirrored image and average (slower, a little better)")
+    tta: bool = _setting(
+        False, _flag, "also predict the mirrored image and average (slower, a little better)"
+    )
     series: Any = _setting(AUTO, _series, "numbers of the series to segment, as the folder picker lists them")
     slice_axis: str = _setting(AUTO, _axis, "volumes: axial, coronal or sagittal slices")
     batch_size: Any = _setting(AUTO, _or_auto(_whole(1)), "slices or windows at a time")
@@ -337,17 +379,23 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         SettingsError: the file is missing, no YAML, or no table.
     """
     if not path.is_file():
-        raise SettingsError(f"settings file '{path}': not found. Give the path of a YAML file with your settings.")
+        raise SettingsError(
+            f"settings file '{path}': not found. Give the path of a YAML file with your settings."
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
-        raise SettingsError(f"settings file '{path.name}': it is not valid YAML{line}. Write one `name: value` a line.") from None
+        raise SettingsError(
+            f"settings file '{path.name}': it is not valid YAML{line}. Write one `name: value` a line."
+        ) from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise SettingsError(f"settings file '{path.name}': expected lines `name: value`, found something else.")
+        raise SettingsError(
+            f"settings file '{path.name}': expected lines `name: value`, found something else."
+        )
     return values
 
 
@@ -374,7 +422,8 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 def to_table(settings: TrainSettings | SegmentSettings) -> dict[str, Any]:
     """Returns the settings as a plain table for YAML and JSON."""
     return {
-        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(settings).items()
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dataclasses.asdict(settings).items()
     }
 
 

@@ -100,11 +100,11 @@ def check_system(save_dir: Path | None = None) -> SystemReport:
     disk_free_gb = psutil.disk_usage(str(folder)).free / GB
     gpu = find_gpu()
     available_gb = memory.available / GB
-    ready, advice = _advice(gpu, available_gb, disk_free_gb, _cores())
+    ready, advice = _advice(gpu, available_gb, disk_free_gb, cpu_cores())
     return SystemReport(
         ram_available_gb=round(available_gb, 1),
         ram_total_gb=round(memory.total / GB, 1),
-        cpu_cores=_cores(),
+        cpu_cores=cpu_cores(),
         cpu_name=platform.processor() or platform.machine(),
         gpu_enabled=gpu is not None,
         gpu=gpu,
@@ -156,7 +156,7 @@ def in_environment() -> str:
     return os.environ.get("CONDA_DEFAULT_ENV") or Path(sys.prefix).name
 
 
-def _cores() -> int:
+def cpu_cores() -> int:
     """Cores this process may use (a container or a cluster job may be given fewer than the computer has)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -93,7 +93,9 @@ def reorient_like(item: Gridded, target: Geometry) -> Gridded:
     return turned.with_array(turned.array, target)
 
 
-def crop_or_pad(item: Gridded, before_zyx: Sequence[int], shape_zyx: Sequence[int], fill: float = 0) -> Gridded:
+def crop_or_pad(
+    item: Gridded, before_zyx: Sequence[int], shape_zyx: Sequence[int], fill: float = 0
+) -> Gridded:
     """Cuts or adds pixels at the edges; the grid moves with them.
 
     Args:
@@ -110,7 +112,9 @@ def crop_or_pad(item: Gridded, before_zyx: Sequence[int], shape_zyx: Sequence[in
     for before, old, new in zip(before_zyx, item.array.shape, geometry.shape_zyx, strict=True):
         first, last = max(0, -before), min(old, new - before)
         if last <= first:
-            raise GeometryError(f"cropping {item.array.shape} to {tuple(shape_zyx)} at {tuple(before_zyx)} leaves nothing.")
+            raise GeometryError(
+                f"cropping {item.array.shape} to {tuple(shape_zyx)} at {tuple(before_zyx)} leaves nothing."
+            )
         source.append(slice(first, last))
         target.append(slice(first + before, last + before))
     array[tuple(target)] = item.array[tuple(source)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from autoseg_lib.data.masks import load_case
 from autoseg_lib.data.pairing import Pairing, TrainingCase
@@ -21,6 +22,7 @@ from autoseg_lib.errors import AutosegError, name_list
 from autoseg_lib.events import Listener, Progress, nobody
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.labels import LabelTable
+from autoseg_lib.preprocess.intensity import foreground_values
 from autoseg_lib.settings import AUTO, TrainSettings
 from autoseg_lib.volume import Mask
 
@@ -59,6 +61,7 @@ class CaseFacts:
     constant_slices: tuple[str, ...]
     checksum: str
     load_warnings: tuple[str, ...] = ()
+    roi_grey_values: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
     def values(self) -> set[int]:
@@ -106,6 +109,26 @@ class CheckReport:
     def has_errors(self) -> bool:
         """Whether training must not start."""
         return any(finding.severity == "error" for finding in self.findings)
+
+    def lines(self) -> list[str]:
+        """Returns the report as text lines, as shown in a terminal."""
+        lines = [self.summary]
+        if self.roi_rows:
+            lines.append(f"{'value':>5}  {'ROI':<32} {'slices':>6}  {'median area':>14}  {'pixels':>8}")
+        for row in self.roi_rows:
+            area = (
+                f"{row.median_area_pixels:.0f} px"
+                if row.median_area_mm2 is None
+                else f"{row.median_area_mm2:.1f} mm²"
+            )
+            lines.append(
+                f"{row.value:>5}  {row.name:<32} {row.slices:>6}  {area:>14}  {row.share_percent:>7.2f}%"
+            )
+        marks = {"error": "✘", "warning": "⚠"}
+        lines += [f"{marks[finding.severity]} {finding.text}" for finding in self.findings]
+        if not self.findings:
+            lines.append("✔ No problems found.")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain values for ``--json``."""
@@ -192,7 +215,9 @@ def load_training_case(case: TrainingCase, settings: TrainSettings) -> tuple[Sca
         count = len(settings.labels_list)
     elif settings.num_labels != AUTO:
         count = settings.num_labels
-    return load_case(case, num_labels=count, slice_axis=settings.slice_axis, override=spacing_override(settings))
+    return load_case(
+        case, num_labels=count, slice_axis=settings.slice_axis, override=spacing_override(settings)
+    )
 
 
 def gather_facts(case: TrainingCase, settings: TrainSettings) -> CaseFacts:
@@ -209,7 +234,9 @@ def gather_facts(case: TrainingCase, settings: TrainSettings) -> CaseFacts:
         counts.append({int(v): int(n) for v, n in zip(values, pixels, strict=True)})
     bad = 0 if image.dtype.kind in "ui" else int(np.count_nonzero(~np.isfinite(image)))
     constant = [
-        name for name, plane in zip(scan.slice_names, image, strict=True) if plane.size > 1 and plane.min() == plane.max()
+        name
+        for name, plane in zip(scan.slice_names, image, strict=True)
+        if plane.size > 1 and plane.min() == plane.max()
     ]
     digest = hashlib.sha256(np.ascontiguousarray(image).tobytes())
     digest.update(np.ascontiguousarray(mask.array).tobytes())
@@ -224,6 +251,7 @@ def gather_facts(case: TrainingCase, settings: TrainSettings) -> CaseFacts:
         constant_slices=tuple(constant),
         checksum=digest.hexdigest(),
         load_warnings=tuple(dict.fromkeys((*scan.warnings, *warnings))),
+        roi_grey_values=foreground_values(scan.volume, mask),
     )
 
 
@@ -383,7 +411,9 @@ def check_modalities(context: _Context) -> Iterable[Finding]:
     if len(counts) > 1:
         text = ", ".join(f"{count} {modality}" for modality, count in counts.most_common())
         yield Finding(
-            "warning", "modalities", f"the scans are of different kinds ({text}). One model for one kind works best."
+            "warning",
+            "modalities",
+            f"the scans are of different kinds ({text}). One model for one kind works best.",
         )
 
 
@@ -438,16 +468,29 @@ def _summary(pairing: Pairing, facts: Sequence[CaseFacts]) -> str:
         slices = sum(len(f.counts) for f in facts)
         if slices != pairing.counts.pairs:
             parts.append(f"{slices} slices")
-        parts.append(_range([f.geometry.shape_zyx[1] for f in facts], "{:.0f}", " × ", [f.geometry.shape_zyx[2] for f in facts]))
+        parts.append(
+            _range(
+                [f.geometry.shape_zyx[1] for f in facts],
+                "{:.0f}",
+                " × ",
+                [f.geometry.shape_zyx[2] for f in facts],
+            )
+        )
         known = [f for f in facts if f.geometry.spacing_known]
         if known:
             rows = [f.geometry.spacing_zyx_mm[1] for f in known]
             columns = [f.geometry.spacing_zyx_mm[2] for f in known]
             same = all(abs(r - c) < 1e-3 for r, c in zip(rows, columns, strict=True))
             parts.append((_range(rows, "{:.2f}") if same else _range(rows, "{:.2f}", " × ", columns)) + " mm")
-        stacked = [f for f in facts if f.geometry.positions_known and f.geometry.has_one_image_per_position and len(f.counts) > 1]
+        stacked = [
+            f
+            for f in facts
+            if f.geometry.positions_known and f.geometry.has_one_image_per_position and len(f.counts) > 1
+        ]
         if stacked:
-            parts.append(_range([f.geometry.spacing_zyx_mm[0] for f in stacked], "{:.1f}") + " mm between slices")
+            parts.append(
+                _range([f.geometry.spacing_zyx_mm[0] for f in stacked], "{:.1f}") + " mm between slices"
+            )
     return ", ".join(parts)
 
 

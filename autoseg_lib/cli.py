@@ -1,0 +1,425 @@
+"""The command line: the notebooks' workflow without a browser.
+
+Progress goes to stderr; ``--json`` prints one JSON object on stdout. Exit codes: 0 done, 1 the data or model is at fault, 2 the
+command or settings are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from autoseg_lib import __version__
+from autoseg_lib.errors import AutosegError, SettingsError
+from autoseg_lib.events import EpochDone, Event, Message, Progress, StepDone, StopFlag, TrainingStopped
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        arguments: the words after ``autoseg``; None takes them from the command line.
+    """
+    _speak_utf8()
+    parser = _parser()
+    try:
+        options = parser.parse_args(arguments)
+    except _UsageError as error:
+        _say(f"autoseg: {error}")
+        return 2
+    try:
+        return int(options.run(options))
+    except AutosegError as error:
+        if options.debug:
+            traceback.print_exc()
+        else:
+            _say(str(error))
+        if getattr(options, "json", False):
+            _print_json({"error": str(error)})
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted.")
+        return 1
+    except Exception as error:  # noqa: BLE001 - the last line of defence: nobody should meet a traceback unasked
+        if options.debug:
+            traceback.print_exc()
+        else:
+            _say(
+                f"something unexpected went wrong ({type(error).__name__}: {error}). Run again with --debug for details."
+            )
+        return 1
+
+
+class _UsageError(Exception):
+    pass
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(f"{message}. Run `{self.prog} --help` to see what is expected")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="autoseg",
+        description="Train U-Nets on medical images, segment scans, measure areas and volumes.",
+    )
+    parser.add_argument("--version", action="version", version=f"autoseg-workbench {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(
+        name: str, help_text: str, run: Callable[[argparse.Namespace], int]
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_text, description=help_text)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of errors")
+        sub.set_defaults(run=run)
+        return sub
+
+    def with_json(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+    def with_set(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting"
+        )
+
+    system = command("system", "memory, cores, GPU, disk and versions of this computer", _system)
+    with_json(system)
+
+    example = command("example", "write the example study (drawn scans with exactly known areas)", _example)
+    example.add_argument("dir", type=Path, metavar="DIR")
+    example.add_argument("--scans", type=int, default=None, help="number of scans")
+    example.add_argument("--seed", type=int, default=0)
+
+    check = command("check", "check training data, or list what a folder holds, series by series", _check)
+    check.add_argument("path", type=Path, metavar="PATH")
+    check.add_argument("--settings", type=Path, metavar="FILE", help="YAML file with settings")
+    with_set(check)
+    with_json(check)
+
+    train = command("train", "train a model", _train)
+    train.add_argument(
+        "--settings", type=Path, metavar="FILE", help="YAML file with settings (main_dir is required)"
+    )
+    with_set(train)
+
+    segment = command("segment", "segment scans and measure the ROIs", _segment)
+    segment.add_argument("input", type=Path, metavar="INPUT", help="folder, file or CSV manifest")
+    segment.add_argument(
+        "--model", type=str, action="append", required=True, metavar="FILE", help="model file (.safetensors)"
+    )
+    segment.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    segment.add_argument("--formats", help="kinds of files, e.g. png,jpg,nifti")
+    with_set(segment)
+    _add_modes(segment)
+    with_json(segment)
+
+    measure = command("measure", "areas and volumes of masks that exist already", _measure)
+    measure.add_argument("masks", type=Path, metavar="MASKS")
+    measure.add_argument("--output", type=Path, required=True, metavar="DIR")
+    measure.add_argument(
+        "--images", type=Path, metavar="DIR", help="the scans, for pixel spacing and slice positions"
+    )
+    measure.add_argument("--labels", help="ROI names in the order of their values, e.g. 'liver,spleen'")
+    _add_modes(measure)
+
+    evaluate = command("evaluate", "compare masks with reference masks", _evaluate)
+    evaluate.add_argument("--reference", type=Path, required=True, metavar="DIR")
+    evaluate.add_argument("--prediction", type=Path, required=True, metavar="DIR")
+    evaluate.add_argument("--output", type=Path, required=True, metavar="FILE.csv")
+
+    demo = command("demo", "example study, training, segmenting and measuring in a few minutes", _demo)
+    demo.add_argument("dir", type=Path, nargs="?", metavar="DIR", default=Path("autoseg_demo"))
+
+    kernel = command("kernel", "register this environment as the Jupyter kernel 'AutoSeg'", _kernel)
+    kernel.add_argument("--name", default="autoseg", help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_modes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--continue", dest="mode", action="store_const", const="continue", help="go on with an earlier run"
+    )
+    group.add_argument(
+        "--overwrite", dest="mode", action="store_const", const="overwrite", help="replace an earlier run"
+    )
+    parser.set_defaults(mode="new")
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+def _system(options: argparse.Namespace) -> int:
+    from autoseg_lib.system import check_system
+
+    report = check_system()
+    if options.json:
+        _print_json(report.to_dict())
+    else:
+        _print("\n".join(report.lines()))
+    return 0
+
+
+def _example(options: argparse.Namespace) -> int:
+    from autoseg_lib.data.example_study import write_example_study
+
+    with Terminal() as terminal:
+        count = {} if options.scans is None else {"scans": options.scans}
+        study = write_example_study(options.dir, seed=options.seed, on_event=terminal, **count)
+    _print(
+        f"The example study is in '{study.folder}'. To train on it: autoseg train --settings '{study.settings_file}'"
+    )
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from autoseg_lib.workflow.listing import holds_training_data, list_scans
+
+    values = _values(options)
+    if not options.path.exists():
+        raise SettingsError(f"'{options.path}': not found. Give a folder or file that exists.")
+    if not holds_training_data(options.path):
+        with Terminal() as terminal:
+            listing = list_scans(options.path, on_event=terminal)
+        if options.json:
+            _print_json(listing.to_dict())
+        else:
+            _print("\n".join(listing.lines()))
+        return 0
+
+    from autoseg_lib.settings import TrainSettings, make_settings
+    from autoseg_lib.workflow.checking import check_study
+
+    settings = make_settings(TrainSettings, {**values, "main_dir": str(options.path)})
+    with Terminal() as terminal:
+        report = check_study(settings, terminal).report
+    if options.json:
+        _print_json(report.to_dict())
+    else:
+        _print("\n".join(report.lines()))
+    return 1 if report.has_errors else 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from autoseg_lib.settings import TrainSettings, make_settings
+    from autoseg_lib.workflow.checking import check_study
+    from autoseg_lib.workflow.training import prepare_training, train
+
+    values = _values(options)
+    if not values.get("main_dir"):
+        raise SettingsError(
+            "main_dir is missing: it names the folder that holds train/images and train/labels. "
+            "Give --settings FILE.yaml with a line `main_dir: FOLDER`, or --set main_dir=FOLDER."
+        )
+    settings = make_settings(TrainSettings, values)
+    with Terminal() as terminal, StopOnInterrupt() as stop:
+        study = check_study(settings, terminal)
+        for line in study.report.lines():
+            terminal.line(line)
+        study.require_sound()
+        prepared = prepare_training(study, Path.cwd(), terminal)
+        for line in prepared.lines():
+            terminal.line(line)
+        result = train(prepared, terminal, stop)
+    _print("\n".join(result.lines()))
+    return 0
+
+
+def _segment(options: argparse.Namespace) -> int:
+    from autoseg_lib.settings import SegmentSettings, make_settings
+    from autoseg_lib.workflow.segmenting import find_model, segment
+
+    values = _values(options)
+    if options.formats:
+        values["formats"] = options.formats
+    if len(options.model) > 1:
+        raise SettingsError(
+            "--model was given more than once: this version segments with one model at a time. Give one."
+        )
+    settings = make_settings(SegmentSettings, {**values, "model_filename": options.model[0]})
+    if not options.input.exists():
+        raise SettingsError(f"'{options.input}': not found. Give a folder, file or CSV manifest that exists.")
+    from autoseg_lib.workflow.checking import model_folder
+
+    model = find_model(settings, model_folder(settings.model_dir, Path.cwd()))
+    with Terminal() as terminal, StopOnInterrupt() as stop:
+        result = segment(
+            options.input, model, options.output, settings, mode=options.mode, on_event=terminal, stop=stop
+        )
+    if options.json:
+        _print_json(result.to_dict())
+    else:
+        for case in result.cases:
+            volumes = ", ".join(
+                f"{row.roi} {row.volume_ml:.2f} ml" for row in case.volumes if row.volume_ml is not None
+            )
+            _print(f"{case.name}: {volumes or 'areas in csa_results.csv'}")
+            for text in case.warnings:
+                _print(f"  note: {text}")
+        for text in result.notes:
+            _print(f"note: {text}")
+        _print(f"{len(result.cases)} scans segmented into '{result.run_folder}'.")
+    if result.failures:
+        _say(f"{len(result.failures)} scans could not be segmented:")
+        for name, reason in result.failures:
+            _say(f"  - {name}: {reason}")
+        return 1
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from autoseg_lib.workflow.measuring import measure_masks
+
+    names = [name.strip() for name in options.labels.split(",")] if options.labels else None
+    with Terminal() as terminal:
+        result = measure_masks(
+            options.masks, options.output, options.images, labels=names, mode=options.mode, on_event=terminal
+        )
+    _print("\n".join(result.lines()))
+    return 1 if result.failures else 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from autoseg_lib.workflow.evaluating import evaluate
+
+    with Terminal() as terminal:
+        result = evaluate(options.reference, options.prediction, options.output, on_event=terminal)
+    _print("\n".join(result.lines()))
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from autoseg_lib.workflow.demo import run_demo
+
+    with Terminal() as terminal, StopOnInterrupt() as stop:
+        result = run_demo(options.dir, terminal, stop)
+    _print("\n".join(result.lines()))
+    return 0
+
+
+def _kernel(options: argparse.Namespace) -> int:
+    from ipykernel.kernelspec import install
+
+    install(user=True, kernel_name=options.name, display_name="AutoSeg")
+    _print("The kernel 'AutoSeg' is registered: in JupyterLab choose Kernel > Change Kernel > AutoSeg.")
+    return 0
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _values(options: argparse.Namespace) -> dict[str, Any]:
+    from autoseg_lib.settings import parse_assignments, read_settings_file
+
+    values: dict[str, Any] = {}
+    if getattr(options, "settings", None):
+        values = read_settings_file(options.settings)
+        # Paths in a settings file are meant from the file's own folder, so that a study can be moved as a whole.
+        main_dir = values.get("main_dir")
+        if isinstance(main_dir, str) and main_dir and not Path(main_dir).expanduser().is_absolute():
+            beside = options.settings.resolve().parent / main_dir
+            if beside.exists() or not Path(main_dir).exists():
+                values["main_dir"] = str(beside)
+    return {**values, **parse_assignments(getattr(options, "set", []))}
+
+
+class StopOnInterrupt(StopFlag):
+    """Ctrl+C asks the work to save and end; a second Ctrl+C ends at once."""
+
+    def __enter__(self) -> StopOnInterrupt:
+        self._before = signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, self._interrupted)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _interrupted(self, *_: object) -> None:
+        if self.is_set():
+            raise KeyboardInterrupt
+        _say("\nstopping and keeping what is done (press Ctrl+C again to end at once) ...")
+        self.set()
+
+
+class Terminal:
+    """Shows events on stderr: one line that is drawn again on a terminal, a line now and then in a log file."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._shown = ""
+        self._last = 0.0
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
+
+    def __call__(self, event: Event) -> None:
+        """Shows one event."""
+        if isinstance(event, Progress):
+            self._progress(event)
+        elif isinstance(event, Message):
+            self.line(("⚠ " if event.level == "warning" else "") + event.text)
+        elif isinstance(event, StepDone):
+            self._redraw(
+                f"epoch {event.epoch}: step {event.step} of {event.steps}, Dice loss {event.loss:.3f}"
+            )
+        elif isinstance(event, EpochDone):
+            left = event.seconds_left / 60
+            self._redraw(f"epoch {event.epoch} of {event.epochs} done, about {left:.0f} min left")
+        elif isinstance(event, TrainingStopped):
+            self._clear()
+
+    def line(self, text: str) -> None:
+        """Writes a line that stays."""
+        self._clear()
+        _say(text)
+
+    def _progress(self, event: Progress) -> None:
+        share = f"{event.done} of {event.total}" if event.total else str(event.done)
+        self._redraw(f"{event.stage}: {share} {event.detail}".rstrip())
+
+    def _redraw(self, text: str) -> None:
+        now = time.monotonic()
+        if self._live:
+            if now - self._last >= 0.1:
+                sys.stderr.write("\r" + text[:110].ljust(len(self._shown)))
+                sys.stderr.flush()
+                self._shown, self._last = text[:110], now
+        elif now - self._last >= 30:
+            _say(text)
+            self._last = now
+
+    def _clear(self) -> None:
+        if self._shown:
+            sys.stderr.write("\r" + " " * len(self._shown) + "\r")
+            self._shown = ""
+
+
+def _speak_utf8() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # Windows consoles default to a code page without "²" and "✔".
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _print_json(value: Any) -> None:
+    _print(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

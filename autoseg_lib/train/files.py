@@ -1,0 +1,154 @@
+"""The files of one training run in the models' folder, and how they are written so that none is ever half a file."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+
+from autoseg_lib.errors import ModelError
+from autoseg_lib.io.files import atomic_write
+from autoseg_lib.labels import LabelTable
+
+FORMAT = "autoseg-training"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a run named ``name`` keeps its files below ``folder``."""
+
+    folder: Path
+    name: str
+
+    @property
+    def last(self) -> Path:
+        """All that resuming needs."""
+        return self.folder / f"{self.name}_last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The model that was best on validation."""
+        return self.folder / f"{self.name}_best.safetensors"
+
+    @property
+    def history(self) -> Path:
+        """One line per epoch."""
+        return self.folder / f"{self.name}_history.csv"
+
+    @property
+    def settings(self) -> Path:
+        """The settings as used, "auto" replaced by the chosen values."""
+        return self.folder / f"{self.name}_settings.yaml"
+
+    @property
+    def report(self) -> Path:
+        """What was trained on what, and how well it did."""
+        return self.folder / f"{self.name}_report.json"
+
+    def at_epoch(self, epoch: int) -> Path:
+        """The model after ``epoch`` epochs."""
+        return self.folder / f"{self.name}_{epoch}.safetensors"
+
+    def existing(self) -> list[Path]:
+        """All files of the run that exist."""
+        if not self.folder.is_dir():
+            return []
+        fixed = [self.last, self.best, self.history, self.settings, self.report]
+        periodic = [
+            path
+            for path in self.folder.glob("*.safetensors")
+            if path.stem.startswith(f"{self.name}_") and path.stem[len(self.name) + 1 :].isdigit()
+        ]
+        return [path for path in fixed if path.is_file()] + sorted(periodic)
+
+    def set_aside(self) -> Path | None:
+        """Moves the files of an earlier run of this name into a folder of their own; returns it, or None."""
+        files = self.existing()
+        if not files:
+            return None
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        aside = self.folder / f"{self.name}_replaced_{stamp}"
+        aside.mkdir(parents=True)
+        for path in files:
+            path.rename(aside / path.name)
+        return aside
+
+
+def history_columns(labels: LabelTable) -> list[str]:
+    """Returns the columns of NAME_history.csv."""
+    rois = [f"val_dice_{name}" for name in labels.names]
+    return ["epoch", "train_loss", "val_loss", "val_dice", *rois, "learning_rate", "seconds"]
+
+
+def write_history(path: Path, rows: Sequence[Mapping[str, Any]], labels: LabelTable) -> None:
+    """Writes the history as CSV; cells of epochs without validation stay empty."""
+    frame = pd.DataFrame(list(rows), columns=history_columns(labels))
+    atomic_write(path, lambda target: frame.to_csv(target, index=False, float_format="%.6g"))
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a history file, empty cells as None."""
+    frame = pd.read_csv(path)
+    return [
+        {key: None if pd.isna(value) else value for key, value in row.items()}
+        for row in frame.to_dict(orient="records")
+    ]
+
+
+def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a settings file."""
+    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    atomic_write(path, lambda target: target.write_text(text, encoding="utf-8"))
+
+
+def write_report(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a report as JSON."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    atomic_write(path, lambda target: target.write_text(text, encoding="utf-8"))
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes all that resuming needs. The file before it stays whole if the disk is full.
+
+    Args:
+        path: NAME_last.ckpt.
+        state: tensors and plain values only, so that reading runs no code.
+    """
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **state}
+    atomic_write(path, lambda target: torch.save(content, target))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Returns what save_checkpoint wrote, tensors on the CPU.
+
+    Raises:
+        ModelError: the file is missing, damaged, or of another program.
+    """
+    if not path.is_file():
+        raise ModelError(
+            f"'{path.name}' was not found in '{path.parent}'. Leave resume = \"auto\", or give the path of a NAME_last.ckpt."
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged or foreign file
+        raise ModelError(
+            f"'{path.name}' cannot be read as a training checkpoint ({type(error).__name__}). It is damaged or was made by "
+            "another program. Set resume = False to start over; the old files are set aside."
+        ) from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ModelError(
+            f"'{path.name}' is no checkpoint of this workbench. Set resume = False, or choose another name."
+        )
+    if state["format_version"] > FORMAT_VERSION:
+        raise ModelError(
+            f"'{path.name}' was made by a newer version of the workbench. Update it to go on with this run."
+        )
+    return state

@@ -1,0 +1,425 @@
+"""What "auto" becomes: every choice is made here, from the data and the machine, with a reason in one line."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from autoseg_lib.augment.plan import AugmentPlan, flips_allowed
+from autoseg_lib.data.check import CaseFacts, CheckReport
+from autoseg_lib.data.split import Split, split_cases
+from autoseg_lib.errors import DataError, SettingsError
+from autoseg_lib.io.files import stem_of
+from autoseg_lib.labels import LabelTable
+from autoseg_lib.losses import DEFAULT_LOSS, build_loss
+from autoseg_lib.networks.registry import (
+    DEFAULT_ENCODER,
+    DEFAULT_NETWORK,
+    NetworkSpec,
+    size_multiple,
+    smallest_batch,
+)
+from autoseg_lib.preprocess.intensity import fit_intensity
+from autoseg_lib.preprocess.pipeline import ORIENTATION_3D, Preprocessing, plane_of
+from autoseg_lib.settings import AUGMENT_KEYS, AUTO, TrainSettings
+from autoseg_lib.train.files import RunFiles
+from autoseg_lib.train.loop import LoopPlan
+from autoseg_lib.train.machine import Machine
+
+# Optimiser steps that the default networks need until validation Dice no longer rises much; measured on the example
+# study, sunnybrook_png (2D) and hippocampus_msd (3D). See benchmarks/.
+STEPS_2D = 1500
+STEPS_3D = 4000
+FEWEST_EPOCHS, MOST_EPOCHS = 10, 1000
+
+# Longest side of the 2D network's image. 256 is what the field's notebooks use; a GPU affords twice that.
+LARGEST_SIDE_CPU, LARGEST_SIDE_GPU = 256, 512
+# Longest side of a 3D patch, and of the whole scan on the network's grid.
+LARGEST_PATCH_CPU, LARGEST_PATCH_GPU = 64, 128
+LARGEST_SCAN_CPU, LARGEST_SCAN_GPU = 192, 512
+
+# How often the kept-back scans are looked at in one run, and on how many of them each time (all at the end).
+VALIDATIONS_PER_RUN = 25
+VALIDATION_CASES = 12
+
+# A whole-volume study counts as 3D when its slices lie at most so many times further apart than its pixels.
+MOST_ANISOTROPY_3D = 3.0
+FEWEST_SLICES_3D = 8
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One line of the settings table: what was given, what is used, and why."""
+
+    setting: str
+    given: Any
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that training needs to know before it starts."""
+
+    settings: TrainSettings
+    choices: tuple[Choice, ...]
+    labels: LabelTable
+    network: NetworkSpec
+    preprocessing: Preprocessing
+    augmentation: AugmentPlan
+    split: Split
+    loop: LoopPlan
+    files: RunFiles
+    samples: int
+    steps_per_epoch: int
+    window: tuple[int, int, int] | None
+
+
+class _Chooser:
+    """Fills "auto" settings one by one and remembers why."""
+
+    def __init__(self, settings: TrainSettings, previous: dict[str, Any]) -> None:
+        self.settings, self.previous = settings, previous
+        self.values: dict[str, Any] = {}
+        self.choices: list[Choice] = []
+
+    def choose(self, name: str, value: Any, reason: str) -> Any:
+        """Keeps what the user gave; else what the interrupted run used; else ``value``."""
+        given = getattr(self.settings, name)
+        if given != AUTO:
+            value, reason = given, "your value"
+        elif name in self.previous and self.previous[name] != AUTO:
+            value, reason = self.previous[name], "as in the run that is continued"
+        self.values[name] = value
+        self.choices.append(Choice(name, given, value, reason))
+        return value
+
+
+def make_plan(
+    settings: TrainSettings,
+    report: CheckReport,
+    machine: Machine,
+    model_dir: Path,
+    previous: dict[str, Any] | None = None,
+) -> Plan:
+    """Decides everything.
+
+    Args:
+        settings: as the user gave them.
+        report: of the data check, without errors.
+        machine: the computer.
+        model_dir: folder the models are saved in.
+        previous: settings of the interrupted run that is continued, if any.
+
+    Raises:
+        SettingsError: a network, encoder, loss or size that does not work.
+        DataError: the data do not allow what was asked.
+    """
+    facts, labels = report.facts, report.labels
+    chooser = _Chooser(settings, previous or {})
+    dimension: Literal["2D", "3D"] = chooser.choose("dimension", *choose_dimension(facts))
+    name = chooser.choose("model_filename", default_name(settings, dimension), "folder name and dimension")
+    chooser.choose(
+        "labels_list",
+        list(labels.names),
+        "numbered: no names were given" if not labels.has_given_names else "",
+    )
+    chooser.choose("num_labels", len(labels), "values found in the label files")
+
+    network_name = chooser.choose("network", DEFAULT_NETWORK[dimension], "the field's standard").lower()
+    encoder = ""
+    if dimension == "2D":
+        encoder = chooser.choose("encoder", DEFAULT_ENCODER, "light enough for every computer")
+    loss = chooser.choose(
+        "loss", DEFAULT_LOSS, "Dice and cross-entropy together learn more steadily than Dice alone"
+    )
+    build_loss(loss)  # an unknown name is refused here, before anything takes time
+    dropout = chooser.choose(
+        "dropout_rate", 0.0, "augmentation already keeps the network from learning by heart"
+    )
+
+    split = split_cases(
+        facts,
+        _fraction(chooser, facts),
+        settings.seed,
+        slice_counts=[len(f.counts) for f in facts],
+        with_roi=_slices_with_roi(facts),
+    )
+    train_facts = [facts[i] for i in split.train]
+    intensity = fit_intensity(
+        [f.roi_grey_values for f in train_facts if f.roi_grey_values is not None],
+        _modality(facts),
+        settings.intensity,
+    )
+    chooser.choose(
+        "intensity",
+        intensity.kind if intensity.kind != "window" else [intensity.low, intensity.high],
+        intensity.text,
+    )
+
+    spec, preprocessing, window = _sizes(
+        chooser, dimension, network_name, encoder, facts, labels, intensity, dropout, machine
+    )
+    samples = sum(len(f.counts) for f in train_facts) if dimension == "2D" else len(train_facts)
+    if split.train_slices is not None and dimension == "2D":
+        samples = len(split.train_slices)
+    if samples == 0:
+        raise DataError(
+            "nothing is left to train on after the validation split. Add scans, or set validation_fraction = 0."
+        )
+    batch = _batch_size(chooser, spec, machine, samples)
+    # A 3D epoch draws several patches from each scan, so that an epoch is worth reporting on.
+    samples_per_epoch = samples if dimension == "2D" else max(samples, 4 * batch)
+    steps = math.ceil(samples_per_epoch / batch)
+    target = STEPS_2D if dimension == "2D" else STEPS_3D
+    epochs = chooser.choose(
+        "epochs",
+        int(np.clip(round(target / steps), FEWEST_EPOCHS, MOST_EPOCHS)),
+        f"about {target} training steps of {batch} images",
+    )
+    rate = chooser.choose(
+        "learning_rate", 1e-3 if dimension == "2D" else 2e-3, "works with this optimiser and network"
+    )
+    rules = flips_allowed(
+        labels,
+        orientation_known=all(f.geometry.orientation_known for f in facts),
+        plane=_plane(facts, dimension),
+        dimension=dimension,
+    )
+    augmentation = AugmentPlan.from_settings(
+        settings.augment_params, rules, preprocessing.spacing_zyx_mm or (1.0, 1.0, 1.0)
+    )
+    strengths = {key: getattr(augmentation, key) for key in AUGMENT_KEYS}
+    chooser.choose("augment_params", strengths, f"moderate; {rules.reason}")
+    workers = chooser.choose("num_workers", *_workers(machine))
+    precision = chooser.choose(
+        "precision", machine.precision, f"fastest that is as accurate on this {machine.device.upper()}"
+    )
+    chooser.choose("print_checkpoint", max(1, round(epochs / 20)), "about 20 lines in all")
+    save_every = chooser.choose("save_checkpoint", max(1, round(epochs / 5)), "5 times in all")
+    for fixed in ("folds", "resume"):
+        chooser.choose(fixed, 1 if fixed == "folds" else AUTO, "")
+    chooser.choose("series", AUTO, "every series that is not a localizer")
+    chooser.choose("slice_axis", AUTO, "the slices as they were taken")
+    chooser.choose("model_dir", str(model_dir), "the models' folder")
+
+    resolved = replace(settings, **chooser.values)
+    loop = LoopPlan(
+        epochs=epochs,
+        batch_size=batch,
+        learning_rate=rate,
+        loss=loss,
+        seed=settings.seed,
+        num_workers=workers,
+        precision=precision,
+        device=machine.device,
+        save_every=save_every,
+        validate_every=max(1, round(epochs / VALIDATIONS_PER_RUN)),
+        time_limit_seconds=None if settings.time_limit_minutes is None else 60 * settings.time_limit_minutes,
+    )
+    return Plan(
+        settings=resolved,
+        choices=tuple(choice for choice in chooser.choices if choice.reason),
+        labels=labels,
+        network=spec,
+        preprocessing=preprocessing,
+        augmentation=augmentation,
+        split=split,
+        loop=loop,
+        files=RunFiles(model_dir, name),
+        samples=samples_per_epoch,
+        steps_per_epoch=steps,
+        window=window,
+    )
+
+
+def with_epochs_for_time(plan: Plan, seconds_per_step: float) -> Plan:
+    """Returns the plan with as many epochs as the time limit holds, where epochs were left to us."""
+    limit = plan.loop.time_limit_seconds
+    given = next(choice for choice in plan.choices if choice.setting == "epochs")
+    if limit is None or given.given != AUTO:
+        return plan
+    epochs = max(1, int(limit / (seconds_per_step * plan.steps_per_epoch)))
+    reason = f"what {limit / 60:g} minutes hold at {seconds_per_step:.2f} s a step"
+    choices = tuple(replace(c, value=epochs, reason=reason) if c is given else c for c in plan.choices)
+    settings = replace(plan.settings, epochs=epochs)
+    loop = replace(plan.loop, epochs=epochs, validate_every=max(1, round(epochs / VALIDATIONS_PER_RUN)))
+    for name, share in (("print_checkpoint", 20), ("save_checkpoint", 5)):
+        choice = next(c for c in choices if c.setting == name)
+        if choice.given == AUTO:
+            value = max(1, round(epochs / share))
+            choices = tuple(replace(c, value=value) if c is choice else c for c in choices)
+            settings = replace(settings, **{name: value})
+            loop = replace(loop, save_every=value) if name == "save_checkpoint" else loop
+    return replace(plan, settings=settings, choices=choices, loop=loop)
+
+
+def default_name(settings: TrainSettings, dimension: str) -> str:
+    """Returns a model name made from the data folder's name."""
+    stem = re.sub(r"[^\w.-]+", "_", stem_of(Path(settings.main_dir))).strip("._-") or "model"
+    return f"{stem}_{dimension}"
+
+
+def choose_dimension(facts: Sequence[CaseFacts]) -> tuple[str, str]:
+    """Returns ("2D" or "3D", why)."""
+    for f in facts:
+        if len(f.counts) < FEWEST_SLICES_3D:
+            return (
+                "2D",
+                f"'{f.name}' has {len(f.counts)} slices; 3D needs at least {FEWEST_SLICES_3D} in every scan",
+            )
+        if not f.geometry.is_even or not f.geometry.positions_known:
+            return "2D", f"the slices of '{f.name}' are not evenly spaced"
+    ratios = [f.geometry.spacing_zyx_mm[0] / max(f.geometry.spacing_zyx_mm[1:]) for f in facts]
+    if float(np.median(ratios)) > MOST_ANISOTROPY_3D:
+        return "2D", f"slices lie {np.median(ratios):.1f} times further apart than pixels"
+    return "3D", "whole scans with slices about as close as pixels"
+
+
+def check_dimension(dimension: str, facts: Sequence[CaseFacts]) -> None:
+    """Raises DataError when 3D was asked for and the scans are no volumes."""
+    if dimension != "3D":
+        return
+    thin = [f.name for f in facts if len(f.counts) < 3]
+    if thin:
+        raise DataError(
+            f"dimension = \"3D\": '{thin[0]}' has {len(thin and facts[0].counts)} slices; whole scans are expected. "
+            'Set dimension = "2D", or put the slices of each scan in a folder of their own.'
+        )
+
+
+def _fraction(chooser: _Chooser, facts: Sequence[CaseFacts]) -> float:
+    patients = len({f.patient for f in facts})
+    value = 0.1 if patients >= 100 else 0.2
+    return float(
+        chooser.choose("validation_fraction", value, f"{patients} patient{'s' if patients != 1 else ''}")
+    )
+
+
+def _slices_with_roi(facts: Sequence[CaseFacts]) -> list[bool] | None:
+    """For a study that may be split within one scan: which slices show an ROI."""
+    if len(facts) == 1:
+        return [bool(set(count) - {0}) for count in facts[0].counts]
+    if all(len(f.counts) == 1 for f in facts):
+        return [bool(f.values - {0}) for f in facts]
+    return None
+
+
+def _modality(facts: Sequence[CaseFacts]) -> str:
+    counts = Counter(f.modality for f in facts)
+    return counts.most_common(1)[0][0] if counts else ""
+
+
+def _plane(facts: Sequence[CaseFacts], dimension: str) -> str | None:
+    """The plane of the network's slices; None where any scan's directions are unknown or planes are mixed."""
+    if dimension == "3D":
+        return None
+    planes = {plane_of(f.geometry) for f in facts}
+    return planes.pop() if len(planes) == 1 else None
+
+
+def _sizes(
+    chooser: _Chooser,
+    dimension: Literal["2D", "3D"],
+    name: str,
+    encoder: str,
+    facts: Sequence[CaseFacts],
+    labels: LabelTable,
+    intensity: Any,
+    dropout: float,
+    machine: Machine,
+) -> tuple[NetworkSpec, Preprocessing, tuple[int, int, int] | None]:
+    classes = len(labels) + 1
+    if dimension == "2D":
+        probe = NetworkSpec("2D", name, classes, (256, 256), encoder)
+        multiple = size_multiple(probe)
+        largest = LARGEST_SIDE_GPU if machine.has_gpu else LARGEST_SIDE_CPU
+        longest = int(np.median([max(f.geometry.shape_zyx[1:]) for f in facts]))
+        side = int(np.clip(math.ceil(longest / multiple) * multiple, 2 * multiple, largest))
+        shape = chooser.choose(
+            "input_shape", [side, side], f"images have {longest} pixels along their longer side"
+        )
+        pair = (int(shape), int(shape)) if isinstance(shape, int) else (int(shape[0]), int(shape[1]))
+        return (
+            NetworkSpec("2D", name, classes, pair, encoder, dropout=dropout),
+            Preprocessing("2D", intensity, input_shape=pair),
+            None,
+        )
+    spacing = _spacing_3d(chooser, facts, machine)
+    sizes = np.median([_shape_on_grid(f, spacing) for f in facts], axis=0)
+    multiple = size_multiple(NetworkSpec("3D", name, classes, (64, 64, 64)))
+    largest = LARGEST_PATCH_GPU if machine.has_gpu else LARGEST_PATCH_CPU
+    auto_patch = [int(np.clip(math.ceil(n / multiple) * multiple, 2 * multiple, largest)) for n in sizes]
+    patch = chooser.choose(
+        "patch_size", auto_patch, f"scans have about {' × '.join(f'{n:.0f}' for n in sizes)} voxels"
+    )
+    window = (int(patch),) * 3 if isinstance(patch, int) else (int(patch[0]), int(patch[1]), int(patch[2]))
+    return (
+        NetworkSpec("3D", name, classes, window, dropout=dropout),
+        Preprocessing("3D", intensity, spacing_zyx_mm=spacing),
+        window,
+    )
+
+
+def _spacing_3d(
+    chooser: _Chooser, facts: Sequence[CaseFacts], machine: Machine
+) -> tuple[float, float, float] | None:
+    if chooser.settings.spacing_mm == AUTO and not all(
+        f.geometry.spacing_known and f.geometry.positions_known for f in facts
+    ):
+        chooser.choose("spacing_mm", None, "pixel sizes are unknown: scans are used as they are")
+        return None
+    turned = [
+        f.geometry.oriented(ORIENTATION_3D) if f.geometry.orientation_known else f.geometry for f in facts
+    ]
+    median = np.median([g.spacing_zyx_mm for g in turned], axis=0)
+    extent = np.median([np.array(g.spacing_zyx_mm) * g.shape_zyx for g in turned], axis=0)
+    largest = LARGEST_SCAN_GPU if machine.has_gpu else LARGEST_SCAN_CPU
+    auto = [round(float(s), 3) for s in np.maximum(median, extent / largest)]
+    coarser = any(a > m * 1.01 for a, m in zip(auto, median, strict=True))
+    reason = "median of the scans" + (", coarser so that a scan fits this computer" if coarser else "")
+    spacing = chooser.choose("spacing_mm", auto, reason)
+    if spacing is None:
+        return None
+    if isinstance(spacing, float | int):
+        return (float(spacing),) * 3
+    if len(spacing) == 2:
+        raise SettingsError(
+            f"spacing_mm = {spacing}: 3D needs one number or three (slices, rows, columns), e.g. [3.0, 1.0, 1.0]."
+        )
+    return float(spacing[0]), float(spacing[1]), float(spacing[2])
+
+
+def _shape_on_grid(facts: CaseFacts, spacing: tuple[float, float, float] | None) -> tuple[int, int, int]:
+    geometry = facts.geometry.oriented(ORIENTATION_3D) if facts.geometry.orientation_known else facts.geometry
+    return geometry.respaced(spacing).shape_zyx if spacing else geometry.shape_zyx
+
+
+def _batch_size(chooser: _Chooser, spec: NetworkSpec, machine: Machine, samples: int) -> int:
+    if spec.dimension == "2D":
+        auto = 16 if machine.has_gpu else 8
+        if max(spec.input_shape) > 320:
+            auto //= 2
+    else:
+        auto = 4 if math.prod(spec.input_shape) <= 64**3 else 2
+    smallest = smallest_batch(spec)
+    auto = max(smallest, min(auto, samples))
+    batch = chooser.choose("batch_size", auto, "fits the memory and keeps each step quick")
+    if batch < smallest:
+        raise SettingsError(
+            f'batch_size = {batch}: network = "{spec.name}" needs at least {smallest} images per step.'
+        )
+    return int(batch)
+
+
+def _workers(machine: Machine) -> tuple[int, str]:
+    if machine.device != "cuda":
+        return 0, "images are prepared in between: the cores are busy with training anyway"
+    return max(0, min(4, machine.cores - 1)), "so that the GPU does not wait"

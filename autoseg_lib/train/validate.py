@@ -1,0 +1,176 @@
+"""How good is the model now: whole validation scans through the predictor that test.ipynb uses, scored on their own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from autoseg_lib.events import StopFlag, nobody
+from autoseg_lib.infer.predictor import Predictor
+from autoseg_lib.labels import LabelTable
+from autoseg_lib.metrics.overlap import dice_per_roi
+from autoseg_lib.volume import Mask, Volume
+
+
+@dataclass(frozen=True)
+class ValidationScan:
+    """A scan kept back from training, with its truth."""
+
+    name: str
+    volume: Volume = field(repr=False)
+    mask: Mask = field(repr=False)
+    slice_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """Scores of one scan and its slice to look at.
+
+    Attributes:
+        name: the scan.
+        loss: soft Dice loss on the network's grid, 0 best to 1.
+        dice: Dice per ROI on the scan's own grid; None where neither truth nor prediction holds it.
+        area_error_percent: per ROI, mean absolute difference of the areas, in percent of the mean true area; None where
+            the truth does not hold it.
+        slice_index: the slice with the most wrong pixels.
+        image, truth, prediction: that slice.
+    """
+
+    name: str
+    loss: float
+    dice: tuple[float | None, ...]
+    area_error_percent: tuple[float | None, ...]
+    slice_index: int
+    image: npt.NDArray[np.generic] = field(repr=False)
+    truth: npt.NDArray[np.unsignedinteger] = field(repr=False)
+    prediction: npt.NDArray[np.unsignedinteger] = field(repr=False)
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean over the ROIs that truth or prediction hold; 1 where there is nothing to find and nothing was found."""
+        present = [value for value in self.dice if value is not None]
+        return float(np.mean(present)) if present else 1.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of all validation scans."""
+
+    cases: tuple[CaseScore, ...]
+
+    @property
+    def loss(self) -> float:
+        """Mean soft Dice loss."""
+        return float(np.mean([case.loss for case in self.cases]))
+
+    @property
+    def per_roi(self) -> tuple[float | None, ...]:
+        """Mean Dice of each ROI over the scans that hold it; None where none does."""
+        return tuple(_mean([case.dice[i] for case in self.cases]) for i in range(len(self.cases[0].dice)))
+
+    @property
+    def sd_per_roi(self) -> tuple[float | None, ...]:
+        """Standard deviation (n - 1) of each ROI's Dice over the scans; None with fewer than two."""
+        columns = [
+            [c.dice[i] for c in self.cases if c.dice[i] is not None] for i in range(len(self.cases[0].dice))
+        ]
+        return tuple(
+            float(np.std(np.array(column, dtype=float), ddof=1)) if len(column) > 1 else None
+            for column in columns
+        )
+
+    @property
+    def area_error_per_roi(self) -> tuple[float | None, ...]:
+        """Mean area error of each ROI over the scans, in percent."""
+        return tuple(
+            _mean([case.area_error_percent[i] for case in self.cases]) for i in range(len(self.cases[0].dice))
+        )
+
+    @property
+    def mean(self) -> float:
+        """Mean of ``per_roi``."""
+        value = _mean(list(self.per_roi))
+        return 0.0 if value is None else value
+
+
+def validate(
+    predictor: Predictor, scans: Iterable[ValidationScan], labels: LabelTable, stop: StopFlag | None = None
+) -> Scores | None:
+    """Scores every scan.
+
+    Args:
+        predictor: the network with its preprocessing.
+        scans: kept-back scans; may be a generator that reads them one at a time.
+        labels: the ROIs.
+        stop: asked between batches.
+
+    Returns:
+        the scores, or None without scans.
+
+    Raises:
+        Stopped: ``stop`` was set.
+    """
+    cases = tuple(score_case(predictor, scan, labels, stop) for scan in scans)
+    return Scores(cases) if cases else None
+
+
+def score_case(
+    predictor: Predictor, scan: ValidationScan, labels: LabelTable, stop: StopFlag | None = None
+) -> CaseScore:
+    """Predicts and scores one scan."""
+    probabilities, grid = predictor.probabilities(scan.volume, nobody, stop)
+    truth_on_grid = predictor.preprocessing.prepare_mask(scan.mask)
+    loss = soft_dice_loss(probabilities, truth_on_grid.array)
+    prediction = predictor.preprocessing.restore(probabilities, grid, scan.volume.geometry)
+    truth = scan.mask.array
+    dice = dice_per_roi(truth, prediction, labels)
+    wrong = np.count_nonzero(truth != prediction, axis=(1, 2))
+    worst = int(np.argmax(wrong)) if wrong.any() else int(np.argmax(np.count_nonzero(truth, axis=(1, 2))))
+    return CaseScore(
+        name=scan.name,
+        loss=loss,
+        dice=tuple(dice),
+        area_error_percent=tuple(_area_error(truth, prediction, value) for value in labels.values),
+        slice_index=worst,
+        image=scan.volume.array[worst],
+        truth=truth[worst],
+        prediction=prediction[worst],
+    )
+
+
+def soft_dice_loss(probabilities: npt.NDArray[np.float32], truth: npt.NDArray[np.unsignedinteger]) -> float:
+    """Returns 1 - mean soft Dice with squared denominators over the ROIs that the truth holds.
+
+    Args:
+        probabilities: (classes, slice, row, column), background first.
+        truth: (slice, row, column) label values.
+    """
+    terms = []
+    for value in range(1, probabilities.shape[0]):
+        target = truth == value
+        soft = probabilities[value]
+        size = float(np.count_nonzero(target))
+        if size:
+            overlap = float(soft[target].sum(dtype=np.float64))
+            squared = float(np.einsum("ijk,ijk->", soft, soft, dtype=np.float64))
+            terms.append(2 * overlap / (squared + size))
+    return 1.0 - float(np.mean(terms)) if terms else 0.0
+
+
+def _area_error(
+    truth: npt.NDArray[np.unsignedinteger], prediction: npt.NDArray[np.unsignedinteger], value: int
+) -> float | None:
+    true_pixels = np.count_nonzero(truth == value, axis=(1, 2))
+    if not true_pixels.any():
+        return None
+    found_pixels = np.count_nonzero(prediction == value, axis=(1, 2))
+    drawn = true_pixels > 0
+    return float(100 * np.abs(found_pixels - true_pixels)[drawn].mean() / true_pixels[drawn].mean())
+
+
+def _mean(values: list[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None

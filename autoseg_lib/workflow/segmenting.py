@@ -1,0 +1,448 @@
+"""Step "Segment": a folder of scans and a model → masks, areas, volumes and a report in one run folder."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import logging
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autoseg_lib.augment.plan import AugmentPlan
+from autoseg_lib.data.discover import Discovery, ImageSource, discover
+from autoseg_lib.data.scan import Scan, SpacingOverride, load_scan
+from autoseg_lib.errors import AutosegError, DataError, ModelError, SettingsError
+from autoseg_lib.events import Listener, Message, Progress, StopFlag, nobody
+from autoseg_lib.export.animation import write_animation
+from autoseg_lib.export.masks import write_masks, write_nifti, write_overlays
+from autoseg_lib.export.report import build_run_report, case_report, write_json
+from autoseg_lib.export.run_folder import RunFolder, open_run, unique_names
+from autoseg_lib.export.tables import (
+    read_measurements,
+    read_volumes,
+    write_csa_results,
+    write_measurements,
+    write_volumes,
+)
+from autoseg_lib.infer.predictor import DEFAULT_OVERLAP, Predictor, Stopped
+from autoseg_lib.io.files import sha256_of
+from autoseg_lib.labels import LabelTable
+from autoseg_lib.measure.areas import SliceMeasurement, measure_slices
+from autoseg_lib.measure.volumes import VolumeMeasurement, measure_volumes, why_no_volume
+from autoseg_lib.networks.model_file import LoadedModel, load_model, read_metadata
+from autoseg_lib.settings import AUTO, SegmentSettings, to_table
+from autoseg_lib.system import device_name, versions
+from autoseg_lib.train.machine import best_precision
+from autoseg_lib.volume import Mask
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What came out for one scan. Pixels are read again, and masks unpacked, only when someone looks at them.
+
+    Attributes:
+        name: the case.
+        folder: its sub-folder of the run.
+        measurements: its rows of measurements.csv.
+        volumes: its rows of volumes.csv.
+        warnings: what was assumed.
+        how_measured: one sentence on where spacing and slice distances come from.
+        already_done: it was finished by an earlier run into the same folder.
+    """
+
+    name: str
+    folder: Path
+    measurements: tuple[SliceMeasurement, ...]
+    volumes: tuple[VolumeMeasurement, ...]
+    warnings: tuple[str, ...]
+    how_measured: str
+    already_done: bool = False
+    _source: ImageSource | None = field(default=None, repr=False)
+    _load: tuple[Any, ...] = field(default=(), repr=False)
+    _packed: bytes = field(default=b"", repr=False)
+    _dtype: str = "uint8"
+
+    @cached_property
+    def scan(self) -> Scan:
+        """The scan, read from its files.
+
+        Raises:
+            DataError: the files are gone.
+        """
+        if self._source is None:
+            raise DataError(
+                f"'{self.name}': the scan's files are not known any more. Segment it again to look at it."
+            )
+        return load_scan(self._source, slice_axis=self._load[0], override=self._load[1])
+
+    @cached_property
+    def mask(self) -> Mask:
+        """The label values on the scan's slices."""
+        geometry = self.scan.volume.geometry
+        array = np.frombuffer(zlib.decompress(self._packed), dtype=self._dtype).reshape(geometry.shape_zyx)
+        return Mask(array, geometry)
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """A finished (or stopped) run."""
+
+    run_folder: Path
+    labels: LabelTable
+    cases: tuple[CaseResult, ...]
+    failures: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    stopped: bool = False
+
+    @property
+    def measurements(self) -> tuple[SliceMeasurement, ...]:
+        """All rows of measurements.csv."""
+        return tuple(row for case in self.cases for row in case.measurements)
+
+    @property
+    def volumes(self) -> tuple[VolumeMeasurement, ...]:
+        """All rows of volumes.csv."""
+        return tuple(row for case in self.cases for row in case.volumes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the run as plain values for ``--json``."""
+        return {
+            "run_folder": str(self.run_folder),
+            "cases": [
+                {
+                    "case": case.name,
+                    "folder": str(case.folder),
+                    "volumes_ml": {row.roi: row.volume_ml for row in case.volumes},
+                    "warnings": list(case.warnings),
+                    "already_done": case.already_done,
+                }
+                for case in self.cases
+            ],
+            "failures": [{"case": name, "reason": reason} for name, reason in self.failures],
+            "notes": list(self.notes),
+            "stopped": self.stopped,
+        }
+
+
+def list_models(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Returns the model files of a folder with their metadata, newest first; files that are no models are left out."""
+    found = []
+    for path in sorted(folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime, reverse=True):
+        try:
+            found.append((path, read_metadata(path)))
+        except ModelError:
+            continue
+    return found
+
+
+def find_model(settings: SegmentSettings, model_dir: Path) -> Path:
+    """Returns the model file that ``model_filename`` means.
+
+    Args:
+        settings: a path, a file name or a model's name; "auto" takes the newest best model of the folder.
+        model_dir: folder the models are in.
+
+    Raises:
+        ModelError: there is none.
+    """
+    wanted = settings.model_filename
+    if wanted != AUTO:
+        for candidate in (
+            Path(wanted).expanduser(),
+            model_dir / wanted,
+            model_dir / f"{wanted}.safetensors",
+            model_dir / f"{wanted}_best.safetensors",
+        ):
+            if candidate.is_file():
+                return candidate
+        known = [path.stem for path, _ in list_models(model_dir)]
+        there = f" There are: {', '.join(known)}." if known else ""
+        raise ModelError(
+            f"model '{wanted}': not found in '{model_dir}'.{there} Correct model_filename, or train one with train.ipynb."
+        )
+    models = list_models(model_dir)
+    best = [path for path, _ in models if path.stem.endswith("_best")] or [path for path, _ in models]
+    if not best:
+        raise ModelError(
+            f"no model was found in '{model_dir}'. Train one with train.ipynb first, or set model_filename."
+        )
+    return best[0]
+
+
+def check_against_model(settings: SegmentSettings, model: LoadedModel) -> None:
+    """Compares what the user said of the model with what it is.
+
+    Raises:
+        SettingsError: the number of ROIs, their names or the input size differ.
+    """
+    problems = []
+    if settings.labels_list != AUTO and list(settings.labels_list) != list(model.labels.names):
+        given, known = len(settings.labels_list), len(model.labels)
+        what = (
+            f"the model knows {known} ROI{'s' if known != 1 else ''}, labels_list names {given} besides the background"
+            if given != known
+            else f"the model's ROIs are {', '.join(model.labels.names)}, labels_list names {', '.join(settings.labels_list)}"
+        )
+        problems.append(f'{what}. Leave labels_list = "auto" to use the model\'s own names.')
+    if settings.input_shape != AUTO and model.preprocessing.input_shape is not None:
+        given_shape = settings.input_shape
+        pair = (given_shape, given_shape) if isinstance(given_shape, int) else tuple(given_shape)
+        if pair != model.preprocessing.input_shape:
+            own = " × ".join(str(n) for n in model.preprocessing.input_shape)
+            problems.append(
+                f'the model works on {own} pixels, input_shape = {settings.input_shape}. Leave input_shape = "auto".'
+            )
+    if problems:
+        raise SettingsError("\n".join(problems))
+
+
+def make_predictor(model: LoadedModel, settings: SegmentSettings, notes: list[str]) -> Predictor:
+    """Returns the predictor for a model, and adds to ``notes`` what could not be done as asked."""
+    device = next(model.network.parameters()).device
+    augmentation = AugmentPlan.from_dict(model.metadata.get("augmentation", {}))
+    mirror_axis = None
+    if settings.tta:
+        if augmentation.mirrors and augmentation.mirror_axis is not None:
+            # The plan counts from a sample's first axis; a prepared scan has the slices in front in 2D too.
+            mirror_axis = augmentation.mirror_axis + (1 if model.spec.dimension == "2D" else 0)
+        else:
+            notes.append(
+                "tta was left out: this model was not trained with mirrored images, so mirroring would harm."
+            )
+    window = model.spec.input_shape if model.spec.dimension == "3D" else None
+    return Predictor(
+        network=model.network,
+        preprocessing=model.preprocessing,
+        classes=len(model.labels) + 1,
+        device=device,
+        window=None if window is None else (window[0], window[1], window[2]),
+        overlap=DEFAULT_OVERLAP if settings.overlap == AUTO else settings.overlap,
+        batch_size=None if settings.batch_size == AUTO else settings.batch_size,
+        half_precision=best_precision(device.type) != "32",
+        mirror_pairs=augmentation.mirror_pairs,
+        mirror_axis=mirror_axis,
+    )
+
+
+def segment(
+    input_path: Path,
+    model_path: Path,
+    output: Path,
+    settings: SegmentSettings,
+    *,
+    mode: str = "new",
+    on_event: Listener = nobody,
+    stop: StopFlag | None = None,
+) -> SegmentResult:
+    """Segments every scan below ``input_path`` and measures the ROIs.
+
+    Args:
+        input_path: folder, file or CSV manifest.
+        model_path: the model file.
+        output: the run folder.
+        settings: see SegmentSettings.
+        mode: "new", "continue" or "overwrite", see open_run.
+        on_event: hears the progress.
+        stop: asked between batches.
+
+    Raises:
+        ModelError, SettingsError, DataError, ExportError: nothing could be done at all. A fault of a single scan is in
+            the result's ``failures``.
+    """
+    return _Segmenting(model_path, settings, on_event, stop or StopFlag()).run(input_path, output, mode)
+
+
+class _Segmenting:
+    def __init__(
+        self, model_path: Path, settings: SegmentSettings, on_event: Listener, stop: StopFlag
+    ) -> None:
+        self.settings, self.on_event, self.stop = settings, on_event, stop
+        self.model = load_model(model_path, torch.device(device_name()))
+        check_against_model(settings, self.model)
+        self.model_hash = sha256_of(model_path)
+        self.notes: list[str] = []
+        self.predictor = make_predictor(self.model, settings, self.notes)
+        spacing = None if settings.spacing_mm == AUTO else settings.spacing_mm
+        self.override = SpacingOverride(settings.fov, settings.matrix_size, spacing)
+        self.cases: list[CaseResult] = []
+        self.reports: list[dict[str, Any]] = []
+        self.failures: list[tuple[str, str]] = []
+
+    def run(self, input_path: Path, output: Path, mode: str) -> SegmentResult:
+        started, clock = datetime.datetime.now().astimezone(), time.monotonic()
+        found = discover(
+            input_path,
+            series=self.settings.series,
+            on_progress=lambda done, total: self.on_event(Progress("Looking for scans", done, total)),
+        )
+        self.notes += found.notes
+        run = open_run(output, mode)
+        names = unique_names([source.name for source in found.sources])
+        self._segment_all(run, found, names)
+        self._write_tables(run)
+        report = build_run_report(
+            kind="segment",
+            started=started.isoformat(timespec="seconds"),
+            finished=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            seconds=time.monotonic() - clock,
+            versions=versions(),
+            device=str(self.predictor.device),
+            models=[
+                {
+                    "file": self.model.path.name,
+                    "sha256": self.model_hash,
+                    "epoch": self.model.metadata.get("epoch"),
+                }
+            ],
+            labels=self.model.labels.names,
+            settings=to_table(self.settings),
+            cases=self.reports,
+            failures=self.failures,
+            skipped=[(item.path.name, item.reason) for item in found.skipped],
+            warnings=sorted({text for case in self.cases for text in case.warnings}),
+            notes=self.notes,
+        )
+        write_json(run.report, report)
+        done = len(self.cases) + len(self.failures)
+        return SegmentResult(
+            run.path,
+            self.model.labels,
+            tuple(self.cases),
+            tuple(self.failures),
+            tuple(self.notes),
+            done < len(names),
+        )
+
+    def _segment_all(self, run: RunFolder, found: Discovery, names: Sequence[str]) -> None:
+        keys = {name: self._key(source) for name, source in zip(names, found.sources, strict=True)}
+        done = set(run.finished_cases(keys))
+        earlier = _Earlier(run) if done else None
+        for number, (name, source) in enumerate(zip(names, found.sources, strict=True)):
+            self.on_event(Progress("Scans", number, len(names), name))
+            if self.stop.is_set():
+                self.notes.append(f"stopped by the user after {number} of {len(names)} scans.")
+                return
+            try:
+                if name in done and earlier is not None:
+                    self._take_over(run, name, source, earlier)
+                else:
+                    self._segment_one(run, name, source, keys[name])
+            except Stopped:
+                self.notes.append(f"stopped by the user after {number} of {len(names)} scans.")
+                return
+            except AutosegError as error:
+                self._failed(name, str(error))
+            except (RuntimeError, ValueError, MemoryError, OSError) as error:
+                # One bad scan must not stop a night's work; --debug and the log keep the details.
+                _log.debug("segmenting %s failed", name, exc_info=True)
+                self._failed(name, f"'{name}': it could not be segmented ({type(error).__name__}: {error}).")
+            # After every scan, so that an interrupted run loses nothing.
+            self._write_tables(run)
+        self.on_event(Progress("Scans", len(names), len(names)))
+
+    def _failed(self, name: str, reason: str) -> None:
+        self.failures.append((name, reason))
+        self.on_event(Message(reason, "warning"))
+
+    def _segment_one(self, run: RunFolder, name: str, source: ImageSource, key: str) -> None:
+        clock = time.monotonic()
+        scan = load_scan(source, slice_axis=self.settings.slice_axis, override=self.override)
+        scan = replace(scan, name=name)
+        mask = self.predictor.predict(scan.volume, self.on_event, self.stop)
+        measurements = measure_slices(
+            mask, self.model.labels, slice_names=scan.slice_names, slice_files=scan.slice_files, case=name
+        )
+        volumes = measure_volumes(mask, self.model.labels, case=name)
+        folder = run.begin_case(name)
+        files = write_masks(folder, mask, scan.slice_names, self.settings.formats)
+        if "jpg" in self.settings.formats:
+            files += write_overlays(folder, scan, mask, self.model.labels)
+        if "nifti" in self.settings.formats:
+            files += write_nifti(folder / "segmentation.nii.gz", scan, mask)
+        files += write_animation(folder / "animation.html", scan, mask, self.model.labels)
+        run.finish_case(name, files, key)
+        self.reports.append(
+            case_report(
+                scan,
+                volumes,
+                checksums={path.name: sha256_of(path) for path in dict.fromkeys(source.files)},
+                seconds=time.monotonic() - clock,
+                files=[path.relative_to(run.path).as_posix() for path in files],
+            )
+        )
+        self.cases.append(
+            CaseResult(
+                name,
+                folder,
+                tuple(measurements),
+                tuple(volumes),
+                tuple(scan.warnings),
+                how_measured(scan),
+                _source=source,
+                _load=(self.settings.slice_axis, self.override),
+                _packed=zlib.compress(mask.array.tobytes(), level=1),
+                _dtype=str(mask.array.dtype),
+            )
+        )
+
+    def _take_over(self, run: RunFolder, name: str, source: ImageSource, earlier: _Earlier) -> None:
+        """A scan that an earlier run into this folder has finished: shown, not done again."""
+        scan = load_scan(source, slice_axis=self.settings.slice_axis, override=self.override)
+        rows = tuple(row for row in earlier.measurements if row.case == name)
+        volumes = tuple(row for row in earlier.volumes if row.case == name)
+        self.cases.append(
+            CaseResult(
+                name, run.path / name, rows, volumes, tuple(scan.warnings), how_measured(scan), True, source
+            )
+        )
+        self.reports.append(case_report(scan, volumes))
+
+    def _write_tables(self, run: RunFolder) -> None:
+        rows = [row for case in self.cases for row in case.measurements]
+        write_measurements(run.measurements, rows)
+        write_csa_results(run.csa_results, rows)
+        write_volumes(run.volumes, [row for case in self.cases for row in case.volumes])
+
+    def _key(self, source: ImageSource) -> str:
+        """What must be equal for an earlier result to hold: the input's bytes, the model, and what changes the result."""
+        digest = hashlib.sha256(self.model_hash.encode())
+        for path in dict.fromkeys(source.files):
+            digest.update(sha256_of(path).encode())
+        relevant = {
+            key: value
+            for key, value in to_table(self.settings).items()
+            if key not in ("input_dir", "predictions_dir")
+        }
+        digest.update(repr(sorted(relevant.items())).encode())
+        return digest.hexdigest()
+
+
+class _Earlier:
+    """The tables of an earlier run into the same folder."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.measurements = read_measurements(run.measurements) if run.measurements.is_file() else []
+        self.volumes = read_volumes(run.volumes) if run.volumes.is_file() else []
+
+
+def how_measured(scan: Scan) -> str:
+    """Returns the sentence that says where the millimetres come from."""
+    geometry = scan.volume.geometry
+    if not geometry.spacing_known:
+        return "No pixel spacing: areas in mm² are unknown. Fill in fov and matrix_size (from the scan protocol) in Settings."
+    rows, columns = geometry.spacing_zyx_mm[1:]
+    text = f"In-plane pixel spacing {rows:.4g} × {columns:.4g} mm ({scan.volume.spacing_source})"
+    reason = why_no_volume(geometry)
+    if reason:
+        return f"{text}; no volume: {reason}"
+    return f"{text}; slices {geometry.spacing_text} apart by position."
