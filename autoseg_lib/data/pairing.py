@@ -247,7 +247,7 @@ def _match(
         for file, partner in zip(source.files, partners, strict=True):
             if partner is None and not labels.get(_key(file, root)):
                 lonely[_key(file, root)] = file
-        case = _labelled_part(source, partners)
+        case = labelled_part(source, partners)
         if case is not None:
             used.update(case.labels)
             pairs += len(case.labels)
@@ -304,7 +304,16 @@ def _slice_label(source: ImageSource, index: int, labels: dict[Key, list[Path]],
     return flat[0] if len(flat) == 1 and len(labels.get((folder, stem), [])) == 1 else None
 
 
-def _labelled_part(source: ImageSource, partners: Sequence[Path | None]) -> TrainingCase | None:
+def labelled_part(source: ImageSource, partners: Sequence[Path | None]) -> TrainingCase | None:
+    """Returns the slices of a scan that have a partner, with the geometry they have without the others.
+
+    Args:
+        source: the scan.
+        partners: label file of each slice, or None.
+
+    Returns:
+        The case, or None where no slice has a partner.
+    """
     kept = [index for index, partner in enumerate(partners) if partner is not None]
     if not kept:
         return None
@@ -525,7 +534,7 @@ def _pair_manifest(path: Path, settings: TrainSettings, on_progress: OnProgress 
             continue
         partners = [_manifest_label(by_image, file) for file in source.files]
         lonely += [file.name for file, partner in zip(source.files, partners, strict=True) if partner is None]
-        case = _labelled_part(source, partners)
+        case = labelled_part(source, partners)
         if case is not None:
             cases.append(case)
             pairs += len(case.labels)
