@@ -124,5 +124,5 @@ def test_other_peoples_folders_are_left_alone(tmp_path):
     write_example_study(tmp_path / "s", scans=2)
     with pytest.raises(DataError, match="holds another example study"):
         write_example_study(tmp_path / "s", scans=3)
-    with pytest.raises(SettingsError, match="at least 2 scans"):
+    with pytest.raises(SettingsError, match="2 scans or more"):
         write_example_study(tmp_path / "t", scans=1)

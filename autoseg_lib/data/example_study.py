@@ -119,7 +119,7 @@ def write_example_study(
     """
     if scans < 2 or seed < 0:
         raise SettingsError(
-            f"example study: found scans = {scans}, seed = {seed}; expected at least 2 scans and a seed from 0."
+            f"example study: found scans = {scans}, seed = {seed}; expected 2 scans or more, a seed from 0."
         )
     tests = max(1, round(scans * _TEST_SHARE))
     names = [f"lumbar_{number:02d}" for number in range(1, scans + 1)]
