@@ -46,6 +46,19 @@ class Evaluation:
     notes: tuple[str, ...]
     failures: tuple[tuple[str, str], ...] = ()
 
+    def lines(self) -> list[str]:
+        """Returns the summary as lines of text: one per ROI, then notes and failures."""
+        lines = []
+        for row in self.summary:
+            parts = [f"{row.roi}: Dice {_shown(row.dice_mean, 3)} (worst {_shown(row.dice_min, 3)})"]
+            parts.append(f"HD95 {_shown(row.hd95_mm_mean, 2)} mm")
+            parts.append(f"volume difference {_shown(row.volume_difference_percent_abs_mean, 1)} %")
+            counts = f"{row.cases} cases, absent in both {row.absent_in_both}"
+            counts += f", only reference {row.only_reference}, only prediction {row.only_prediction}"
+            lines.append(" · ".join([*parts, counts]))
+        lines += [f"note: {note}" for note in self.notes]
+        return lines + [f"'{case}' was not compared: {reason}" for case, reason in self.failures]
+
 
 def evaluate_folders(reference: Path, prediction: Path, on_event: Listener = nobody) -> Evaluation:
     """Compares every mask in ``prediction`` with its partner in ``reference``.
@@ -170,6 +183,10 @@ def compare_masks(reference: Mask, prediction: Mask, rois: list[_Roi], case: str
             )
         )
     return rows
+
+
+def _shown(value: float | None, decimals: int) -> str:
+    return "–" if value is None else f"{value:.{decimals}f}"
 
 
 def _percent(reference: float | None, prediction: float | None) -> float | None:

@@ -1,0 +1,219 @@
+"""``autoseg measure`` from files to tables: layouts, names, geometry, and figures known from elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from autoseg_lib.errors import DataError, ExportError
+from autoseg_lib.export.masks import write_masks, write_nifti
+from autoseg_lib.export.report import build_run_report, case_report, write_json
+from autoseg_lib.export.tables import write_measurements
+from autoseg_lib.io.volume_files import write_mask_file, write_volume_file
+from autoseg_lib.labels import LabelTable
+from autoseg_lib.measure.areas import measure_slices
+from autoseg_lib.volume import reorient
+from autoseg_lib.workflow.measuring import measure_masks
+from tests.helpers.real_data import real_data
+from tests.helpers.scans import small_scan
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write_slices(folder: Path, array: np.ndarray, names: tuple[str, ...]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, plane in zip(names, array, strict=True):
+        Image.fromarray(plane).save(folder / f"{name}.png")
+
+
+def test_a_volume_mask_is_measured_on_its_own_grid(tmp_path: Path) -> None:
+    _, mask = small_scan()
+    (tmp_path / "masks").mkdir()
+    write_mask_file(tmp_path / "masks" / "scan_1.nii.gz", reorient(mask, "RIP"))
+    result = measure_masks(tmp_path / "masks", tmp_path / "out", labels=["psoas left", "psoas right"])
+    # 50 and 8 pixels of 2 × 1 × 4 mm.
+    assert [(row.case, row.roi, row.volume_mm3) for row in result.volumes] == [
+        ("scan_1", "psoas left", pytest.approx(400)),
+        ("scan_1", "psoas right", pytest.approx(64)),
+    ]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "csa_results.csv",
+        "measurements.csv",
+        "run_report.json",
+        "volumes.csv",
+    ]
+    rows = table(tmp_path / "out" / "csa_results.csv")
+    assert [row["slice"] for row in rows][-3:] == ["slice number 4", "mean", "std"]
+    assert [row["psoas left"] for row in rows] == ["0.0", "50.0", "50.0", "0.0", "25.0", "28.8675"]
+    assert result.lines()[0] == "scan_1: psoas left 0.40 ml, mean area 50.0 mm² on 2 slices"
+
+
+def test_the_image_of_the_same_name_gives_the_geometry(tmp_path: Path) -> None:
+    scan, mask = small_scan()
+    (tmp_path / "images").mkdir()
+    write_volume_file(tmp_path / "images" / "scan_1.nii.gz", scan.volume)
+    (tmp_path / "masks").mkdir()
+    write_mask_file(tmp_path / "masks" / "scan_1.nrrd", mask)
+    write_mask_file(tmp_path / "masks" / "other.nrrd", mask)
+    result = measure_masks(tmp_path / "masks", tmp_path / "out", tmp_path / "images")
+    assert [row.volume_mm3 for row in result.volumes] == pytest.approx([400, 64, 400, 64])
+    assert "masks without an image, measured as they are: 'other'." in result.notes
+
+
+def test_slices_without_images_are_counted_but_not_measured(tmp_path: Path) -> None:
+    scan, mask = small_scan()
+    write_slices(tmp_path / "masks" / "scan_1", mask.array, scan.slice_names)
+    result = measure_masks(tmp_path / "masks", tmp_path / "out")
+    row = result.volumes[0]
+    assert (row.voxels, row.volume_mm3, row.note) == (50, None, "the pixel spacing is unknown")
+    assert any("no image and so no pixel spacing" in note for note in result.notes)
+    assert table(tmp_path / "out" / "measurements.csv")[4]["area_mm2"] == ""
+    assert result.lines()[0] == "scan_1: ROI 1 no volume (the pixel spacing is unknown) on 2 slices"
+
+
+def test_a_run_folder_is_measured_with_what_it_remembers(tmp_path: Path) -> None:
+    scan, mask = small_scan()
+    names = LabelTable(["psoas left", "psoas right"])
+    run = tmp_path / "run"
+    # Someone corrects a mask by hand after segmenting: the PNG counts, not the volume written before.
+    write_nifti(run / "scan_1" / "segmentation.nii.gz", scan, mask)
+    rows = measure_slices(mask, names, case="scan_1", slice_names=scan.slice_names)
+    write_measurements(run / "measurements.csv", rows)
+    report = build_run_report(
+        kind="segment",
+        started="",
+        finished="",
+        seconds=0,
+        versions={},
+        labels=names.names,
+        cases=[case_report(scan)],
+    )
+    write_json(run / "run_report.json", report)
+    corrected = mask.array.copy()
+    corrected[1, 5, 5] = 0
+    write_masks(run / "scan_1", mask.with_array(corrected), scan.slice_names, ("png",))
+    result = measure_masks(run, tmp_path / "out")
+    assert [row.volume_mm3 for row in result.volumes] == pytest.approx([49 * 8, 64])
+    assert result.labels == names
+
+
+def test_names_come_from_labels_csv(tmp_path: Path) -> None:
+    _, mask = small_scan()
+    (tmp_path / "masks").mkdir()
+    write_mask_file(tmp_path / "masks" / "a.mha", mask)
+    (tmp_path / "labels.csv").write_text("value,name\n1,left\n2,right\n", encoding="utf-8")
+    assert measure_masks(tmp_path / "masks", tmp_path / "out").labels.names == ("left", "right")
+
+
+def test_255_is_one_roi_not_255(tmp_path: Path) -> None:
+    scan, mask = small_scan()
+    write_slices(tmp_path / "masks" / "x", (mask.array == 1).astype(np.uint8) * 255, scan.slice_names)
+    result = measure_masks(tmp_path / "masks", tmp_path / "out")
+    assert [(row.label, row.roi, row.voxels) for row in result.volumes] == [(1, "ROI 1", 50)]
+    assert "the masks hold the values 0 and 255; 255 is taken as ROI 1." in result.notes
+
+
+def test_one_file(tmp_path: Path) -> None:
+    _, mask = small_scan()
+    write_mask_file(tmp_path / "a b ä.nii.gz", mask)
+    assert measure_masks(tmp_path / "a b ä.nii.gz", tmp_path / "out").cases == ("a b ä",)
+
+
+def test_one_bad_mask_does_not_stop_the_others(tmp_path: Path) -> None:
+    _, mask = small_scan()
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    write_mask_file(folder / "good.nii.gz", mask)
+    write_mask_file(
+        folder / "nine.nii.gz", mask.with_array(mask.array * 4 + (mask.array > 0).astype(np.uint8))
+    )
+    (folder / "torn.nii.gz").write_bytes((folder / "good.nii.gz").read_bytes()[:60])
+    result = measure_masks(folder, tmp_path / "out", labels=["a", "b"])
+    assert result.cases == ("good",)
+    assert [case for case, _ in result.failures] == ["nine", "torn"]
+    assert "found the label values 5, 9, which no ROI has" in result.failures[0][1]
+    report = json.loads((tmp_path / "out" / "run_report.json").read_text(encoding="utf-8"))
+    assert [item["case"] for item in report["failures"]] == ["nine", "torn"]
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"not found. Give a folder of masks, or one file"):
+        measure_masks(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "notes.txt").write_text("x", encoding="utf-8")
+    with pytest.raises(DataError, match=r"'notes.txt': found no mask. Expected \.nii\.gz"):
+        measure_masks(tmp_path / "notes.txt", tmp_path / "out")
+    scan, mask = small_scan()
+    write_slices(tmp_path / "masks" / "x", mask.array, scan.slice_names)
+    (tmp_path / "images").mkdir()
+    write_volume_file(tmp_path / "images" / "y.nii.gz", scan.volume)
+    with pytest.raises(DataError, match="no mask fits an image: the images are 'y', the masks 'x'"):
+        measure_masks(tmp_path / "masks", tmp_path / "out", tmp_path / "images")
+    measure_masks(tmp_path / "masks", tmp_path / "out")
+    with pytest.raises(ExportError, match="holds results already"):
+        measure_masks(tmp_path / "masks", tmp_path / "out")
+    measure_masks(tmp_path / "masks", tmp_path / "out", mode="overwrite")
+
+
+# --- real scans
+# -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real_data
+def test_chaos_liver(tmp_path: Path) -> None:
+    """1417.49 ml by slice positions 2.0 mm apart (SliceThickness says 3.2), and the areas of its slices.csv."""
+    folder = real_data("chaos_ct_liver")
+    result = measure_masks(folder / "labels", tmp_path / "out", folder / "images", labels=["liver"])
+    assert len(result.volumes) == 1
+    assert result.volumes[0].volume_ml == pytest.approx(1417.49, abs=0.01)
+    known = {row["base"]: row for row in table(folder / "slices.csv")}
+    rows = table(tmp_path / "out" / "measurements.csv")
+    assert len(rows) == len(known) == 78
+    for row in rows:
+        expected = known[Path(row["slice_file"]).stem]
+        assert int(row["pixels"]) == int(expected["gt_px"])
+        assert float(row["area_mm2"]) == pytest.approx(float(expected["gt_area_mm2"]), abs=0.06)
+        assert float(row["slice_position_mm"]) == pytest.approx(float(expected["z_mm"]))
+    assert [int(row["slice_number"]) for row in rows] == list(range(1, 79))
+    assert [float(row["slice_position_mm"]) for row in rows] == sorted(
+        float(row["z_mm"]) for row in known.values()
+    )
+
+
+@pytest.mark.real_data
+def test_sunnybrook_cine(tmp_path: Path) -> None:
+    """Oblique cine: raster areas of its slices.csv; no volume, because two phases share each position."""
+    folder = real_data("sunnybrook_cardiac")
+    measure_masks(folder / "labels", tmp_path / "out", folder / "images", labels=["cavity", "myocardium"])
+    known = {row["base"]: row for row in table(folder / "slices.csv")}
+    rows = [row for row in table(tmp_path / "out" / "measurements.csv") if row["roi"] == "cavity"]
+    names = {path.stem for path in (folder / "labels").glob("*.png")}
+    assert {Path(row["slice_file"]).stem for row in rows} == names
+    for row in rows:
+        expected = known[Path(row["slice_file"]).stem]
+        assert int(row["pixels"]) == int(expected["cavity_px"])
+        # The table's pixel size is rounded to four to six digits.
+        assert float(row["area_mm2"]) == pytest.approx(float(expected["cavity_area_mm2_raster"]), rel=1e-4)
+    volumes = table(tmp_path / "out" / "volumes.csv")
+    assert {row["volume_ml"] for row in volumes} == {""}
+    assert {row["note"] for row in volumes} == {
+        "the series has several images at one position (cine or dynamic)"
+    }
+
+
+@pytest.mark.real_data
+def test_spinal_cord(tmp_path: Path) -> None:
+    """77.73 mm²: mean over the axial slices that hold cord, not corrected for the cord's angle."""
+    folder = real_data("spinal_cord_mri")
+    result = measure_masks(folder / "t2" / "t2_seg-manual.nii.gz", tmp_path / "out", labels=["cord"])
+    assert result.volumes[0].mean_area_mm2 == pytest.approx(77.73, abs=0.005)
+    assert result.volumes[0].slices == 55
+    mean = next(row for row in table(tmp_path / "out" / "csa_results.csv") if row["slice"] == "mean")
+    assert float(mean["cord"]) == pytest.approx(77.73, abs=0.005)
