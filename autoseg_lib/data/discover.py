@@ -16,7 +16,7 @@ from autoseg_lib.io.dicom_geometry import series_geometry
 from autoseg_lib.io.dicom_headers import SkippedFile, read_headers
 from autoseg_lib.io.dicom_series import DicomSeries, group_series
 from autoseg_lib.io.files import is_junk, natural_key, walk_files
-from autoseg_lib.io.volume_files import is_volume_file
+from autoseg_lib.io.volume_files import describe_volume_file, is_volume_file
 
 # Folders whose names speak of the layout, not of a scan.
 LAYOUT_FOLDERS = {"images", "dicoms", "train", "test", "data", "imagestr", "imagests"}
@@ -115,7 +115,7 @@ def describe_source(source: ImageSource) -> str:
     parts = [source.modality] if source.modality else []
     if source.series is None:
         if source.kind == "volume":
-            return ", ".join([*parts, "volume file"])
+            return ", ".join([*parts, "volume", describe_volume_file(source.files[0])])
         size = raster.picture_size(source.files[0])
         parts.append(_count(len(source.files), "picture"))
         return ", ".join([*parts, f"{size[0]}×{size[1]}"] if size else parts)

@@ -236,6 +236,10 @@ def _match(
     images = pairs = 0
     for source in found.sources:
         volume = _label_volume(source, labels, root)
+        if volume is not None and source.kind != "volume" and _scans_in(found, source) > 1:
+            issues.append(_unclear(volume, source))
+            used.add(volume)
+            continue
         files = tuple(dict.fromkeys(source.files))
         images += len(files)
         if volume is not None:
@@ -291,6 +295,18 @@ def _label_volume(source: ImageSource, labels: dict[Key, list[Path]], root: Path
         candidates = labels.get((parts[:-1], parts[-1]), [])
     volumes = [file for file in candidates if is_volume_file(file)]
     return volumes[0] if len(volumes) == 1 and len(candidates) == 1 else None
+
+
+def _scans_in(found: Discovery, source: ImageSource) -> int:
+    return sum(1 for other in found.sources if other.files[0].parent == source.files[0].parent)
+
+
+def _unclear(volume: Path, source: ImageSource) -> PairingIssue:
+    text = (
+        f"label '{volume.name}': the folder '{source.files[0].parent.name}' holds several scans, so it is not certain "
+        "which one is meant. Put each scan into a folder of its own, or set series."
+    )
+    return PairingIssue("error", "unclear_label", text, (volume.name,))
 
 
 def _slice_label(source: ImageSource, index: int, labels: dict[Key, list[Path]], root: Path) -> Path | None:
@@ -370,6 +386,7 @@ def _plain(key: Key) -> tuple[tuple[str, ...], str]:
 
     def plain(text: str) -> str:
         text = re.sub(r"\.(dcm|dicom|ima|png|jpe?g|tiff?|npy|nii|nrrd|mha)$", "", text.casefold())
+        text = re.sub(r"_0000$", "", text)  # some tools number the channels of an image
         words = re.findall(r"\d+|[^\W\d_]+", text)
         kept = [word for word in words if word not in _LABEL_WORDS] or words
         return "-".join(str(int(word)) if word.isdecimal() else word for word in kept)

@@ -15,6 +15,7 @@ from autoseg_lib.geometry import DISPLAY_ORIENTATION, Geometry
 from autoseg_lib.io import raster
 from autoseg_lib.io.dicom_series import read_series
 from autoseg_lib.io.volume_files import read_volume_file
+from autoseg_lib.settings import SegmentSettings, TrainSettings
 from autoseg_lib.volume import Mask, Volume, reorient, reorient_like
 
 # A spacing counts as clearly the largest when it is more than this many times the others.
@@ -36,6 +37,11 @@ class SpacingOverride:
     fov: float | Sequence[float] | None = None
     matrix_size: int | Sequence[int] | None = None
     spacing_mm: float | Sequence[float] | str | None = None
+
+    @classmethod
+    def from_settings(cls, settings: TrainSettings | SegmentSettings) -> SpacingOverride:
+        """Takes fov, matrix_size and spacing_mm from the settings."""
+        return cls(settings.fov, settings.matrix_size, settings.spacing_mm)
 
     def spacing(self) -> tuple[tuple[float, float] | None, float | None, str]:
         """Returns ((row, column) mm or None, slice distance or None, where they come from)."""
@@ -178,7 +184,7 @@ def _with_spacing(
         for axis, size in ((1, in_plane[0]), (2, in_plane[1])):
             affine[:3, axis] *= size / np.linalg.norm(affine[:3, axis])
         changes["spacing_known"] = True
-        notes[:] = [note for note in notes if not note.startswith("no pixel spacing")]
+        notes[:] = [note for note in notes if "sizes in mm are unknown" not in note]
         notes.append(
             f"the file has no pixel spacing; {in_plane[0]:g} × {in_plane[1]:g} mm is used ({origin})."
         )

@@ -30,10 +30,7 @@ def series_geometry(headers: Sequence[SliceHeader]) -> tuple[Geometry, list[str]
     spacing_known = first.pixel_spacing_mm is not None
     spacing = first.pixel_spacing_mm or (1.0, 1.0)
     if not spacing_known:
-        detector = " A spacing at the detector is given; it is not the size in the patient and was not used."
-        notes.append(
-            "no pixel spacing, so sizes in mm are unknown." + (detector if first.detector_spacing else "")
-        )
+        notes.append(first.spacing_note)
     orientation_known = first.orientation is not None
     cosines = np.array(first.orientation or (1, 0, 0, 0, 1, 0), dtype=np.float64)
     normal = np.cross(cosines[:3], cosines[3:])

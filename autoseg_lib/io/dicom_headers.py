@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import struct
 import warnings
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from autoseg_lib.io.dicom_values import cosines_of, identity_of, integer_of, many_of, name_words_of, number_of, numbers_of, positive_of, text_of, time_key_of
 from autoseg_lib.io.files import is_junk
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima", ".dc3")
@@ -48,7 +48,11 @@ _LOCALIZER_WORDS = (
     "loc_",
 )
 
-_PIXEL_TAGS = {(0x7FE0, 0x0010), (0x7FE0, 0x0008), (0x7FE0, 0x0009)}
+_PIXEL_TAGS = {
+    (0x7FE0, 0x0010): "PixelData",
+    (0x7FE0, 0x0008): "FloatPixelData",
+    (0x7FE0, 0x0009): "DoubleFloatPixelData",
+}
 _KEYWORDS = [
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "AcquisitionTime", "Modality",
     "SeriesDescription", "PatientName", "PatientID", "PatientBirthDate", "ProtocolName", "SliceThickness",
@@ -116,7 +120,7 @@ class SliceHeader:
         orientation: six direction cosines (along a row, along a column), None where missing or broken.
         pixel_spacing_mm: (row distance, column distance), None where missing or zero.
         spacing_source: "PixelSpacing", or "".
-        detector_spacing: whether only a spacing at the detector is there (never used for measuring).
+        spacing_note: why there is no pixel spacing, "" where there is one.
         slice_thickness_mm, spacing_between_slices_mm: None where missing or zero.
         instance_number, series_number: None where missing.
         image_type: values of ImageType.
@@ -142,7 +146,7 @@ class SliceHeader:
     orientation: tuple[float, ...] | None
     pixel_spacing_mm: tuple[float, float] | None
     spacing_source: str
-    detector_spacing: bool
+    spacing_note: str
     slice_thickness_mm: float | None
     spacing_between_slices_mm: float | None
     instance_number: int | None
@@ -288,17 +292,17 @@ def _pixel_storage(path: Path, stream: BinaryIO, dataset: FileDataset) -> PixelS
             raise _Skip("it holds no image")
     else:
         plain = not syntax.is_encapsulated and str(syntax) != "1.2.840.10008.1.2.2"
-        offset, length = _find_pixels(path, stream, dataset, big=str(syntax) == "1.2.840.10008.1.2.2")
-        if not plain:
+        kind, offset, length = _find_pixels(path, stream, dataset, big=str(syntax) == "1.2.840.10008.1.2.2")
+        if not plain or length == _UNDEFINED or kind != "PixelData":
             offset = None
-    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
-    bits = _integer(dataset, "BitsAllocated")
+    rows, columns = integer_of(dataset, "Rows"), integer_of(dataset, "Columns")
+    bits = integer_of(dataset, "BitsAllocated")
     if not rows or not columns or not bits:
         raise _Skip("it has pixels, but no matrix size or bit depth", serious=True)
-    stored = _integer(dataset, "BitsStored") or bits
-    high = _integer(dataset, "HighBit")
-    frames = max(1, _integer(dataset, "NumberOfFrames") or 1)
-    samples = _integer(dataset, "SamplesPerPixel") or 1
+    stored = integer_of(dataset, "BitsStored") or bits
+    high = integer_of(dataset, "HighBit")
+    frames = max(1, integer_of(dataset, "NumberOfFrames") or 1)
+    samples = integer_of(dataset, "SamplesPerPixel") or 1
     if offset is not None:
         needed = math.ceil(rows * columns * samples * frames * bits / 8)
         missing = max(0, needed - max(0, path.stat().st_size - offset), needed - length if length else needed)
@@ -309,7 +313,7 @@ def _pixel_storage(path: Path, stream: BinaryIO, dataset: FileDataset) -> PixelS
         bits_allocated=bits,
         bits_stored=stored,
         high_bit=stored - 1 if high is None else high,
-        signed=_integer(dataset, "PixelRepresentation") == 1,
+        signed=integer_of(dataset, "PixelRepresentation") == 1,
         frames=frames,
         offset=offset,
         has_modality_lut=bool(dataset.get("ModalityLUTSequence")),
@@ -317,49 +321,54 @@ def _pixel_storage(path: Path, stream: BinaryIO, dataset: FileDataset) -> PixelS
     )
 
 
-def _find_pixels(path: Path, stream: BinaryIO, dataset: FileDataset, big: bool) -> tuple[int, int]:
-    """Returns (offset, length) of the pixel element at which pydicom stopped reading."""
+# The length that says "until the end mark"; pixels stored so are compressed, whatever the transfer syntax says.
+_UNDEFINED = 0xFFFFFFFF
+
+
+def _find_pixels(path: Path, stream: BinaryIO, dataset: FileDataset, big: bool) -> tuple[str, int | None, int]:
+    """Returns (keyword, offset, length) of the pixel element at which pydicom stopped reading."""
     start = stream.tell()
     head = stream.read(12)
     order = ">" if big else "<"
-    if len(head) < 8 or struct.unpack(order + "HH", head[:4]) not in _PIXEL_TAGS:
+    keyword = _PIXEL_TAGS.get(struct.unpack(order + "HH", head[:4]), "") if len(head) >= 8 else ""
+    if not keyword:
         name = getattr(dataset.get("SOPClassUID", ""), "name", "")
         cut = not head and path.suffix.lower() in DICOM_SUFFIXES and "Image Storage" in name
-        raise _Skip(
-            "it holds no image"
-            + ("; the file ends before its pixels, copy or export it again" if cut else ""),
-            serious=cut,
-        )
-    if dataset.original_encoding[0] or (dataset.original_encoding[0] is None and not head[4:6].isalpha()):
-        return start + 8, struct.unpack(order + "I", head[4:8])[0]
+        more = "; the file ends before its pixels, copy or export it again" if cut else ""
+        raise _Skip("it holds no image" + more, serious=cut)
+    implicit = dataset.original_encoding[0]
+    if implicit or (implicit is None and not head[4:6].isalpha()):  # the length follows the tag at once
+        return keyword, start + 8, struct.unpack(order + "I", head[4:8])[0]
     if len(head) < 12:
         raise _Skip("the file ends before its pixels; copy or export it again", serious=True)
-    return start + 12, struct.unpack(order + "I", head[8:12])[0]
+    return keyword, start + 12, struct.unpack(order + "I", head[8:12])[0]
 
 
 def _headers_of(path: Path, dataset: FileDataset, storage: PixelStorage) -> list[SliceHeader]:
-    patient_id = _text(dataset, "PatientID")
+    patient_id = text_of(dataset, "PatientID")
     shared = {
         "path": path,
-        "series_uid": _text(dataset, "SeriesInstanceUID"),
-        "study_uid": _text(dataset, "StudyInstanceUID"),
-        "frame_of_reference_uid": _text(dataset, "FrameOfReferenceUID"),
-        "sop_uid": _text(dataset, "SOPInstanceUID"),
+        "series_uid": text_of(dataset, "SeriesInstanceUID"),
+        "study_uid": text_of(dataset, "StudyInstanceUID"),
+        "frame_of_reference_uid": text_of(dataset, "FrameOfReferenceUID"),
+        "sop_uid": text_of(dataset, "SOPInstanceUID"),
         "patient_key": hashlib.sha256(patient_id.encode()).hexdigest()[:12] if patient_id else "",
-        "identity": _identity(dataset, patient_id),
-        "person_name": tuple(part for part in _name_words(dataset) if len(part) > 1),
-        "modality": _text(dataset, "Modality").upper(),
-        "rows": _integer(dataset, "Rows"),
-        "columns": _integer(dataset, "Columns"),
-        "series_number": _integer(dataset, "SeriesNumber"),
+        "identity": identity_of(dataset, patient_id),
+        "person_name": tuple(part for part in name_words_of(dataset) if len(part) > 1),
+        "modality": text_of(dataset, "Modality").upper(),
+        "rows": integer_of(dataset, "Rows"),
+        "columns": integer_of(dataset, "Columns"),
+        "series_number": integer_of(dataset, "SeriesNumber"),
         "pixels": storage,
     }
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
     if per_frame:
+        if len(per_frame) != storage.frames:
+            raise _Skip("its table of frames does not fit its number of frames; export it again", serious=True)
         common = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
         return [
             _slice(dataset, [item, common], frame if storage.frames > 1 else None, shared)
-            for frame, item in enumerate(per_frame[: storage.frames])
+            for frame, item in enumerate(per_frame)
         ]
     if storage.frames > 1:  # cine or tomography without a place for each frame
         return [_slice(dataset, [], frame, shared) for frame in range(storage.frames)]
@@ -376,114 +385,43 @@ def _slice(dataset: Dataset, groups: list[Dataset], frame: int | None, shared: d
                 return items[0].get(keyword)
         return None if frame is not None and keyword in _PLACE else dataset.get(keyword)
 
-    image_type = tuple(str(value).upper() for value in _many(dataset.get("ImageType")))
-    words = f"{_text(dataset, 'SeriesDescription')} {_text(dataset, 'ProtocolName')}".lower()
+    image_type = tuple(str(value).upper() for value in many_of(dataset.get("ImageType")))
+    words = f"{text_of(dataset, 'SeriesDescription')} {text_of(dataset, 'ProtocolName')}".lower()
     said = "LOCALIZER" in image_type or any(word in words for word in _LOCALIZER_WORDS)
-    spacing = _numbers(look("PixelMeasuresSequence", "PixelSpacing"), 2)
+    spacing = numbers_of(look("PixelMeasuresSequence", "PixelSpacing"), 2)
     spacing_good = spacing is not None and min(spacing) > 0
-    position = _numbers(look("PlanePositionSequence", "ImagePositionPatient"), 3)
-    orientation = _cosines(_numbers(look("PlaneOrientationSequence", "ImageOrientationPatient"), 6))
-    slope = _number(look("PixelValueTransformationSequence", "RescaleSlope"))
-    intercept = _number(look("PixelValueTransformationSequence", "RescaleIntercept"))
-    instance = _integer(dataset, "InstanceNumber")
-    detector = any(
-        _numbers(dataset.get(key), 2) for key in ("ImagerPixelSpacing", "NominalScannedPixelSpacing")
-    )
+    position = numbers_of(look("PlanePositionSequence", "ImagePositionPatient"), 3)
+    orientation = cosines_of(numbers_of(look("PlaneOrientationSequence", "ImageOrientationPatient"), 6))
+    slope = number_of(look("PixelValueTransformationSequence", "RescaleSlope"))
+    intercept = number_of(look("PixelValueTransformationSequence", "RescaleIntercept"))
+    instance = integer_of(dataset, "InstanceNumber")
     return SliceHeader(
         frame=frame,
         position_xyz_mm=None if position is None else (position[0], position[1], position[2]),
         orientation=orientation,
         pixel_spacing_mm=(spacing[0], spacing[1]) if spacing is not None and spacing_good else None,
         spacing_source="PixelSpacing" if spacing_good else "",
-        detector_spacing=detector and not spacing_good,
-        slice_thickness_mm=_positive(look("PixelMeasuresSequence", "SliceThickness")),
-        spacing_between_slices_mm=_positive(look("PixelMeasuresSequence", "SpacingBetweenSlices")),
+        spacing_note="" if spacing_good else _why_no_spacing(dataset, spacing),
+        slice_thickness_mm=positive_of(look("PixelMeasuresSequence", "SliceThickness")),
+        spacing_between_slices_mm=positive_of(look("PixelMeasuresSequence", "SpacingBetweenSlices")),
         instance_number=frame + 1 if frame is not None and instance is None else instance,
         image_type=image_type,
         is_localizer=said and shared["modality"] in ("MR", "CT", "PT", "NM", ""),
         slope=1.0 if slope is None or slope == 0 else slope,
         intercept=0.0 if intercept is None else intercept,
-        time_key=_time_key(dataset),
+        time_key=time_key_of(dataset),
         **shared,
     )
 
 
+# With several frames, the file's own position belongs to none of them.
 _PLACE = {"ImagePositionPatient"}
 
 
-# --- values, tolerant of what scanners write ----------------------------------------------------------------------------
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    try:
-        value = dataset.get(keyword)
-    except (ValueError, TypeError, NotImplementedError):
-        return ""
-    return "" if value is None else str(value).strip().strip("\0")
-
-
-def _many(value: Any) -> list[Any]:
-    if value is None or value == "":
-        return []
-    if isinstance(value, str | int | float):
-        return [value]
-    try:
-        return list(value)
-    except TypeError:
-        return [value]
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _numbers(value: Any, count: int) -> list[float] | None:
-    numbers = [number for number in (_number(item) for item in _many(value)) if number is not None]
-    return numbers if len(numbers) == count else None
-
-
-def _positive(value: Any) -> float | None:
-    number = _number(value)
-    return number if number is not None and number > 0 else None
-
-
-def _integer(dataset: Dataset, keyword: str) -> int | None:
-    number = _number(dataset.get(keyword))
-    return None if number is None else int(number)
-
-
-# Two directions that are this far from a right angle are a broken header (scanners round to about 1e-6).
-_SKEW_TOLERANCE = 1e-2
-
-
-def _cosines(values: list[float] | None) -> tuple[float, ...] | None:
-    """Returns unit direction cosines, or None where they are no two directions at a right angle."""
-    if values is None:
-        return None
-    row, column = values[:3], values[3:]
-    lengths = math.hypot(*row), math.hypot(*column)
-    if min(lengths) < 0.5 or max(lengths) > 2:
-        return None
-    unit = [value / lengths[0] for value in row] + [value / lengths[1] for value in column]
-    skew = sum(a * b for a, b in zip(unit[:3], unit[3:], strict=True))
-    return tuple(unit) if abs(skew) < _SKEW_TOLERANCE else None
-
-
-def _time_key(dataset: Dataset) -> tuple[float, ...]:
-    keys = ("TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime")
-    return tuple(_number(dataset.get(key)) or 0.0 for key in keys)
-
-
-def _name_words(dataset: Dataset) -> list[str]:
-    return re.findall(r"[^\W_]+", _text(dataset, "PatientName").lower())
-
-
-def _identity(dataset: Dataset, patient_id: str) -> frozenset[str]:
-    birth = _text(dataset, "PatientBirthDate")
-    words = {part for part in _name_words(dataset) if sum(letter.isalpha() for letter in part) >= 3}
-    words |= {text.lower() for text in (patient_id, birth) if len(text) >= 3}
-    return frozenset(words)
+def _why_no_spacing(dataset: Dataset, spacing: list[float] | None) -> str:
+    if spacing is not None:
+        return "the pixel spacing in the header is 0, so sizes in mm are unknown."
+    text = "no pixel spacing, so sizes in mm are unknown."
+    if any(numbers_of(dataset.get(key), 2) for key in ("ImagerPixelSpacing", "NominalScannedPixelSpacing")):
+        text += " A spacing at the detector is given; it is not the size in the patient and was not used."
+    return text

@@ -61,6 +61,18 @@ def read_label_file(path: Path) -> Mask:
     return Mask(as_labels(array, path.name), geometry)
 
 
+def describe_volume_file(path: Path) -> str:
+    """Returns the size and spacing from the header alone: "35×51×35, 1.00 × 1.00 × 1.00 mm" (in the file's order)."""
+    reader = sitk.ImageFileReader()
+    try:
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return "a volume file that cannot be read"
+    size, spacing = reader.GetSize(), reader.GetSpacing()
+    return f"{'×'.join(map(str, size))}, {' × '.join(f'{value:.2f}' for value in spacing)} mm"
+
+
 def as_labels(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     """Returns label values as the smallest fitting unsigned integers.
 
