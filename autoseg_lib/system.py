@@ -25,7 +25,7 @@ PACKAGES = (
     "monai",
     "segmentation-models-pytorch",
     "albumentations",
-    "lightning",
+    "lightning-fabric",
     "pydicom",
     "SimpleITK",
     "numpy",

@@ -456,9 +456,9 @@ def _has_slice_files(facts: CaseFacts) -> bool:
 def _summary(pairing: Pairing, facts: Sequence[CaseFacts]) -> str:
     patients = len({f.patient for f in facts})
     parts = [
-        f"{pairing.counts.images} images",
-        f"{pairing.counts.labels} labels",
-        f"{pairing.counts.pairs} pairs",
+        f"{pairing.images} images",
+        f"{pairing.labels} labels",
+        f"{pairing.pairs} pairs",
         f"{patients} patient{'s' if patients != 1 else ''}",
     ]
     modalities = sorted({f.modality for f in facts if f.modality})
@@ -466,7 +466,7 @@ def _summary(pairing: Pairing, facts: Sequence[CaseFacts]) -> str:
         parts.append("/".join(modalities))
     if facts:
         slices = sum(len(f.counts) for f in facts)
-        if slices != pairing.counts.pairs:
+        if slices != pairing.pairs:
             parts.append(f"{slices} slices")
         parts.append(
             _range(

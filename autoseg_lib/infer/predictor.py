@@ -18,7 +18,6 @@ from torch import nn
 from autoseg_lib.augment.plan import swap_channels
 from autoseg_lib.errors import DataError
 from autoseg_lib.events import Listener, Progress, StopFlag, nobody
-from autoseg_lib.geometry import Geometry
 from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.volume import Mask, Volume
 
@@ -73,14 +72,14 @@ class Predictor:
             DataError: the scan does not suit the model.
             Stopped: ``stop`` was set.
         """
-        probabilities, grid = self.probabilities(volume, on_event, stop)
-        array = self.preprocessing.restore(probabilities, grid, volume.geometry)
+        probabilities = self.probabilities(volume, on_event, stop)
+        array = self.preprocessing.restore(probabilities, volume.geometry)
         return Mask(array, volume.geometry)
 
     def probabilities(
         self, volume: Volume, on_event: Listener = nobody, stop: StopFlag | None = None
-    ) -> tuple[npt.NDArray[np.float32], Geometry]:
-        """Returns (classes, slice, row, column) probabilities on the network's grid, and that grid."""
+    ) -> npt.NDArray[np.float32]:
+        """Returns (classes, slice, row, column) probabilities on the network's grid."""
         if self.window is not None and not volume.geometry.is_even:
             raise DataError(
                 f"the slices lie {volume.geometry.spacing_text} apart; a 3D model needs evenly spaced slices. "
@@ -93,7 +92,7 @@ class Predictor:
             mirrored = self._forward(np.ascontiguousarray(np.flip(image, self.mirror_axis)), on_event, stop)
             mirrored = np.flip(mirrored, self.mirror_axis + 1)
             values = (values + mirrored[swap_channels(self.classes, self.mirror_pairs)]) / 2
-        return values, prepared.geometry
+        return values
 
     def _forward(
         self, image: npt.NDArray[np.float32], on_event: Listener, stop: StopFlag | None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from autoseg_lib.errors import ModelError, SettingsError
@@ -78,7 +78,8 @@ def save_model(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> N
     weights = {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()
     }
-    atomic_write(path, lambda temporary: save_file(weights, str(temporary), metadata={METADATA_KEY: text}))
+    content = save(weights, metadata={METADATA_KEY: text})
+    atomic_write(path, lambda temporary: _write_bytes(temporary, content))
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -139,7 +140,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
     if spec.out_channels != len(labels) + 1 or spec.dimension != preprocessing.dimension:
         raise ModelError(
             f"model '{path.name}': its parts disagree ({len(labels)} ROIs, {spec.out_channels} "
-            f"channels, network {spec.dimension}, preprocessing {preprocessing.dimension}). Copy or train it again."
+            f"channels, network {spec.dimension}, preprocessing {preprocessing.dimension}). "
+            "Copy or train it again."
         )
     network = build_network(spec)
     try:
@@ -152,6 +154,10 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
             "Copy or train it again."
         ) from error
     return LoadedModel(path, network.to(device).eval(), metadata, spec, labels, preprocessing)
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _what_is_wrong(path: Path) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -46,8 +46,8 @@ WEIGHT_DECAY = 1e-4
 LARGEST_GRADIENT = 5.0
 # After so many steps in a row without a finite loss the run is beyond repair.
 MOST_BAD_STEPS = 20
-# The resume file is written every epoch, but not more often than this: tiny epochs would be all writing.
-SECONDS_BETWEEN_SAVES = 5.0
+# The resume file is written every epoch, but where epochs are short no more than this share of the time goes into it.
+SAVING_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Trainer:
         self.parts = 1
         self.bad_steps = 0
         self.started = time.monotonic()
-        self.last_save = -math.inf
+        self.next_save = -math.inf
         self.last_scores: Scores | None = None
 
     # --- the run ------------------------------------------------------------------------------------------------------
@@ -368,6 +368,7 @@ class Trainer:
         self.state.average = self.average.state_dict()
         self.state.optimizer = self.optimizer.state_dict()
         save_checkpoint(self.files.last, {**self.extra, "state": dict(self.state.__dict__)})
+        self.next_save = time.monotonic() + (time.monotonic() - started) / SAVING_SHARE
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -384,7 +385,7 @@ class Trainer:
 
 def _fabric(plan: LoopPlan) -> Fabric:
     # Fabric reports the hardware it found and gives tips for clusters; the notebook has said the first already.
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[plan.precision]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

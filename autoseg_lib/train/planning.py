@@ -16,7 +16,7 @@ from autoseg_lib.augment.plan import AugmentPlan, flips_allowed
 from autoseg_lib.data.check import CaseFacts, CheckReport
 from autoseg_lib.data.split import Split, split_cases
 from autoseg_lib.errors import DataError, SettingsError
-from autoseg_lib.io.files import stem_of
+from autoseg_lib.io.volume_files import stem_of
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.losses import DEFAULT_LOSS, build_loss
 from autoseg_lib.networks.registry import (

@@ -121,10 +121,10 @@ def score_case(
     predictor: Predictor, scan: ValidationScan, labels: LabelTable, stop: StopFlag | None = None
 ) -> CaseScore:
     """Predicts and scores one scan."""
-    probabilities, grid = predictor.probabilities(scan.volume, nobody, stop)
+    probabilities = predictor.probabilities(scan.volume, nobody, stop)
     truth_on_grid = predictor.preprocessing.prepare_mask(scan.mask)
     loss = soft_dice_loss(probabilities, truth_on_grid.array)
-    prediction = predictor.preprocessing.restore(probabilities, grid, scan.volume.geometry)
+    prediction = predictor.preprocessing.restore(probabilities, scan.volume.geometry)
     truth = scan.mask.array
     dice = dice_per_roi(truth, prediction, labels)
     wrong = np.count_nonzero(truth != prediction, axis=(1, 2))
