@@ -9,6 +9,8 @@ import pytest
 
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.labels import OKABE_ITO, LabelTable
+from autoseg_lib.measure.areas import measure_slices
+from autoseg_lib.viz.figures import area_plot, curves
 from autoseg_lib.viz.html import findings_html, legend_html, note_html, table_html
 from autoseg_lib.viz.overlay import grey_range, grey_window, outlines, overlay_rgb, picture
 from autoseg_lib.viz.view import resize_labels, slice_view
@@ -171,3 +173,19 @@ def test_table_aligns_numbers_and_leaves_unknown_cells_empty() -> None:
     assert page.count('class="as-number"') == 3
     assert "None" not in page
     assert page.count('<tr class="as-strong">') == 1
+
+
+def test_plots_are_pictures_even_with_gaps_in_the_history() -> None:
+    history = [
+        {"epoch": 1, "train_loss": 0.9, "val_loss": None, "val_dice": None},
+        {"epoch": 2, "train_loss": 0.5, "val_loss": 0.6, "val_dice": 0.4, "val_dice_psoas left": 0.4},
+    ]
+    for rows in (history, history[:1], []):
+        assert curves(rows, TWO).startswith(b"\x89PNG")
+
+
+def test_area_plot_with_and_without_millimetres() -> None:
+    mask = head("SPL")
+    assert area_plot(measure_slices(mask, TWO, case="x"), TWO).startswith(b"\x89PNG")
+    photo = Mask(mask.array, Geometry.from_spacing(mask.array.shape))
+    assert area_plot(measure_slices(photo, TWO, case="x"), TWO).startswith(b"\x89PNG")

@@ -1,10 +1,10 @@
-"""Plots: curves of a training, areas along a scan. White ground, so that they can go into a paper as they are."""
+"""Plots as PNG: the curves of a training, and areas along a scan. Readable on light and on dark pages."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,94 +12,138 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from autoseg_lib.labels import LabelTable
-from autoseg_lib.measure.areas import SliceMeasurement
 
-# Screen pixels per inch; sizes below are chosen so that a figure fits beside a table on a 13-inch screen.
-_DPI = 100
-_FONT = 8
-# A legend with more entries than this would cover the curves.
+# A grey with the same contrast to white and to black: the background is left transparent.
+_GREY = "#7F7F7F"
+_TRAIN, _VALIDATION = "#0072B2", "#D55E00"
+
+# More ROIs than this make a legend longer than the plot.
 _MOST_IN_LEGEND = 12
+
+_DPI = 110
+
+
+class AreaRow(Protocol):
+    """What is needed of a row of measurements.csv."""
+
+    @property
+    def slice_number(self) -> int: ...
+    @property
+    def slice_position_mm(self) -> float | None: ...
+    @property
+    def label(self) -> int: ...
+    @property
+    def pixels(self) -> int: ...
+    @property
+    def area_mm2(self) -> float | None: ...
 
 
 def curves(history: Sequence[Mapping[str, Any]], labels: LabelTable) -> bytes:
-    """Draws Dice loss, and Dice per ROI on the validation scans, over the epochs.
+    """Draws the loss of training and validation, and the Dice of each ROI on the validation scans.
 
     Args:
-        history: one mapping per epoch with the columns of NAME_history.csv; None where an epoch was not validated.
-        labels: the ROIs, whose colours the curves have.
+        history: one table per epoch, keys as in NAME_history.csv; missing or None where an epoch was not
+            validated.
+        labels: the ROIs.
 
     Returns:
-        A PNG.
+        A PNG file.
     """
-    figure = Figure(figsize=(5.6, 2.7), dpi=_DPI, layout="constrained")
+    figure = _figure(9.0, 3.1)
     left, right = figure.subplots(1, 2)
-    _line(left, history, "train_loss", color="#0072B2", label="training")
-    _line(left, history, "val_loss", color="#D55E00", label="validation", marker="o")
-    _finish(left, "Dice loss (0 is best)")
+    for key, name, color in (("train_loss", "training", _TRAIN), ("val_loss", "validation", _VALIDATION)):
+        _line(left, *_points(history, key), label=name, color=color)
+    _dress(left, "Loss (lower is better)", "epoch")
+    if len(left.lines) > 1:
+        _legend(left)
     for label in labels:
-        _line(right, history, f"val_dice_{label.name}", color=label.color, label=label.name, linewidth=1.2)
-    _line(right, history, "val_dice", color="#333333", label="mean", linewidth=2.0)
-    _finish(right, "Dice on validation scans", legend=len(labels) < _MOST_IN_LEGEND)
-    right.set_ylim(0, 1.02)
+        _line(right, *_points(history, f"val_dice_{label.name}"), label=label.name, color=label.color)
+    if len(labels) != 1:
+        _line(right, *_points(history, "val_dice"), label="mean", color=_GREY, style="--")
+    _dress(right, "Dice on validation scans", "epoch")
+    right.set_ylim(-0.02, 1.02)
+    if 0 < len(right.lines) <= _MOST_IN_LEGEND:
+        _legend(right, outside=True)
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        if len(history) == 1:
+            axes.set_xlim(0, 2)
     return _png(figure)
 
 
-def area_plot(rows: Sequence[SliceMeasurement], labels: LabelTable, case: str = "") -> bytes:
-    """Draws the area of each ROI along a scan.
+def area_plot(measurements: Sequence[AreaRow], labels: LabelTable) -> bytes:
+    """Draws the area of each ROI along one scan, over slice positions where known, else over slice numbers.
 
     Args:
-        rows: measurements of one case. The horizontal axis is the position along the scan where all are known, else
-            the slice number.
-        labels: the ROIs, whose colours the lines have.
-        case: name of the scan, for the title.
+        measurements: rows of one case.
+        labels: the ROIs.
 
     Returns:
-        A PNG.
+        A PNG file. Without pixel spacing the axis counts pixels.
     """
-    figure = Figure(figsize=(8.2, 3.0), dpi=_DPI, layout="constrained")
+    in_mm2 = all(row.area_mm2 is not None for row in measurements)
+    positions = [row.slice_position_mm for row in measurements]
+    # Several images at one position would draw a zigzag.
+    numbers = {row.slice_number for row in measurements}
+    placed = None not in positions and len(set(positions)) == len(numbers)
+    figure = _figure(8.0, 3.2)
     axes = figure.subplots()
-    positions = [row.slice_position_mm for row in rows]
-    known = all(p is not None for p in positions) and len(set(positions)) == len(
-        {r.slice_number for r in rows}
-    )
     for label in labels:
-        own = [row for row in rows if row.label == label.value and row.area_mm2 is not None]
-        across: list[Any] = [row.slice_position_mm if known else row.slice_number for row in own]
-        areas: list[Any] = [row.area_mm2 for row in own]
-        axes.plot(across, areas, "o-", color=label.color, label=label.name, markersize=3)
-    axes.set_xlabel("position along the scan, mm" if known else "slice number", fontsize=_FONT)
-    axes.set_ylabel("area, mm²", fontsize=_FONT)
+        rows = [row for row in measurements if row.label == label.value]
+        x = [float(row.slice_position_mm or 0.0) if placed else row.slice_number for row in rows]
+        y = [float(row.area_mm2 or 0.0) if in_mm2 else row.pixels for row in rows]
+        _line(axes, x, y, label=label.name, color=label.color)
+    _dress(
+        axes, f"Area ({'mm²' if in_mm2 else 'pixels'})", "slice position (mm)" if placed else "slice number"
+    )
     axes.set_ylim(bottom=0)
-    axes.set_title(case, fontsize=_FONT + 1, loc="left")
-    axes.tick_params(labelsize=_FONT)
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=_FONT, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if not placed:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(labels) <= _MOST_IN_LEGEND:
+        _legend(axes, outside=True)
     return _png(figure)
 
 
-def _line(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, **style: Any) -> None:
-    points = [(row["epoch"], row[key]) for row in history if row.get(key) is not None]
-    if points:
-        if len(points) > 1:
-            style["marker"] = style.get("marker") if len(points) < 30 else None
-        else:
-            style["marker"] = "o"
-        axes.plot(*zip(*points, strict=True), markersize=3, **{"linewidth": 1.5, **style})
+def _points(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    known = [(float(row["epoch"]), float(row[key])) for row in history if row.get(key) is not None]
+    return [epoch for epoch, _ in known], [value for _, value in known]
 
 
-def _finish(axes: Axes, title: str, legend: bool = True) -> None:
-    axes.set_title(title, fontsize=_FONT + 1, loc="left")
-    axes.set_xlabel("epoch", fontsize=_FONT)
-    axes.tick_params(labelsize=_FONT)
-    axes.grid(alpha=0.25)
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if legend and axes.lines:
-        axes.legend(fontsize=_FONT - 1, frameon=False)
+def _line(
+    axes: Axes, x: Sequence[float], y: Sequence[float], *, label: str, color: str, style: str = "-"
+) -> None:
+    if x:
+        # Few points would be invisible as a line alone.
+        marker = "o" if len(x) <= 30 else ""
+        axes.plot(x, y, style, color=color, label=label, linewidth=1.8, marker=marker, markersize=3.5)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.patch.set_alpha(0)
+    return figure
+
+
+def _dress(axes: Axes, title: str, below: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10, color=_GREY)
+    axes.set_xlabel(below, fontsize=9, color=_GREY)
+    axes.patch.set_alpha(0)
+    axes.tick_params(colors=_GREY, labelsize=8)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(_GREY)
+    axes.grid(axis="y", color=_GREY, alpha=0.25, linewidth=0.7)
+
+
+def _legend(axes: Axes, *, outside: bool = False) -> None:
+    place: dict[str, Any] = (
+        {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if outside else {"loc": "upper right"}
+    )
+    axes.legend(fontsize=8, frameon=False, labelcolor=_GREY, **place)
 
 
 def _png(figure: Figure) -> bytes:
-    FigureCanvasAgg(figure)
-    target = io.BytesIO()
-    figure.savefig(target, format="png")
-    return target.getvalue()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
