@@ -13,9 +13,10 @@ from autoseg_lib.data.naming import CaseNamer, image_stem, patient_of
 from autoseg_lib.errors import DataError, name_list
 from autoseg_lib.io import raster
 from autoseg_lib.io.dicom_geometry import series_geometry
-from autoseg_lib.io.dicom_headers import SkippedFile, read_headers
+from autoseg_lib.io.dicom_headers import read_headers
 from autoseg_lib.io.dicom_series import DicomSeries, group_series
 from autoseg_lib.io.files import is_junk, natural_key, walk_files
+from autoseg_lib.io.slice_header import SkippedFile
 from autoseg_lib.io.volume_files import describe_volume_file, is_volume_file
 
 # Folders whose names speak of the layout, not of a scan.

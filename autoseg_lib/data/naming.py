@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autoseg_lib.errors import SettingsError
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
-from autoseg_lib.io.dicom_series import tells_identity
+from autoseg_lib.io.identity import tells_identity
 from autoseg_lib.io.raster import IMAGE_SUFFIXES
 from autoseg_lib.io.volume_files import is_volume_file, stem_of
 

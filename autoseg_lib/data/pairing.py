@@ -2,102 +2,35 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
+from autoseg_lib.data.cases import Key, Pairing, PairingIssue, TrainingCase
 from autoseg_lib.data.discover import IMAGE_FOLDERS, Discovery, ImageSource, choose_series, discover_files
 from autoseg_lib.data.manifest import ManifestRow, manifest_sources, read_manifest
 from autoseg_lib.data.naming import image_stem
+from autoseg_lib.data.pairing_issues import (
+    doubled_images,
+    doubled_labels,
+    key_of,
+    left_out_issues,
+    no_pairs,
+    orphans,
+    skipped_issues,
+)
 from autoseg_lib.errors import AutosegError, DataError, name_list
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
 from autoseg_lib.io.dicom_series import group_series
-from autoseg_lib.io.files import natural_key, walk_files
+from autoseg_lib.io.files import walk_files
 from autoseg_lib.io.raster import LABEL_SUFFIXES
 from autoseg_lib.io.volume_files import is_volume_file
 from autoseg_lib.settings import TrainSettings
 
+__all__ = ["Pairing", "PairingIssue", "TrainingCase", "pair"]
+
 OnProgress = Callable[[int, int], None]
-
-# A file's place in the layout: the folders between images/ (or labels/) and it, and its base name.
-Key = tuple[tuple[str, ...], str]
-
-
-@dataclass(frozen=True)
-class PairingIssue:
-    """Something the user should know.
-
-    Attributes:
-        severity: "error" (training stops) or "warning".
-        code: short word for programs.
-        text: one sentence or two: what, found / expected, do.
-        files: names of the files concerned.
-    """
-
-    severity: str
-    code: str
-    text: str
-    files: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class TrainingCase:
-    """A scan with its labels.
-
-    Attributes:
-        source: the scan; only slices that have a label.
-        label_files: one path per slice of ``source`` (2D labels); empty where there is a label volume.
-        label_volume: the label volume, else None.
-    """
-
-    source: ImageSource
-    label_files: tuple[Path | None, ...] = field(default=(), repr=False)
-    label_volume: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the case."""
-        return self.source.name
-
-    @property
-    def patient(self) -> str:
-        """Key of the patient."""
-        return self.source.patient
-
-    @property
-    def labels(self) -> tuple[Path, ...]:
-        """All label files of the case."""
-        if self.label_volume is not None:
-            return (self.label_volume,)
-        return tuple(file for file in self.label_files if file is not None)
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """What a training folder holds.
-
-    Attributes:
-        cases: scans with labels.
-        issues: everything to report, errors first.
-        images, labels, pairs: numbers of image files, label files and pairs (files; a volume is one).
-        layout: which layout was found, in words.
-        notes: sentences for the user.
-    """
-
-    cases: tuple[TrainingCase, ...]
-    issues: tuple[PairingIssue, ...]
-    images: int
-    labels: int
-    pairs: int
-    layout: str
-    notes: tuple[str, ...] = ()
-
-    @property
-    def has_errors(self) -> bool:
-        """Whether training cannot go on."""
-        return any(issue.severity == "error" for issue in self.issues)
 
 
 def pair(settings: TrainSettings, on_progress: OnProgress | None = None) -> Pairing:
@@ -154,7 +87,7 @@ def _pair_folder(path: Path, settings: TrainSettings, on_progress: OnProgress | 
     usable = [file for file in label_files if file.suffix.lower() in LABEL_SUFFIXES or is_volume_file(file)]
     labels: dict[Key, list[Path]] = defaultdict(list)
     for file in usable:
-        labels[_key(file, label_root)].append(file)
+        labels[key_of(file, label_root)].append(file)
     layout = (
         f"{image_root.relative_to(path.parent).as_posix()} + {label_root.relative_to(path.parent).as_posix()}"
     )
@@ -212,10 +145,6 @@ def _label_kinds(files: Sequence[Path]) -> list[PairingIssue]:
     return issues
 
 
-def _key(file: Path, root: Path) -> Key:
-    return tuple(file.relative_to(root).parts[:-1]), image_stem(file)
-
-
 # --- matching -----------------------------------------------------------------------------------------------------------
 
 
@@ -231,7 +160,7 @@ def _match(
     cases: list[TrainingCase] = []
     used: set[Path] = set()
     lonely: dict[Key, Path] = {}
-    issues = [*issues, *_doubled_labels(labels), *_doubled_images(found, root)]
+    issues = [*issues, *doubled_labels(labels), *doubled_images(found, root)]
     doubled = {file for files in labels.values() if len(files) > 1 for file in files}
     images = pairs = 0
     for source in found.sources:
@@ -249,8 +178,8 @@ def _match(
             continue
         partners = [_slice_label(source, index, labels, root) for index in range(len(source.files))]
         for file, partner in zip(source.files, partners, strict=True):
-            if partner is None and not labels.get(_key(file, root)):
-                lonely[_key(file, root)] = file
+            if partner is None and not labels.get(key_of(file, root)):
+                lonely[key_of(file, root)] = file
         case = labelled_part(source, partners)
         if case is not None:
             used.update(case.labels)
@@ -260,18 +189,18 @@ def _match(
         label
         for source in found.left_out
         for file in source.files
-        for label in labels.get(_key(file, root), [])
+        for label in labels.get(key_of(file, root), [])
     }
     leftover = {
         key: files[0]
         for key, files in labels.items()
         if not used & set(files) and not set(files) & (aside | doubled)
     }
-    issues += _orphans(lonely, leftover)
-    issues += _left_out(found)
-    issues += _skipped(found)
+    issues += orphans(lonely, leftover)
+    issues += left_out_issues(found)
+    issues += skipped_issues(found)
     if not cases and not any(issue.severity == "error" and issue.code == "near_miss" for issue in issues):
-        issues.append(_no_pairs(lonely, leftover))
+        issues.append(no_pairs(lonely, leftover))
     return Pairing(
         cases=tuple(cases),
         issues=tuple(sorted(issues, key=lambda issue: issue.severity != "error")),
@@ -286,7 +215,7 @@ def _match(
 def _label_volume(source: ImageSource, labels: dict[Key, list[Path]], root: Path) -> Path | None:
     """Returns the label volume of a volume file, or of a DICOM series alone in its folder (labels/FOLDER.nii.gz)."""
     if source.kind == "volume":
-        candidates = labels.get(_key(source.files[0], root), [])
+        candidates = labels.get(key_of(source.files[0], root), [])
     else:
         folder = source.files[0].parent
         if folder == root:
@@ -313,7 +242,7 @@ def _slice_label(source: ImageSource, index: int, labels: dict[Key, list[Path]],
     """Returns the 2D label of one slice; frames of a multi-frame file by NAME_0001."""
     if source.kind == "volume":
         return None
-    folder, stem = _key(source.files[index], root)
+    folder, stem = key_of(source.files[index], root)
     if source.series is not None and source.series.headers[index].frame is not None:
         stem = f"{stem}_{(source.series.headers[index].frame or 0) + 1:04d}"
     flat = [file for file in labels.get((folder, stem), []) if not is_volume_file(file)]
@@ -345,174 +274,6 @@ def labelled_part(source: ImageSource, partners: Sequence[Path | None]) -> Train
         notes = series.warnings
     return TrainingCase(
         replace(source, files=files, slice_names=names, series=series, warnings=notes), chosen
-    )
-
-
-# --- issues -------------------------------------------------------------------------------------------------------------
-
-
-def _doubled_labels(labels: dict[Key, list[Path]]) -> list[PairingIssue]:
-    issues = []
-    for files in labels.values():
-        if len(files) > 1:
-            names = [file.name for file in files]
-            issues.append(
-                PairingIssue(
-                    "error",
-                    "two_labels",
-                    f"{name_list(names)} are {len(names)} labels for one image. Keep one of them.",
-                    tuple(names),
-                )
-            )
-    return issues
-
-
-def _doubled_images(found: Discovery, root: Path) -> list[PairingIssue]:
-    by_key: dict[Key, set[Path]] = defaultdict(set)
-    for source in found.sources:
-        for file in source.files:
-            by_key[_key(file, root)].add(file)
-    issues = []
-    for files in by_key.values():
-        if len(files) > 1:
-            names = sorted((file.name for file in files), key=natural_key)
-            text = f"{name_list(names)} are {len(names)} images of one name, so their label is not certain. Keep one of them."
-            issues.append(PairingIssue("error", "two_images", text, tuple(names)))
-    return issues
-
-
-def _plain(key: Key) -> tuple[tuple[str, ...], str]:
-    """Returns a key without case, zero padding, separators and words like "label"."""
-
-    def plain(text: str) -> str:
-        text = re.sub(r"\.(dcm|dicom|ima|png|jpe?g|tiff?|npy|nii|nrrd|mha)$", "", text.casefold())
-        text = re.sub(r"_0000$", "", text)  # some tools number the channels of an image
-        words = re.findall(r"\d+|[^\W\d_]+", text)
-        kept = [word for word in words if word not in _LABEL_WORDS] or words
-        return "-".join(str(int(word)) if word.isdecimal() else word for word in kept)
-
-    return tuple(plain(part) for part in key[0]), plain(key[1])
-
-
-_LABEL_WORDS = {
-    "label",
-    "labels",
-    "mask",
-    "masks",
-    "seg",
-    "segmentation",
-    "gt",
-    "image",
-    "img",
-    "manual",
-    "roi",
-}
-
-
-def _orphans(images: dict[Key, Path], labels: dict[Key, Path]) -> list[PairingIssue]:
-    by_plain: dict[object, list[Key]] = defaultdict(list)
-    for key in labels:
-        by_plain[_plain(key)].append(key)
-    claims = Counter(_plain(key) for key in images)
-    issues, near_images, near_labels = [], set(), set()
-    near: list[tuple[Path, Path]] = []
-    for key, file in images.items():
-        candidates = by_plain.get(_plain(key), [])
-        if len(candidates) == 1 and claims[_plain(key)] == 1:
-            near.append((file, labels[candidates[0]]))
-            near_images.add(key)
-            near_labels.add(candidates[0])
-    if near:
-        shown = "; ".join(f"'{_shown(label)}' for '{_shown(image)}'" for image, label in near[:5])
-        more = f" and {len(near) - 5} more" if len(near) > 5 else ""
-        count = (
-            "1 label looks like a match but its"
-            if len(near) == 1
-            else f"{len(near)} labels look like matches but their"
-        )
-        verb = "name differs" if len(near) == 1 else "names differ"
-        issues.append(
-            PairingIssue(
-                "error",
-                "near_miss",
-                f"{count} {verb}: {shown}{more}. Give each label exactly the name of its image.",
-                tuple(label.name for _, label in near),
-            )
-        )
-    for what, partner, orphans, known in (
-        ("image", "label", images, near_images),
-        ("label", "image", labels, near_labels),
-    ):
-        left = sorted(
-            (file for key, file in orphans.items() if key not in known),
-            key=lambda file: natural_key(file.name),
-        )
-        if left:
-            names = [file.name for file in left]
-            count = f"1 {what} has" if len(left) == 1 else f"{len(left)} {what}s have"
-            hint = "Labels need the same name as their image." if what == "image" else "They are not used."
-            issues.append(
-                PairingIssue(
-                    "warning",
-                    f"{what}_orphan",
-                    f"{count} no {partner}: {name_list(names)}. {hint}",
-                    tuple(names),
-                )
-            )
-    return issues
-
-
-def _shown(file: Path) -> str:
-    return (
-        file.name
-        if file.parent.name.lower() in (*IMAGE_FOLDERS, "labels")
-        else f"{file.parent.name}/{file.name}"
-    )
-
-
-def _left_out(found: Discovery) -> list[PairingIssue]:
-    issues = []
-    for source in found.left_out:
-        localizer = source.series is not None and source.series.is_localizer
-        names = tuple(dict.fromkeys(file.name for file in source.files))
-        what = "a localizer (scout)" if localizer else "a series not chosen by the setting series"
-        count = "1 slice" if len(names) == 1 else f"{len(names)} slices"
-        issues.append(
-            PairingIssue(
-                "warning",
-                "localizer" if localizer else "series",
-                f"{what} of {count} was skipped: {name_list(list(names))}.",
-                names,
-            )
-        )
-    return issues
-
-
-def _skipped(found: Discovery) -> list[PairingIssue]:
-    issues = []
-    by_reason: dict[tuple[bool, str], list[str]] = defaultdict(list)
-    for item in found.skipped:
-        if item.reason != "a file of the operating system":
-            by_reason[(item.serious, item.reason)].append(item.path.name)
-    for (serious, reason), names in by_reason.items():
-        if serious:
-            text = f"{name_list(names)}: {reason}. Replace or remove it."
-            issues.append(PairingIssue("error", "unreadable", text, tuple(names)))
-        else:
-            issues.append(
-                PairingIssue("warning", "skipped", f"{name_list(names)} skipped: {reason}.", tuple(names))
-            )
-    return issues
-
-
-def _no_pairs(images: dict[Key, Path], labels: dict[Key, Path]) -> PairingIssue:
-    first_image = next(iter(images.values())).name if images else "none"
-    first_label = next(iter(labels.values())).name if labels else "none"
-    return PairingIssue(
-        "error",
-        "no_pairs",
-        f"no image has a label of the same name (first image: '{first_image}', first label: '{first_label}'). "
-        "Name each label like its image: 'slice_3.dcm' goes with 'slice_3.png'.",
     )
 
 
@@ -561,7 +322,7 @@ def _pair_manifest(path: Path, settings: TrainSettings, on_progress: OnProgress 
     if not cases:
         text = f"manifest '{path.name}': no image has a label. Fill in the column label."
         issues.append(PairingIssue("error", "no_pairs", text))
-    issues += [*_left_out(found), *_skipped(found)]
+    issues += [*left_out_issues(found), *skipped_issues(found)]
     labels = len({row.label for row in rows if row.label is not None})
     issues.sort(key=lambda issue: issue.severity != "error")
     return Pairing(tuple(cases), tuple(issues), images, labels, pairs, f"manifest {path.name}", found.notes)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from autoseg_lib.geometry import EVEN_SPACING_TOLERANCE, SAME_PLACE_TOLERANCE_MM, FloatArray, Geometry
-from autoseg_lib.io.dicom_headers import SliceHeader
+from autoseg_lib.io.slice_header import SliceHeader
 
 # Slices may lie beside the straight line through their origins by this much before the stack counts as shifted;
 # scanners round positions to 0.001 mm or better, and a tenth of a millimetre is far below a pixel.

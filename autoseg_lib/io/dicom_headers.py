@@ -7,7 +7,6 @@ import math
 import struct
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,8 +15,20 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from autoseg_lib.io.dicom_values import cosines_of, identity_of, integer_of, many_of, name_words_of, number_of, numbers_of, positive_of, text_of, time_key_of
+from autoseg_lib.io.dicom_values import (
+    cosines_of,
+    identity_of,
+    integer_of,
+    many_of,
+    name_words_of,
+    number_of,
+    numbers_of,
+    positive_of,
+    text_of,
+    time_key_of,
+)
 from autoseg_lib.io.files import is_junk
+from autoseg_lib.io.slice_header import HeaderScan, PixelStorage, SkippedFile, SliceHeader
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima", ".dc3")
 
@@ -63,113 +74,6 @@ _KEYWORDS = [
     "HighBit", "PixelRepresentation", "RescaleIntercept", "RescaleSlope", "ModalityLUTSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DirectoryRecordSequence",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class SkippedFile:
-    """A file that was left out. ``serious`` where it looks like a damaged scan and not like something else."""
-
-    path: Path
-    reason: str
-    serious: bool = False
-
-
-@dataclass(frozen=True)
-class PixelStorage:
-    """How the pixels of one file are stored.
-
-    Attributes:
-        transfer_syntax: UID of the encoding.
-        photometric: MONOCHROME1, MONOCHROME2, RGB, ...
-        samples_per_pixel: 1 for grey, 3 for colour.
-        bits_allocated, bits_stored, high_bit: sizes in bits.
-        signed: whether stored values are two's complement.
-        frames: frames in the file.
-        offset: byte where uncompressed little-endian pixels begin; None where a decoder is needed.
-        has_modality_lut: whether stored values go through a table instead of slope and intercept.
-        missing_bytes: how many bytes of pixels are missing at the end of the file (a copy that was cut off).
-    """
-
-    transfer_syntax: str
-    photometric: str
-    samples_per_pixel: int
-    bits_allocated: int
-    bits_stored: int
-    high_bit: int
-    signed: bool
-    frames: int
-    offset: int | None
-    has_modality_lut: bool
-    missing_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class SliceHeader:
-    """One slice: a file, or one frame of a multi-frame file.
-
-    Attributes:
-        path: the file.
-        frame: frame number from 0 in a multi-frame file, else None.
-        series_uid, study_uid, frame_of_reference_uid, sop_uid: UIDs, "" where missing.
-        patient_key: first 12 hexadecimal digits of the SHA-256 of PatientID, "" where that is empty.
-        identity: lower-case texts that would tell who the patient is; used only to keep them out of outputs.
-        person_name: the lower-case words of PatientName, used likewise.
-        modality: DICOM's word.
-        rows, columns: matrix.
-        position_xyz_mm: LPS centre of the first pixel, None where missing.
-        orientation: six direction cosines (along a row, along a column), None where missing or broken.
-        pixel_spacing_mm: (row distance, column distance), None where missing or zero.
-        spacing_source: "PixelSpacing", or "".
-        spacing_note: why there is no pixel spacing, "" where there is one.
-        slice_thickness_mm, spacing_between_slices_mm: None where missing or zero.
-        instance_number, series_number: None where missing.
-        image_type: values of ImageType.
-        is_localizer: whether the scanner calls it a localizer, scout or survey.
-        slope, intercept: rescale values (1 and 0 where missing).
-        time_key: orders several images at one position.
-        pixels: how the pixels are stored.
-    """
-
-    path: Path
-    frame: int | None
-    series_uid: str = field(repr=False)
-    study_uid: str = field(repr=False)
-    frame_of_reference_uid: str = field(repr=False)
-    sop_uid: str = field(repr=False)
-    patient_key: str
-    identity: frozenset[str] = field(repr=False)
-    person_name: tuple[str, ...] = field(repr=False)
-    modality: str
-    rows: int
-    columns: int
-    position_xyz_mm: tuple[float, float, float] | None
-    orientation: tuple[float, ...] | None
-    pixel_spacing_mm: tuple[float, float] | None
-    spacing_source: str
-    spacing_note: str
-    slice_thickness_mm: float | None
-    spacing_between_slices_mm: float | None
-    instance_number: int | None
-    series_number: int | None
-    image_type: tuple[str, ...]
-    is_localizer: bool
-    slope: float
-    intercept: float
-    time_key: tuple[float, ...]
-    pixels: PixelStorage
-
-    @property
-    def samples_per_pixel(self) -> int:
-        """1 for grey, 3 for colour."""
-        return self.pixels.samples_per_pixel
-
-
-@dataclass(frozen=True)
-class HeaderScan:
-    """What a set of files holds."""
-
-    headers: list[SliceHeader]
-    skipped: list[SkippedFile]
 
 
 class _Skip(Exception):
@@ -325,7 +229,9 @@ def _pixel_storage(path: Path, stream: BinaryIO, dataset: FileDataset) -> PixelS
 _UNDEFINED = 0xFFFFFFFF
 
 
-def _find_pixels(path: Path, stream: BinaryIO, dataset: FileDataset, big: bool) -> tuple[str, int | None, int]:
+def _find_pixels(
+    path: Path, stream: BinaryIO, dataset: FileDataset, big: bool
+) -> tuple[str, int | None, int]:
     """Returns (keyword, offset, length) of the pixel element at which pydicom stopped reading."""
     start = stream.tell()
     head = stream.read(12)
@@ -364,7 +270,9 @@ def _headers_of(path: Path, dataset: FileDataset, storage: PixelStorage) -> list
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
     if per_frame:
         if len(per_frame) != storage.frames:
-            raise _Skip("its table of frames does not fit its number of frames; export it again", serious=True)
+            raise _Skip(
+                "its table of frames does not fit its number of frames; export it again", serious=True
+            )
         common = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
         return [
             _slice(dataset, [item, common], frame if storage.frames > 1 else None, shared)

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from pydicom.pixels import apply_modality_lut
 
 from autoseg_lib.errors import DataError
-from autoseg_lib.io.dicom_headers import SliceHeader, open_dicom, truncated_text
+from autoseg_lib.io.dicom_headers import open_dicom, truncated_text
+from autoseg_lib.io.slice_header import SliceHeader
 
 _INT16 = np.iinfo(np.int16)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from autoseg_lib.io.dicom_geometry import series_geometry
-from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES, SliceHeader
+from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
 from autoseg_lib.io.dicom_pixels import read_pixels
 from autoseg_lib.io.files import natural_key
+from autoseg_lib.io.identity import names_person
+from autoseg_lib.io.slice_header import SliceHeader
 from autoseg_lib.volume import Volume
 
 # Direction cosines of one series differ by rounding only (1e-6 or so); 0.001 is 0.06 degrees.
@@ -96,33 +97,6 @@ def read_series(series: DicomSeries) -> Volume:
 def slice_stem(path: Path) -> str:
     """Returns a DICOM file's base name; "1.2.840.5" without a DICOM suffix stays whole."""
     return path.stem if path.suffix.lower() in DICOM_SUFFIXES else path.name
-
-
-def tells_identity(name: str, identity: Iterable[str]) -> bool:
-    """Whether ``name`` contains one of the ``identity`` texts (PatientName, PatientID, birth date).
-
-    Texts of three or four characters count only as a word of their own, so that "Lee" is not found in "sleep".
-    """
-    plain = _plain(name)
-    words = set(re.findall(r"[a-z]+|\d+|[^\W_]+", name.lower())) | set(re.findall(r"[^\W_]+", name.lower()))
-    for text in identity:
-        compact = _plain(text)
-        if compact in _NOBODY or len(compact) < 3:
-            continue
-        if compact in words or (len(compact) > 4 and compact in plain):
-            return True
-    return False
-
-
-# Words that anonymised headers hold instead of a name.
-_NOBODY = {
-    "anonymous", "anonymized", "anonymised", "anon", "unknown", "patient", "subject", "none", "name", "test", "example",
-    "study", "phantom", "case", "volunteer", "noname", "000", "0000", "00000000", "brain", "head", "scan", "image",
-}  # fmt: skip
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text.lower())
 
 
 def _by_folder(uid: str, members: list[SliceHeader]) -> list[list[SliceHeader]]:
@@ -242,34 +216,9 @@ def _slice_names(headers: Sequence[SliceHeader]) -> tuple[str, ...]:
         stem = slice_stem(header.path)
         names.append(stem if header.frame is None else f"{stem}_{header.frame + 1:04d}")
     doubled = len({name.casefold() for name in names}) < len(names)
-    if doubled or any(_names_person(name, header) for name, header in zip(names, headers, strict=True)):
+    if doubled or any(names_person(name, header) for name, header in zip(names, headers, strict=True)):
         return tuple(f"slice_{number:04d}" for number in range(1, len(names) + 1))
     return tuple(names)
-
-
-# Shorter numbers occur in file names by chance.
-_LONG_NUMBER = 5
-
-
-def _names_person(name: str, header: SliceHeader) -> bool:
-    """Whether a slice's file name spells out the patient: the whole name, a hospital number or the birth date.
-
-    Softer than ``tells_identity``: masks keep the names of their slices, and research data often begin the file name
-    with a study code that also stands in PatientID.
-    """
-    words = set(re.findall(r"[a-z]+|\d+", name.lower())) | set(re.findall(r"[^\W_]+", name.lower()))
-    numbers = {_plain(text) for text in header.identity}
-    if any(n.isdigit() and len(n) >= _LONG_NUMBER and set(n) != {"0"} and n in _plain(name) for n in numbers):
-        return True
-    letters = [part for part in header.person_name if part.isalpha() and part not in _NOBODY]
-    if len(letters) >= 2:
-        return all(part in words for part in letters) or _plain("".join(letters)) in _plain(name)
-    return (
-        len(letters) == 1
-        and len(header.person_name) == 1
-        and len(letters[0]) >= _LONG_NUMBER
-        and letters[0] in words
-    )
 
 
 def _order(series: DicomSeries) -> tuple[object, ...]:

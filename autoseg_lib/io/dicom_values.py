@@ -8,6 +8,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
+
 def text_of(dataset: Dataset, keyword: str) -> str:
     """Returns an element as text, "" where missing or broken."""
     try:
