@@ -355,14 +355,9 @@ class Trainer:
 
     def save_resume_file(self, always: bool = False) -> None:
         """Writes NAME_last.ckpt."""
-        now = time.monotonic()
-        if (
-            not always
-            and now - self.last_save < SECONDS_BETWEEN_SAVES
-            and self.state.epoch < self.plan.epochs
-        ):
+        started = time.monotonic()
+        if not always and started < self.next_save:
             return
-        self.last_save = now
         self.state.elapsed_seconds = self.elapsed()
         self.state.network = self.network.state_dict()
         self.state.average = self.average.state_dict()
