@@ -135,7 +135,7 @@ def open_run(output: Path, mode: str = "new") -> RunFolder:
         )
     make_folder(output)
     _check_writable(output)
-    run = RunFolder(output, _read_record(output))
+    run = RunFolder(output, read_record(output))
     if mode == "overwrite":
         _remove_results(run)
     return run
@@ -182,7 +182,8 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(result)
 
 
-def _read_record(output: Path) -> dict[str, dict[str, Any]]:
+def read_record(output: Path) -> dict[str, dict[str, Any]]:
+    """Returns what ``RunFolder.cases`` remembered of a run folder; empty where there is no record."""
     path = output / RECORD_FILE
     if not path.is_file():
         return {}

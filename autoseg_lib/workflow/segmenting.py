@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import logging
 import time
 import zlib
@@ -42,6 +41,7 @@ from autoseg_lib.settings import AUTO, SegmentSettings, to_table
 from autoseg_lib.system import device_name, versions
 from autoseg_lib.train.machine import best_precision
 from autoseg_lib.volume import Mask
+from autoseg_lib.workflow.finished import read_mask, result_key
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +87,13 @@ class CaseResult:
 
     @cached_property
     def mask(self) -> Mask:
-        """The label values on the scan's slices."""
+        """The label values on the scan's slices; those of an earlier run are read back from its files.
+
+        Raises:
+            DataError: the files are gone.
+        """
+        if not self._packed:
+            return read_mask(self.folder, self.scan)
         geometry = self.scan.volume.geometry
         array = np.frombuffer(zlib.decompress(self._packed), dtype=self._dtype).reshape(geometry.shape_zyx)
         return Mask(array, geometry)
@@ -324,7 +330,7 @@ class _Segmenting:
         )
 
     def _segment_all(self, run: RunFolder, found: Discovery, names: Sequence[str]) -> None:
-        keys = {name: self._key(source) for name, source in zip(names, found.sources, strict=True)}
+        keys = {name: result_key(source, self.model_hash, to_table(self.settings)) for name, source in zip(names, found.sources, strict=True)}
         done = set(run.finished_cases(keys))
         earlier = _Earlier(run) if done else None
         for number, (name, source) in enumerate(zip(names, found.sources, strict=True)):
@@ -402,29 +408,31 @@ class _Segmenting:
         volumes = tuple(row for row in earlier.volumes if row.case == name)
         self.cases.append(
             CaseResult(
-                name, run.path / name, rows, volumes, tuple(scan.warnings), how_measured(scan), True, source
+                name,
+                run.path / name,
+                rows,
+                volumes,
+                tuple(scan.warnings),
+                how_measured(scan),
+                already_done=True,
+                _source=source,
+                _load=(self.settings.slice_axis, self.override),
             )
         )
-        self.reports.append(case_report(scan, volumes))
+        self.reports.append(
+            case_report(
+                scan,
+                volumes,
+                checksums={path.name: sha256_of(path) for path in dict.fromkeys(source.files)},
+                files=run.cases[name]["files"],
+            )
+        )
 
     def _write_tables(self, run: RunFolder) -> None:
         rows = [row for case in self.cases for row in case.measurements]
         write_measurements(run.measurements, rows)
         write_csa_results(run.csa_results, rows)
         write_volumes(run.volumes, [row for case in self.cases for row in case.volumes])
-
-    def _key(self, source: ImageSource) -> str:
-        """What must be equal for an earlier result to hold: the input's bytes, the model, and what changes the result."""
-        digest = hashlib.sha256(self.model_hash.encode())
-        for path in dict.fromkeys(source.files):
-            digest.update(sha256_of(path).encode())
-        relevant = {
-            key: value
-            for key, value in to_table(self.settings).items()
-            if key not in ("input_dir", "predictions_dir")
-        }
-        digest.update(repr(sorted(relevant.items())).encode())
-        return digest.hexdigest()
 
 
 class _Earlier:

@@ -1,0 +1,111 @@
+"""Runs that exist already: found again for the same input, model and settings, and their masks read back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoseg_lib.data.discover import Discovery, ImageSource
+from autoseg_lib.data.naming import hashed_name, image_stem
+from autoseg_lib.data.scan import Scan
+from autoseg_lib.errors import DataError
+from autoseg_lib.export.masks import NIFTI_NAME, slice_file_names
+from autoseg_lib.export.run_folder import next_free_name, read_record, safe_name, unique_names
+from autoseg_lib.io.files import sha256_of
+from autoseg_lib.io.identity import tells_identity
+from autoseg_lib.io.raster import read_label
+from autoseg_lib.io.volume_files import read_label_file
+from autoseg_lib.volume import Mask, reorient_like
+
+# Where results go and which folder was chosen changes nothing in them.
+_NOT_IN_KEY = ("input_dir", "predictions_dir")
+
+
+def result_key(source: ImageSource, model_hash: str, settings: Mapping[str, Any]) -> str:
+    """Returns what must be equal for an earlier result of a scan to hold.
+
+    Args:
+        source: the scan; the bytes of its files count.
+        model_hash: sha256 of the model file.
+        settings: all settings as a plain table.
+    """
+    digest = hashlib.sha256(model_hash.encode())
+    for path in dict.fromkeys(source.files):
+        digest.update(sha256_of(path).encode())
+    relevant = {key: value for key, value in settings.items() if key not in _NOT_IN_KEY}
+    digest.update(repr(sorted(relevant.items())).encode())
+    return digest.hexdigest()
+
+
+def choose_run_folder(
+    predictions_dir: Path, input_path: Path, found: Discovery, model_hash: str, settings: Mapping[str, Any]
+) -> tuple[Path, str]:
+    """Returns the run folder for an input and the mode to open it with.
+
+    A folder that this input, model and settings have gone into already is continued (all of it done: just shown);
+    otherwise a new name is taken, so that nothing is overwritten.
+
+    Args:
+        predictions_dir: folder of all runs.
+        input_path: what is segmented.
+        found: the scans in it.
+        model_hash: sha256 of the model file.
+        settings: all settings as a plain table.
+    """
+    name = run_name(input_path, found)
+    sources = dict(zip(unique_names([source.name for source in found.sources]), found.sources, strict=True))
+    keys: dict[str, str] = {}
+    number, folder = 1, predictions_dir / safe_name(name)
+    while folder.exists():
+        record = read_record(folder)
+        # Somebody else's scans may well lie in a folder of the same name ("DICOM"): every case must be ours.
+        if record and set(record) <= set(sources):
+            for case in record:
+                keys.setdefault(case, result_key(sources[case], model_hash, settings))
+            if all(record[case]["key"] == keys[case] for case in record):
+                return folder, "continue"
+        number += 1
+        folder = predictions_dir / f"{safe_name(name)}_{number}"
+    return next_free_name(predictions_dir, name), "new"
+
+
+def run_name(input_path: Path, found: Discovery) -> str:
+    """Returns the name of a run: the folder's or file's, or a hash where that name tells who the patient is."""
+    name = input_path.name if input_path.is_dir() else image_stem(input_path)
+    identity: set[str] = set()
+    for source in (*found.sources, *found.left_out):
+        for header in source.series.headers if source.series else ():
+            identity |= header.identity
+    if not name:
+        return "scan"  # the root of a drive
+    return hashed_name(name) if tells_identity(name, frozenset(identity)) else name
+
+
+def read_mask(folder: Path, scan: Scan) -> Mask:
+    """Reads back the mask of a case that was written earlier.
+
+    Args:
+        folder: the case's folder.
+        scan: the scan it belongs to.
+
+    Raises:
+        DataError: no mask files are there, or they do not fit the scan.
+    """
+    geometry = scan.volume.geometry
+    names = slice_file_names(scan.slice_names, geometry.shape_zyx[0])
+    for suffix in ("png", "npy"):
+        paths = [folder / "masks" / f"{name}.{suffix}" for name in names]
+        if all(path.is_file() for path in paths):
+            planes = [np.asarray(read_label(path, None).array) for path in paths]
+            return Mask(np.stack(planes).astype(np.uint16), geometry)
+    if (folder / NIFTI_NAME).is_file():
+        mask = read_label_file(folder / NIFTI_NAME)
+        return reorient_like(mask.with_array(mask.array, scan.source_geometry), geometry)
+    raise DataError(
+        f"'{folder.name}': its mask files are not there any more, so it cannot be shown. "
+        "Remove the run folder and segment the scan again."
+    )
