@@ -78,6 +78,19 @@ def test_slices_of_a_run_are_measured_with_the_spacing_it_remembers(tmp_path: Pa
     assert (right.roi, right.dice, right.hd95_mm) == ("psoas right", 1.0, 0.0)
 
 
+def test_a_tilted_gantry_is_said(tmp_path: Path) -> None:
+    scan, truth = small_scan()
+    for name, plane in zip(scan.slice_names, truth.array, strict=True):
+        write_png(tmp_path / "truth" / "scan_1" / f"{name}.png", plane)
+    write_run(tmp_path / "run")
+    report = tmp_path / "run" / "run_report.json"
+    text = report.read_text(encoding="utf-8")
+    report.write_text(text.replace('"tilt_degrees": 0.0', '"tilt_degrees": 12.0'), encoding="utf-8")
+    found = evaluate_folders(tmp_path / "truth", tmp_path / "run")
+    assert "its slices are tilted by 12.0°" in found.notes[-1]
+    assert found.rows[0].volume_reference_ml == pytest.approx(0.4)
+
+
 def test_volumes_match_whatever_way_their_axes_lie(tmp_path: Path) -> None:
     _, truth = small_scan()
     (tmp_path / "truth").mkdir()

@@ -144,6 +144,31 @@ def test_one_bad_mask_does_not_stop_the_others(tmp_path: Path) -> None:
     assert [item["case"] for item in report["failures"]] == ["nine", "torn"]
 
 
+def test_numbered_rois_that_no_mask_has_are_left_out_and_images_are_no_masks(tmp_path: Path) -> None:
+    _, mask = small_scan()
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    write_mask_file(folder / "a.nii.gz", mask.with_array(mask.array * 20))
+    image = np.arange(mask.array.size, dtype=np.uint16).reshape(mask.array.shape)
+    write_mask_file(folder / "image.nii.gz", mask.with_array(image))
+    result = measure_masks(folder, tmp_path / "out")
+    assert [(row.case, row.label, row.voxels) for row in result.volumes if row.voxels] == [
+        ("a", 20, 50),
+        ("a", 40, 8),
+    ]
+    assert [case for case, _ in result.failures] == ["image"]
+    assert "and 2137 more, which no ROI has" in result.failures[0][1]
+
+
+def test_slice_axis_chooses_the_direction(tmp_path: Path) -> None:
+    _, mask = small_scan()
+    write_mask_file(tmp_path / "a.nii.gz", mask)
+    result = measure_masks(tmp_path / "a.nii.gz", tmp_path / "out", slice_axis="sagittal")
+    # ROI 1 is 2 × 5 × 5 voxels: five sagittal slices of 2 × 5 voxels of 4 × 2 mm.
+    row = result.volumes[0]
+    assert (row.slices, row.max_area_mm2, row.volume_mm3) == (5, pytest.approx(80), pytest.approx(400))
+
+
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"not found. Give a folder of masks, or one file"):
         measure_masks(tmp_path / "nowhere", tmp_path / "out")

@@ -26,6 +26,9 @@ from autoseg_lib.volume import Mask, reorient_like
 # pixel.
 _SAME_GRID_TOLERANCE_MM = 0.1
 
+# Degrees; below this the shift from one slice to the next is less than a hundredth of their distance.
+_TILT_WORTH_SAYING = 0.5
+
 # An ROI as compared: its name, its value in the reference, its value in the prediction.
 _Roi = tuple[str, int, int]
 
@@ -96,6 +99,13 @@ def evaluate_folders(reference: Path, prediction: Path, on_event: Listener = nob
         rois, alone = rois_of(case.name)
         left_out.update(dict.fromkeys(alone))
         rows += compare_masks(ours, theirs, rois, case.name)
+        tilt = memory[case.name].tilt_degrees if case.name in memory else 0.0
+        if tilt > _TILT_WORTH_SAYING and isinstance(case.reference, dict):
+            notes.append(
+                f"'{case.name}': its slices are tilted by {tilt:.1f}°; distances between the surfaces are "
+                "measured as if "
+                "they were not. Areas and volumes are not affected."
+            )
         if case.note:
             notes.append(f"'{case.name}': {case.note}.")
     on_event(Progress("Comparing", len(loaded), len(loaded)))

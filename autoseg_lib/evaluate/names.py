@@ -88,10 +88,12 @@ class RunMemory:
     Attributes:
         pixel_mm: distance of rows and of columns; None where unknown.
         position_mm: slice name → position along the normal, in order; None where unknown.
+        tilt_degrees: angle between the way from slice to slice and the slices' normal (tilted gantry).
     """
 
     pixel_mm: tuple[float, float] | None
     position_mm: dict[str, float | None]
+    tilt_degrees: float = 0.0
 
     def geometry(self, slice_names: list[str], shape: tuple[int, int]) -> Geometry:
         """Returns the grid of these slices (in order of position), axes along the scan's own."""
@@ -122,10 +124,12 @@ class RunMemory:
 def read_run_memory(folder: Path) -> dict[str, RunMemory]:
     """Returns case → what measurements.csv and run_report.json of a run folder say of its slices."""
     pixel: dict[str, tuple[float, float]] = {}
+    tilt: dict[str, float] = {}
     for case in read_report(folder / "run_report.json").get("cases", []):
         spacing = case.get("pixel_spacing_mm") if isinstance(case, dict) else None
-        if isinstance(spacing, list) and len(spacing) == 2 and not case.get("tilt_degrees"):
+        if isinstance(spacing, list) and len(spacing) == 2:
             pixel[str(case.get("case"))] = (float(spacing[0]), float(spacing[1]))
+            tilt[str(case.get("case"))] = float(case.get("tilt_degrees") or 0.0)
     path = folder / "measurements.csv"
     if not path.is_file():
         return {}
@@ -135,4 +139,4 @@ def read_run_memory(folder: Path) -> dict[str, RunMemory]:
         if name:
             text = row.get("slice_position_mm", "")
             positions.setdefault(row.get("case", ""), {})[name] = float(text) if text else None
-    return {case: RunMemory(pixel.get(case), table) for case, table in positions.items()}
+    return {case: RunMemory(pixel.get(case), table, tilt.get(case, 0.0)) for case, table in positions.items()}

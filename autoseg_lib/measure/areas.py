@@ -55,11 +55,16 @@ def count_pixels(mask: Mask, labels: LabelTable, case: str = "") -> npt.NDArray[
     if unknown:
         where = f"mask of '{case}'" if case else "mask"
         raise DataError(
-            f"{where}: found the label values {', '.join(map(str, sorted(unknown)))}, which no ROI has; "
+            f"{where}: found the label values {_some(unknown)}, which no ROI has; "
             f"with {len(labels)} ROIs the values 0 to {len(labels)} are expected. Name all ROIs, or "
             "correct the mask."
         )
     return counts[:, 1:]
+
+
+def _some(values: set[int], shown: int = 8) -> str:
+    first = ", ".join(map(str, sorted(values)[:shown]))
+    return first if len(values) <= shown else f"{first} and {len(values) - shown} more"
 
 
 def measure_slices(

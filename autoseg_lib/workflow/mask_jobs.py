@@ -41,7 +41,7 @@ class MaskJob:
     load: Loader
 
 
-def find_jobs(masks: Path, images: Path | None) -> tuple[list[MaskJob], list[str]]:
+def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> tuple[list[MaskJob], list[str]]:
     """Lists the masks to measure, each with what gives its geometry.
 
     In this order: the image of the same name; for slices of a run folder, what the run remembers; a volume's
@@ -50,6 +50,7 @@ def find_jobs(masks: Path, images: Path | None) -> tuple[list[MaskJob], list[str
     Args:
         masks: folder of masks (volumes, slices, slices in folders, a run folder), or one file.
         images: folder or file of the scans, or None.
+        slice_axis: as in ``load_scan``.
 
     Returns:
         The jobs, and sentences on what has no partner.
@@ -66,7 +67,7 @@ def find_jobs(masks: Path, images: Path | None) -> tuple[list[MaskJob], list[str
         notes += listing.notes
         without = []
         for source in listing.sources:
-            job = _job_of(source, found)
+            job = _job_of(source, found, slice_axis)
             if job is None:
                 without.append(source.name)
                 continue
@@ -80,7 +81,7 @@ def find_jobs(masks: Path, images: Path | None) -> tuple[list[MaskJob], list[str
             )
         if without:
             notes.append(f"images without a mask, not measured: {name_list(without)}.")
-    alone = _jobs_alone(found, taken, read_run_memory(found.path))
+    alone = _jobs_alone(found, taken, read_run_memory(found.path), slice_axis)
     if images is not None and alone:
         notes.append(
             f"masks without an image, measured as they are: {name_list([job.name for job in alone])}."
@@ -105,16 +106,16 @@ def _find(masks: Path) -> MaskFolder:
 # ------------------------------------------------------------------------------------------------------
 
 
-def _job_of(source: ImageSource, found: MaskFolder) -> MaskJob | None:
+def _job_of(source: ImageSource, found: MaskFolder, slice_axis: str) -> MaskJob | None:
     names = (source.name, source.files[0].parent.name, image_stem(source.files[0]))
     named = [found.cases[name] for name in dict.fromkeys(names) if name in found.cases]
     for pool in [*(case.slices for case in named), found.loose, *_only_fit(source, found)]:
         case = labelled_part(source, _partners(source, pool)) if pool else None
         if case is not None:
-            return _training_job(source.name, case, _gap_note(source, case))
+            return _training_job(source.name, case, slice_axis, _gap_note(source, case))
     for candidate in named:
         if candidate.volume is not None:
-            return _training_job(source.name, TrainingCase(source, label_volume=candidate.volume), "")
+            return _training_job(source.name, TrainingCase(source, label_volume=candidate.volume), slice_axis)
     return None
 
 
@@ -149,9 +150,9 @@ def _gap_note(source: ImageSource, case: TrainingCase) -> str:
     )
 
 
-def _training_job(name: str, case: TrainingCase, note: str) -> MaskJob:
+def _training_job(name: str, case: TrainingCase, slice_axis: str, note: str = "") -> MaskJob:
     def load(num_labels: int | None) -> tuple[Scan, Mask, tuple[str, ...]]:
-        scan, mask, notes = load_case(case, num_labels=num_labels)
+        scan, mask, notes = load_case(case, num_labels=num_labels, slice_axis=slice_axis)
         return replace(scan, name=name), mask, (*notes, note) if note else notes
 
     return MaskJob(name, case.labels, load)
@@ -161,7 +162,9 @@ def _training_job(name: str, case: TrainingCase, note: str) -> MaskJob:
 # ------------------------------------------------------------------------------------------------------
 
 
-def _jobs_alone(found: MaskFolder, taken: set[Path], memory: dict[str, RunMemory]) -> list[MaskJob]:
+def _jobs_alone(
+    found: MaskFolder, taken: set[Path], memory: dict[str, RunMemory], slice_axis: str
+) -> list[MaskJob]:
     jobs = []
     for name, case in found.cases.items():
         if taken & {*case.slices.values(), *([case.volume] if case.volume else [])}:
@@ -169,7 +172,7 @@ def _jobs_alone(found: MaskFolder, taken: set[Path], memory: dict[str, RunMemory
         if case.slices and (name in memory or case.volume is None):
             jobs.append(_slices_job(name, case.slices, memory.get(name)))
         elif case.volume is not None:
-            jobs.append(_volume_job(name, case.volume))
+            jobs.append(_volume_job(name, case.volume, slice_axis))
     loose = {name: path for name, path in found.loose.items() if path not in taken}
     if loose and not taken & set(found.loose.values()):
         folder = next(iter(loose.values())).parent
@@ -178,11 +181,13 @@ def _jobs_alone(found: MaskFolder, taken: set[Path], memory: dict[str, RunMemory
     return jobs
 
 
-def _volume_job(name: str, path: Path) -> MaskJob:
+def _volume_job(name: str, path: Path, slice_axis: str) -> MaskJob:
     def load(num_labels: int | None) -> tuple[Scan, Mask, tuple[str, ...]]:
         # The mask is its own image here: it is sliced and turned as an image volume would be.
         source = replace(discover(path).sources[0], name=name)
-        return load_case(TrainingCase(source, label_volume=path), num_labels=num_labels)
+        return load_case(
+            TrainingCase(source, label_volume=path), num_labels=num_labels, slice_axis=slice_axis
+        )
 
     return MaskJob(name, (path,), load)
 

@@ -28,6 +28,9 @@ from autoseg_lib.system import versions
 from autoseg_lib.volume import Mask
 from autoseg_lib.workflow.mask_jobs import MaskJob, find_jobs
 
+# A file with higher values is an image, or needs names: the setting num_labels ends here too.
+_MOST_ROIS = 254
+
 
 @dataclass(frozen=True)
 class MeasureResult:
@@ -84,6 +87,7 @@ def measure_masks(
     images: Path | None = None,
     *,
     labels: Sequence[str] | None = None,
+    slice_axis: str = "auto",
     mode: str = "new",
     on_event: Listener = nobody,
 ) -> MeasureResult:
@@ -97,6 +101,7 @@ def measure_masks(
         labels: names of the ROIs in order of label value; None: from run_report.json or labels.csv beside the
             masks,
             else numbered.
+        slice_axis: as in ``load_scan``: which way volumes are sliced.
         mode: "new", "continue" or "overwrite", see ``open_run``; here continuing measures again.
         on_event: told about progress and notes.
 
@@ -105,9 +110,9 @@ def measure_masks(
         ExportError: the output folder holds results already or cannot be written.
     """
     started, clock = datetime.datetime.now().astimezone(), time.monotonic()
-    jobs, notes = find_jobs(masks, images)
+    jobs, notes = find_jobs(masks, images, slice_axis)
     run = open_run(output, mode)
-    table, recode = _label_table(masks, labels, jobs, notes)
+    table, recode, found = _label_table(masks, labels, jobs, notes)
     measurements: list[SliceMeasurement] = []
     volumes: list[VolumeMeasurement] = []
     reports: list[dict[str, Any]] = []
@@ -125,7 +130,8 @@ def measure_masks(
             failures.append((job.name, str(error)))
             on_event(Message(f"'{job.name}' was not measured: {error}", level="warning"))
             continue
-        measurements += rows
+        sizes = [size for size in sizes if size.label in found]
+        measurements += [row for row in rows if row.label in found]
         volumes += sizes
         notes += [f"'{job.name}': {text}" for text in said]
         reports.append(_case_report(scan, sizes, job, said))
@@ -170,26 +176,27 @@ def _case_report(
 
 def _label_table(
     masks: Path, given: Sequence[str] | None, jobs: list[MaskJob], notes: list[str]
-) -> tuple[LabelTable, dict[int, int]]:
-    """Returns the ROIs, and value → value where the only ROI has another value than 1 (0 and 255, for
-    example).
+) -> tuple[LabelTable, dict[int, int], set[int]]:
+    """Returns the ROIs, value → value where the only ROI has another than 1 (0 and 255), and the values to
+    report.
+
+    ROIs that someone named are always reported; numbered ones only where a mask has them.
     """
     names = (
         dict(enumerate(given, start=1))
         if given
         else find_names(masks if masks.is_dir() else masks.parent).general
     )
-    if len(names) > 1:
-        highest = max(names)
-        return LabelTable([names.get(value, f"ROI {value}") for value in range(1, highest + 1)]), {}
-    values = _values(jobs)
+    values = _values(jobs) if len(names) < 2 else set()
     only = next(iter(values)) if len(values) == 1 else 0
     if only > 1 and only not in names:
         notes.append(f"the masks hold the values 0 and {only}; {only} is taken as ROI 1.")
-        return LabelTable([names.get(1, "ROI 1")]), {only: 1}
+        return LabelTable([names.get(1, "ROI 1")]), {only: 1}, {1}
     if names:
-        return LabelTable([names.get(value, f"ROI {value}") for value in range(1, max(names) + 1)]), {}
-    return LabelTable.numbered(max(values, default=1)), {}
+        table = LabelTable([names.get(value, f"ROI {value}") for value in range(1, max(names) + 1)])
+        return table, {}, set(table.values)
+    values = {value for value in values if value <= _MOST_ROIS} or {1}
+    return LabelTable.numbered(max(values)), {}, values
 
 
 def _values(jobs: list[MaskJob]) -> set[int]:
