@@ -26,9 +26,9 @@ ANISOTROPY_THRESHOLD = 3.0
 
 # Bending: a sample's sides are divided into this many cells whose corners move at random ...
 BEND_CELLS = 8
-# ... by up to this share of a cell at elastic = 1. Two neighbouring corners then come closer by at most 60 %,
-# so that tissue never folds over itself.
-BEND_REACH = 0.3
+# ... by up to this share of a cell at elastic = 1. Two neighbouring corners then come closer by at most 40 %
+# (60 % where the cubic interpolation between corners is steepest), so that tissue never folds over itself.
+BEND_REACH = 0.2
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class AugmentPlan:
         rotation_degrees: largest turn to either side.
         scale: largest change of size (0.2: 0.8 to 1.2 times).
         shift: largest shift as a share of the image's side.
-        elastic: strength of bending, 0 to 1 (1: up to about 4 % of the image's side).
+        elastic: strength of bending, 0 to 1 (1: 2D: up to about 2.5 % of the image's side, 3D: 5 %).
         brightness: largest change, as a share of the image's range of grey values.
         contrast: largest change (0.2: 0.8 to 1.2 times).
         gamma: largest change of the exponent (0.3: from 1/1.3 to 1.3).

@@ -130,6 +130,11 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
             image, label = augment_slice(image, label, self.plan, (self.seed, epoch, index))
         return _sample(image, label)
 
+    def stored(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        """Returns the sample as it is without any change, for comparison."""
+        case, k = self.slices[index]
+        return _sample(self._packed.image(case)[k].astype(np.float32), self._packed.label(case)[k].copy())
+
     def name_of(self, index: int) -> tuple[str, int]:
         """Returns (case name, slice index) of a sample."""
         case, k = self.slices[index]
@@ -192,14 +197,20 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         return self.length
 
     def __getitem__(self, key: Key) -> dict[str, torch.Tensor]:
-        epoch, index = key
+        return self._patch(*key, self.plan)
+
+    def stored(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        """Returns the same patch without any change, for comparison."""
+        return self._patch(epoch, index, None)
+
+    def _patch(self, epoch: int, index: int, plan: AugmentPlan | None) -> dict[str, torch.Tensor]:
         case, first = self.place_of(epoch, index)
         image, label = augment_patch(
             self._packed.image(case),
             self._packed.label(case),
             first,
             self.patch_size,
-            self.plan,
+            plan,
             (self.seed, epoch, index),
             self._darkest[case],
         )

@@ -108,7 +108,8 @@ def split_cases(
         return Split(everything, (), "none", text)
     text = (
         f"One patient only: slices {kept_part[0] + 1} to {kept_part[-1] + 1} kept back for "
-        "validation, with a gap beside them. The scores are for the same scan and say little about other patients."
+        "validation, with a gap beside them. The scores are for the same scan and say little about other "
+        "patients."
     )
     if count == 1:
         return Split((0,), (0,), "same scan", text, train_part, kept_part)

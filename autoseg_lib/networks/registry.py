@@ -38,7 +38,10 @@ DEFAULT_ENCODER = "resnet18"
 
 # These pool the whole image to one value and normalise it over the batch, which needs two images while
 # training.
-_NEEDS_TWO_IMAGES = ("pspnet", "deeplabv3", "deeplabv3plus", "upernet")
+_NEEDS_TWO_IMAGES = ("deeplabv3", "deeplabv3plus", "upernet", "pan")
+
+# PAN halves the image three more times after its encoder.
+_SMALLEST_SIDE = {"pan": 128}
 
 # How often each 3D network halves the image, as a factor.
 _MULTIPLES_3D = {"unet": 8, "dynunet": 8, "segresnet": 8, "attention_unet": 8, "swin_unetr": 32}
@@ -136,13 +139,15 @@ def check_input_shape(spec: NetworkSpec) -> None:
     """
     multiple, shape = size_multiple(spec), spec.input_shape
     # At least two of the smallest pixels along each side: normalising one single pixel leaves nothing.
-    fitting = tuple(max(2 * multiple, round(n / multiple) * multiple) for n in shape)
-    if all(n % multiple == 0 for n in shape) and any(n >= 2 * multiple for n in shape):
+    smallest = _SMALLEST_SIDE.get(spec.name, 0) if spec.dimension == "2D" else 0
+    fitting = tuple(max(2 * multiple, smallest, round(n / multiple) * multiple) for n in shape)
+    if all(n % multiple == 0 and n >= smallest for n in shape) and max(shape) >= 2 * multiple:
         return
     setting = "input_shape" if spec.dimension == "2D" else "patch_size"
+    at_least = f" from {smallest} on" if smallest else ""
     found, works = (" × ".join(str(n) for n in size) for size in (shape, fitting))
     raise SettingsError(
-        f'{setting}: found {found}; network = "{spec.name}" needs multiples of {multiple}. Use {works}.'
+        f'{setting}: found {found}; network = "{spec.name}" needs multiples of {multiple}{at_least}. Use {works}.'
     )
 
 

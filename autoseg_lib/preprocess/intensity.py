@@ -139,7 +139,7 @@ def fit_intensity(
             return IntensityPlan("percentile")
         if given is None:
             raise DataError(
-                'intensity = "window": it is taken from the pixels inside ROIs, and the label files mark none. '
+                'intensity = "window": it is taken from the pixels inside ROIs, and the labels mark none. '
                 "Check the labels, or give a window [low, high]."
             )
         return IntensityPlan("window", *given, mean=sum(given) / 2, deviation=(given[1] - given[0]) / 4)

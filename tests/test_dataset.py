@@ -1,0 +1,147 @@
+"""Samples depend on (seed, epoch, index) alone, whoever asks for them and how often."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from autoseg_lib.augment.plan import AugmentPlan
+from autoseg_lib.data.dataset import EpochSampler, PatchDataset, PreparedCase, SliceDataset, one_thread_each
+from autoseg_lib.errors import DataError
+from tests.helpers.phantoms import two_sided_body
+
+PLAN = AugmentPlan(probability=0.9, mirror_axis=1, mirror_pairs=((1, 2),))
+
+
+def body(name: str, shape: tuple[int, int, int] = (3, 32, 32)) -> PreparedCase:
+    image, label = two_sided_body(shape)
+    noise = np.random.default_rng(len(name) + ord(name[0])).normal(size=shape)
+    return PreparedCase(name, (image + noise).astype(np.float32), label)
+
+
+def slices(plan: AugmentPlan | None = PLAN) -> SliceDataset:
+    return SliceDataset([body("a"), body("bb", (5, 32, 32))], plan, seed=4)
+
+
+def patches(plan: AugmentPlan | None = PLAN, **changes) -> PatchDataset:
+    cases = [body("a", (8, 24, 28)), body("bb", (14, 20, 26))]
+    return PatchDataset(cases, (8, 16, 16), plan, seed=4, length=changes.pop("length", 8), **changes)
+
+
+def epoch_of(dataset, epoch: int, workers: int) -> list[dict[str, torch.Tensor]]:
+    sampler = EpochSampler(len(dataset), seed=4)
+    sampler.set_epoch(epoch)
+    extra = {"worker_init_fn": one_thread_each, "multiprocessing_context": "spawn"} if workers else {}
+    return list(DataLoader(dataset, batch_size=3, sampler=sampler, num_workers=workers, **extra))
+
+
+@pytest.mark.parametrize("dataset", [slices(), patches()], ids=["2D", "3D"])
+def test_the_number_of_workers_changes_nothing(dataset) -> None:
+    alone, helped = epoch_of(dataset, 2, 0), epoch_of(dataset, 2, 2)
+    assert len(alone) == len(helped) == 3
+    for one, other in zip(alone, helped, strict=True):
+        assert torch.equal(one["image"], other["image"]) and torch.equal(one["label"], other["label"])
+
+
+@pytest.mark.parametrize("dataset", [slices(), patches()], ids=["2D", "3D"])
+def test_samples_are_the_same_again_and_differ_from_epoch_to_epoch(dataset) -> None:
+    first = dataset[1, 5]
+    for other in range(5):
+        dataset[0, other]
+    again, later = pickle.loads(pickle.dumps(dataset))[1, 5], dataset[2, 5]
+    assert torch.equal(first["image"], again["image"]) and torch.equal(first["label"], again["label"])
+    assert not torch.equal(first["image"], later["image"])
+    assert first["image"].dtype == torch.float32 and first["label"].dtype == torch.uint8
+    assert first["image"].shape == first["label"].shape and first["image"].shape[0] == 1
+
+
+def test_slices_without_changes_are_the_prepared_ones() -> None:
+    dataset, case = slices(None), body("bb", (5, 32, 32))
+    assert len(dataset) == 8 and dataset.name_of(3) == ("bb", 0)
+    np.testing.assert_allclose(dataset[0, 5]["image"][0], case.image[2], atol=0.01)  # kept in half precision
+    np.testing.assert_array_equal(dataset[0, 5]["label"][0], case.label[2])
+    some = SliceDataset([case], None, 0, slices=[(0, 4), (0, 1)])
+    assert [some.name_of(i) for i in range(len(some))] == [("bb", 4), ("bb", 1)]
+
+
+def test_patches_are_cut_from_where_they_say() -> None:
+    dataset = patches(None)
+    cases = [body("a", (8, 24, 28)), body("bb", (14, 20, 26))]
+    for index in range(8):
+        number, (z, y, x) = dataset.place_of(0, index)
+        sample = dataset[0, index]
+        assert sample["image"].shape == (1, 8, 16, 16)
+        np.testing.assert_array_equal(
+            sample["label"][0], cases[number].label[z : z + 8, y : y + 16, x : x + 16]
+        )
+
+
+def test_every_roi_is_drawn_equally_often() -> None:
+    # ROI 1 has 1 voxel, ROI 2 has 5000, ROI 3 lies only in the second scan.
+    first = np.zeros((20, 30, 30), np.uint8)
+    first[:10, :20, :25], first[15, 25, 25] = 2, 1
+    second = np.zeros((20, 30, 30), np.uint8)
+    second[18, 3, 3] = 3
+    cases = [PreparedCase(n, np.zeros((20, 30, 30), np.float32), m) for n, m in (("a", first), ("b", second))]
+    dataset = PatchDataset(cases, (4, 4, 4), None, seed=1, length=900, roi_share=1.0)
+    drawn: Counter[int] = Counter()
+    for index in range(900):
+        values = set(np.unique(dataset[0, index]["label"])) - {0}
+        assert len(values) == 1
+        drawn.update(values)
+    # 300 each on average, standard deviation 14.
+    assert all(240 < drawn[value] < 360 for value in (1, 2, 3))
+    share = PatchDataset(cases, (4, 4, 4), None, seed=1, length=400, roi_share=0.5)
+    with_roi = sum(bool(share[0, index]["label"].any()) for index in range(400))
+    assert 180 < with_roi < 300  # half of them, and now and then one by chance
+
+
+def test_every_case_has_its_turn() -> None:
+    cases = [
+        PreparedCase(str(n), np.full((6, 6, 6), n, np.float32), np.zeros((6, 6, 6), np.uint8))
+        for n in range(5)
+    ]
+    dataset = PatchDataset(cases, (4, 4, 4), None, seed=0, length=2)
+    seen = [float(dataset[epoch, index]["image"].max()) for epoch in range(5) for index in range(2)]
+    assert Counter(seen) == {float(n): 2 for n in range(5)}
+
+
+def test_a_scan_smaller_than_the_patch_is_padded_with_its_darkest_value() -> None:
+    image = np.random.default_rng(0).uniform(-2, 3, (3, 4, 4)).astype(np.float16)
+    dataset = PatchDataset(
+        [PreparedCase("a", image, np.ones((3, 4, 4), np.uint8))], (8, 8, 8), None, 0, length=5
+    )
+    for index in range(5):
+        sample = dataset[0, index]
+        assert int(sample["label"].sum()) == 48
+        assert float(sample["image"][sample["label"] == 0].max()) == float(image.min())
+        np.testing.assert_array_equal(
+            sample["image"][sample["label"] == 1].numpy(), image.astype(np.float32).ravel()
+        )
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    sampler = EpochSampler(50, seed=3)
+    first = list(sampler)
+    assert sorted(first) == [(0, index) for index in range(50)] and first != sorted(first)
+    assert first == list(sampler) == list(EpochSampler(50, seed=3))
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert {epoch for epoch, _ in second} == {1} and [i for _, i in second] != [i for _, i in first]
+    assert [i for _, i in EpochSampler(4, 0, shuffle=False)] == [0, 1, 2, 3] and len(sampler) == 50
+
+
+def test_refusals() -> None:
+    with pytest.raises(DataError, match="there is no scan to learn from"):
+        SliceDataset([], None, 0)
+    with pytest.raises(DataError, match="there is no slice to learn from"):
+        SliceDataset([body("a")], None, 0, slices=[])
+    with pytest.raises(DataError, match="slices of one size are expected"):
+        SliceDataset([body("a"), body("b", (3, 40, 40))], None, 0)
+    with pytest.raises(DataError, match=r"case 'a': image .* differ in shape"):
+        PreparedCase("a", np.zeros((2, 3, 3), np.float32), np.zeros((2, 3, 4), np.uint8))
