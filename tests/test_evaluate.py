@@ -218,6 +218,17 @@ def test_slice_names_that_match(tmp_path: Path, reference: str, prediction: str,
     assert not found.only_prediction
 
 
+def test_a_slice_name_that_two_cases_use_matches_neither(tmp_path: Path) -> None:
+    write_png(tmp_path / "a" / "slice_0001.png", np.eye(4))
+    write_png(tmp_path / "a" / "only.png", np.eye(4))
+    for case in ("x", "y"):
+        write_png(tmp_path / "b" / case / "masks" / "slice_0001.png", np.eye(4))
+    write_png(tmp_path / "b" / "y" / "masks" / "only.png", np.eye(4))
+    found = match(find_masks(tmp_path / "a"), find_masks(tmp_path / "b"))
+    assert [(case.name, list(case.reference)) for case in found.cases] == [("y", ["only"])]
+    assert found.only_reference == ("slice_0001",)
+
+
 def test_what_has_no_partner_is_named(tmp_path: Path) -> None:
     for side, names in (("a", ("x", "only_a")), ("b", ("x", "only_b"))):
         for name in names:

@@ -54,9 +54,11 @@ class Evaluation:
         lines = []
         for row in self.summary:
             parts = [f"{row.roi}: Dice {_shown(row.dice_mean, 3)} (worst {_shown(row.dice_min, 3)})"]
-            parts.append(f"HD95 {_shown(row.hd95_mm_mean, 2)} mm")
-            parts.append(f"volume difference {_shown(row.volume_difference_percent_abs_mean, 1)} %")
-            counts = f"{row.cases} cases, absent in both {row.absent_in_both}"
+            if row.hd95_mm_mean is not None:
+                parts.append(f"HD95 {row.hd95_mm_mean:.2f} mm")
+            if row.volume_difference_percent_abs_mean is not None:
+                parts.append(f"volume difference {row.volume_difference_percent_abs_mean:.1f} %")
+            counts = f"{row.cases} case{'s' if row.cases != 1 else ''}, absent in both {row.absent_in_both}"
             counts += f", only reference {row.only_reference}, only prediction {row.only_prediction}"
             lines.append(" · ".join([*parts, counts]))
         lines += [f"note: {note}" for note in self.notes]

@@ -7,6 +7,7 @@ One folder holds, for a case NAME: ``NAME.nii.gz`` (or another volume), ``NAME/s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,10 +155,13 @@ def match(reference: MaskFolder, prediction: MaskFolder) -> Matching:
             used_reference.add(name)
             used_prediction.add(name)
     left_loose = dict(reference.loose)
+    # A slice name that several cases use (slice_0001 ...) does not say which case is meant.
+    uses = Counter(name for case in prediction.cases.values() for name in case.slices)
+    telling = {name: path for name, path in left_loose.items() if uses[name] == 1}
     for name, theirs in prediction.cases.items():
-        if name in used_prediction or not left_loose:
+        if name in used_prediction or not telling:
             continue
-        pair = _pair(name, MaskCase(name, None, _only(left_loose, theirs.slices)), theirs)
+        pair = _pair(name, MaskCase(name, None, _only(telling, theirs.slices)), theirs)
         if pair and isinstance(pair.reference, dict):
             matched.append(pair)
             used_prediction.add(name)
