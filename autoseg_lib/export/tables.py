@@ -7,7 +7,7 @@ empty cell.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,8 +134,3 @@ def _value(text: str, kind: str) -> str | int | float | None:
     if not text and "None" in kind:
         return None
     return int(text) if kind.startswith("int") else float(text)
-
-
-def rows_as_tables(rows: Sequence[SliceMeasurement] | Sequence[VolumeMeasurement]) -> list[Mapping[str, Any]]:
-    """Returns the rows as plain tables for JSON."""
-    return [dataclasses.asdict(row) for row in rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -123,14 +123,6 @@ def picture_html(png: bytes, alt: str, width_px: int | None = None) -> Markup:
         width_px: width on the page; None: its own, at most the page's.
     """
     return render("picture.html.j2", data=base64.b64encode(png).decode("ascii"), alt=alt, width_px=width_px)
-
-
-def settings_rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns name and value as text, for a table of settings."""
-    return [
-        (name, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
-        for name, value in values.items()
-    ]
 
 
 def _is_number(cell: Any) -> bool:
