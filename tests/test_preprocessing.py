@@ -9,11 +9,13 @@ import pytest
 
 from autoseg_lib.errors import GeometryError, ModelError
 from autoseg_lib.geometry import Geometry
+from autoseg_lib.io.volume_files import read_label_file, read_volume_file
 from autoseg_lib.preprocess.intensity import IntensityPlan
 from autoseg_lib.preprocess.pipeline import Preprocessing, likeliest_labels, plane_of
 from autoseg_lib.preprocess.resample import index_map, resample_array
 from autoseg_lib.volume import Mask, Volume
 from tests.helpers.phantoms import all_orientations
+from tests.helpers.real_data import real_data
 
 KNOWN = {"spacing_known": True, "positions_known": True, "orientation_known": True}
 
@@ -180,6 +182,30 @@ def test_unknown_directions_are_not_turned() -> None:
     assert Preprocessing("3D").network_geometry(grid) is grid
     network = Preprocessing("2D", input_shape=(9, 9)).network_geometry(grid)
     assert index_map(grid, network)[1, 1] > 0 and index_map(grid, network)[2, 2] > 0
+
+
+def test_a_rounded_voxel_size_blurs_nothing() -> None:
+    grid = Geometry.from_spacing((4, 9, 9), (4.4, 0.9375, 0.9375), **KNOWN)
+    network = Preprocessing("3D", spacing_zyx_mm=(4.4, 0.938, 0.93)).network_geometry(grid)
+    assert network.is_same_grid(grid)
+    coarser = Preprocessing("3D", spacing_zyx_mm=(4.4, 0.938, 1.2)).network_geometry(grid)
+    assert coarser.spacing_zyx_mm == pytest.approx((4.4, 0.9375, 1.2))
+
+
+@pytest.mark.real_data
+def test_real_labels_come_back() -> None:
+    folder = real_data("hippocampus_msd")
+    for name in ("hippocampus_001.nii.gz", "hippocampus_003.nii.gz"):
+        scan, mask = read_volume_file(folder / "images" / name), read_label_file(folder / "labels" / name)
+        own = Preprocessing("3D", spacing_zyx_mm=(1, 1, 1))
+        np.testing.assert_array_equal(
+            own.restore(one_hot(own.prepare_mask(mask).array, 3), scan.geometry), mask.array
+        )
+        in_2d = Preprocessing("2D", input_shape=(128, 128))
+        back = in_2d.restore(one_hot(in_2d.prepare_mask(mask).array, 3), scan.geometry)
+        for value in (1, 2):
+            a, b = back == value, mask.array == value
+            assert 2 * int((a & b).sum()) / (int(a.sum()) + int(b.sum())) > 0.995
 
 
 def test_refusals_say_what_to_do() -> None:
