@@ -112,11 +112,11 @@ class Geometry:
     def normal_xyz(self) -> FloatArray:
         """(3,) unit normal of the slices: column direction × row direction in array terms, as DICOM defines it."""
         # DICOM's "row direction" is the direction in which the column index grows.
-        normal = np.cross(self.affine[:3, 2], self.affine[:3, 1])
+        normal: FloatArray = np.cross(self.affine[:3, 2], self.affine[:3, 1])
         length = np.linalg.norm(normal)
         if length < 1e-12:
             raise GeometryError("rows and columns point the same way; the header's orientation is broken.")
-        return normal / length
+        return np.asarray(normal / length, dtype=np.float64)
 
     @property
     def origin_xyz_mm(self) -> FloatArray:
@@ -145,7 +145,7 @@ class Geometry:
     def shear_degrees(self) -> float:
         """Angle between the slice step and the slice normal; above 0 with a tilted gantry."""
         step = self.affine[:3, 0]
-        cosine = abs(step @ self.normal_xyz) / np.linalg.norm(step)
+        cosine = float(abs(step @ self.normal_xyz) / np.linalg.norm(step))
         return float(np.degrees(np.arccos(min(1.0, cosine))))
 
     @property
@@ -154,7 +154,8 @@ class Geometry:
         if self.slice_positions_mm is not None:
             return np.array(self.slice_positions_mm)
         step = float(self.affine[:3, 0] @ self.normal_xyz)
-        return float(self.origin_xyz_mm @ self.normal_xyz) + step * np.arange(self.shape_zyx[0])
+        first = float(self.origin_xyz_mm @ self.normal_xyz)
+        return first + step * np.arange(self.shape_zyx[0], dtype=np.float64)
 
     @property
     def slice_extents_mm(self) -> FloatArray:

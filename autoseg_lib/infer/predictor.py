@@ -91,7 +91,7 @@ class Predictor:
         if self.mirror_axis is not None:
             mirrored = self._forward(np.ascontiguousarray(np.flip(image, self.mirror_axis)), on_event, stop)
             mirrored = np.flip(mirrored, self.mirror_axis + 1)
-            values = (values + mirrored[swap_channels(self.classes, self.mirror_pairs)]) / 2
+            values = np.float32(0.5) * (values + mirrored[swap_channels(self.classes, self.mirror_pairs)])
         return values
 
     def _forward(
@@ -99,7 +99,7 @@ class Predictor:
     ) -> npt.NDArray[np.float32]:
         self.network.eval()
         with torch.inference_mode(), self._precision():
-            return self._windows(image, stop) if self.window else self._slices(image, on_event, stop)
+            return self._windows(image, self.window, stop) if self.window else self._slices(image, on_event, stop)
 
     def _slices(
         self, image: npt.NDArray[np.float32], on_event: Listener, stop: StopFlag | None
@@ -116,14 +116,16 @@ class Predictor:
             on_event(Progress("Slices", min(first + step, count), count))
         return result
 
-    def _windows(self, image: npt.NDArray[np.float32], stop: StopFlag | None) -> npt.NDArray[np.float32]:
+    def _windows(
+        self, image: npt.NDArray[np.float32], window: tuple[int, int, int], stop: StopFlag | None
+    ) -> npt.NDArray[np.float32]:
         def network(windows: torch.Tensor) -> torch.Tensor:
             _check(stop)
             return torch.softmax(self.network(windows).float(), dim=1)
 
         soft = sliding_window_inference(
             torch.from_numpy(image[None, None]),
-            roi_size=self.window,
+            roi_size=window,
             sw_batch_size=self.batch_size or DEFAULT_WINDOWS_AT_A_TIME,
             predictor=network,
             overlap=self.overlap,

@@ -98,7 +98,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     """Returns the rows of a history file, empty cells as None."""
     frame = pd.read_csv(path)
     return [
-        {key: None if pd.isna(value) else value for key, value in row.items()}
+        {str(key): None if pd.isna(value) else value for key, value in row.items()}
         for row in frame.to_dict(orient="records")
     ]
 
@@ -106,13 +106,20 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
     """Writes a settings file."""
     text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
-    atomic_write(path, lambda target: target.write_text(text, encoding="utf-8"))
+    _write_text(path, text)
 
 
 def write_report(path: Path, values: Mapping[str, Any]) -> None:
     """Writes a report as JSON."""
     text = json.dumps(values, indent=2, ensure_ascii=False)
-    atomic_write(path, lambda target: target.write_text(text, encoding="utf-8"))
+    _write_text(path, text)
+
+
+def _write_text(path: Path, text: str) -> None:
+    def write(target: Path) -> None:
+        target.write_text(text, encoding="utf-8")
+
+    atomic_write(path, write)
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

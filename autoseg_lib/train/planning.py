@@ -256,7 +256,8 @@ def with_epochs_for_time(plan: Plan, seconds_per_step: float) -> Plan:
         if choice.given == AUTO:
             value = max(1, round(epochs / share))
             choices = tuple(replace(c, value=value) if c is choice else c for c in choices)
-            settings = replace(settings, **{name: value})
+            chosen: dict[str, Any] = {name: value}
+            settings = replace(settings, **chosen)
             loop = replace(loop, save_every=value) if name == "save_checkpoint" else loop
     return replace(plan, settings=settings, choices=choices, loop=loop)
 
