@@ -38,14 +38,18 @@ def grid(axes=(2, 1, 0), signs=(1, 1, 1), turn=(0, 0, 0), shear=0.0, shape=SHAPE
 
 
 ALL_48 = [
-    (axes, signs) for axes in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
+    (axes, signs)
+    for axes in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
 ]
 TURNS = [(0, 0, 0), (17, -9, 23)]
 ids = [f"{''.join('xyz'[a] for a in axes)}{''.join('+-'[s < 0] for s in signs)}" for axes, signs in ALL_48]
 
 
 def numbered(geometry: Geometry) -> Volume:
-    return Volume(np.arange(np.prod(geometry.shape_zyx), dtype=np.int16).reshape(geometry.shape_zyx), geometry)
+    return Volume(
+        np.arange(np.prod(geometry.shape_zyx), dtype=np.int16).reshape(geometry.shape_zyx), geometry
+    )
 
 
 def points_by_value(volume: Volume) -> np.ndarray:
@@ -262,5 +266,9 @@ def test_mask_and_volume_check_their_shape_and_type() -> None:
 def test_from_spacing_knows_what_it_does_not_know() -> None:
     geometry = Geometry.from_spacing((1, 4, 5), (1, 0.5, 0.25), spacing_known=True)
     assert geometry.spacing_zyx_mm == (1, 0.5, 0.25)
-    assert (geometry.spacing_known, geometry.positions_known, geometry.orientation_known) == (True, False, False)
+    assert (geometry.spacing_known, geometry.positions_known, geometry.orientation_known) == (
+        True,
+        False,
+        False,
+    )
     assert geometry.orientation_code == "SPL"

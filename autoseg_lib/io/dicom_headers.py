@@ -238,8 +238,10 @@ def _find_pixels(
     order = ">" if big else "<"
     keyword = _PIXEL_TAGS.get(struct.unpack(order + "HH", head[:4]), "") if len(head) >= 8 else ""
     if not keyword:
-        name = getattr(dataset.get("SOPClassUID", ""), "name", "")
-        cut = not head and path.suffix.lower() in DICOM_SUFFIXES and "Image Storage" in name
+        kind = dataset.get("SOPClassUID")
+        # Without a kind the file was cut off before it, or is no image of any sort.
+        image = kind is None or "Image Storage" in getattr(kind, "name", "")
+        cut = image and not head and path.suffix.lower() in DICOM_SUFFIXES
         more = "; the file ends before its pixels, copy or export it again" if cut else ""
         raise _Skip("it holds no image" + more, serious=cut)
     implicit = dataset.original_encoding[0]

@@ -1,6 +1,8 @@
-"""NIfTI-1 headers, and the cases SimpleITK does not take: tilted (sheared) grids, written and read exactly.
+"""NIfTI-1 files, read and written exactly.
 
-Source: the NIfTI-1 standard, nifti1.h. NIfTI's world is RAS; it appears in this module and nowhere else.
+SimpleITK's reader turns NaN into 0, fills up files that were cut off with 0, and refuses tilted grids; none of that may
+happen to data that are measured. Source: the NIfTI-1 standard, nifti1.h. NIfTI's world is RAS; it appears in this module
+and nowhere else.
 """
 
 from __future__ import annotations
@@ -37,6 +39,18 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SHEAR_TOLERANCE = 1e-3
 
 
+# What the number for the type of the pixels can also say.
+_OTHER_TYPES = {
+    128: "colour",
+    2304: "colour",
+    32: "complex numbers",
+    1792: "complex numbers",
+    1: "single bits",
+}
+# nifti1.h: units of length, as factors to mm. 0 (unknown) is mm in practice.
+_TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+
+
 @dataclass(frozen=True)
 class NiftiHeader:
     """The parts of a NIfTI-1 header that are needed.
@@ -47,10 +61,9 @@ class NiftiHeader:
         order: "<" or ">".
         data_start: byte at which the pixels begin.
         slope, intercept: scaling of stored values (1, 0 where none).
-        sform: (4, 4) RAS affine of (i, j, k) where sform_code > 0, else None.
-        spacing_known: whether all three distances are above zero.
+        affine: (4, 4) from (k, j, i) to LPS mm: by sform, else qform, else along the axes.
+        spacing_known: whether all three distances are given.
         orientation_known: whether sform or qform is given.
-        sheared: whether the sform's axes are not at right angles.
     """
 
     shape: tuple[int, ...]
@@ -59,90 +72,128 @@ class NiftiHeader:
     data_start: int
     slope: float
     intercept: float
-    sform: FloatArray | None
+    affine: FloatArray
     spacing_known: bool
     orientation_known: bool
-    sheared: bool
+
+
+def is_nifti2(path: Path) -> bool:
+    """Whether a file is NIfTI-2 (rare, for huge volumes), which this module leaves to SimpleITK."""
+    start = _bytes(path, 4)
+    return len(start) == 4 and 540 in (struct.unpack("<i", start)[0], struct.unpack(">i", start)[0])
 
 
 def read_header(path: Path) -> NiftiHeader:
-    """Reads the header of a .nii or .nii.gz file. NIfTI-2 is passed on to SimpleITK with what is known of it.
+    """Reads the header of a .nii or .nii.gz file.
 
     Raises:
         DataError: it is no NIfTI file, or damaged.
     """
-    raw = _bytes(path, _HEADER_BYTES)
-    if len(raw) < _HEADER_BYTES:
-        raise DataError(
-            f"'{path.name}': found {len(raw)} bytes, which is no NIfTI file. Copy or save it again."
-        )
-    sizes = {order: struct.unpack(order + "i", raw[:4])[0] for order in "<>"}
-    if 540 in sizes.values():  # NIfTI-2: SimpleITK reads it
-        return NiftiHeader((), 0, "<", 0, 1.0, 0.0, None, True, True, False)
-    order = next((order for order, size in sizes.items() if size == _HEADER_BYTES), None)
-    if order is None:
-        raise DataError(
-            f"'{path.name}': it is not a NIfTI file, though its name says so. Copy or save it again."
-        )
-    dim = struct.unpack(order + "8h", raw[40:56])
-    pixdim = struct.unpack(order + "8f", raw[76:108])
-    type_code = struct.unpack(order + "h", raw[70:72])[0]
-    start, slope, intercept = struct.unpack(order + "3f", raw[108:120])
-    qform, sform_code = struct.unpack(order + "2h", raw[252:256])
-    rows = np.array(struct.unpack(order + "12f", raw[280:328]), dtype=np.float64).reshape(3, 4)
-    sform = (
-        np.vstack([rows, [0, 0, 0, 1]]) if sform_code > 0 and abs(np.linalg.det(rows[:, :3])) > 1e-9 else None
-    )
-    sheared = False
-    if sform is not None:
-        unit = sform[:3, :3] / np.linalg.norm(sform[:3, :3], axis=0)
-        sheared = float(np.abs(unit.T @ unit - np.eye(3)).max()) > _SHEAR_TOLERANCE
-    return NiftiHeader(
-        shape=tuple(dim[1 : 1 + max(0, min(7, dim[0]))]),
-        type_code=type_code,
-        order=order,
-        data_start=int(start),
-        slope=slope if slope not in (0.0,) and np.isfinite(slope) else 1.0,
-        intercept=intercept if slope not in (0.0,) and np.isfinite(intercept) else 0.0,
-        sform=sform,
-        spacing_known=sform is not None or min(abs(value) for value in pixdim[1:4]) > 0,
-        orientation_known=qform > 0 or sform is not None,
-        sheared=sheared,
-    )
+    return _header(_bytes(path, _HEADER_BYTES), path.name)
 
 
-def read_nifti(path: Path) -> tuple[npt.NDArray[Any], FloatArray]:
-    """Reads a three-dimensional NIfTI-1 file by its sform, which may be sheared.
+def read_nifti(path: Path) -> tuple[npt.NDArray[Any], NiftiHeader]:
+    """Reads a three-dimensional NIfTI-1 file.
 
     Returns:
-        The (k, j, i) array with scaling applied, and the (4, 4) affine from (k, j, i) to LPS.
+        The (k, j, i) array with scaling applied (NaN and infinities kept), and the header.
 
     Raises:
-        DataError: damaged, of an odd pixel type, or not three-dimensional.
+        DataError: damaged, cut off, of an odd pixel type, or not three-dimensional.
     """
     header = read_header(path)
     shape = header.shape
-    if (
-        len(shape) < 3
-        or any(size != 1 for size in shape[3:])
-        or header.type_code not in _TYPES
-        or header.sform is None
-    ):
+    if any(size > 1 for size in shape[3:]):
         raise DataError(
-            f"'{path.name}': found a tilted NIfTI grid with the shape {shape}, which cannot be read."
+            f"'{path.name}': found {len(shape)} dimensions ({' × '.join(map(str, shape))}), expected 3. "
+            "Split the time points into files of their own."
         )
+    if header.type_code not in _TYPES:
+        what = _OTHER_TYPES.get(header.type_code, f"values of type {header.type_code}")
+        raise DataError(f"'{path.name}': found {what}, expected one plain number per voxel. Save it as such.")
     kind = np.dtype(header.order + _TYPES[header.type_code])
-    count = int(np.prod(shape[:3]))
-    raw = _bytes(path, header.data_start + count * kind.itemsize)[header.data_start :]
-    if len(raw) < count * kind.itemsize:
-        raise DataError(f"'{path.name}': the file ends early. Copy it again.")
-    array = (
-        np.frombuffer(raw, kind, count).reshape(shape[2], shape[1], shape[0]).astype(kind.newbyteorder("="))
-    )
+    shape = (*shape[:3], 1, 1)[:3]
+    count = int(np.prod(shape))
+    needed = count * kind.itemsize
+    raw = _bytes(path, header.data_start + needed)[header.data_start :]
+    if len(raw) < needed:
+        raise DataError(
+            f"'{path.name}': the file ends early ({needed - len(raw)} bytes are missing). Copy it again."
+        )
+    array = np.frombuffer(raw, kind, count).reshape(shape[::-1]).astype(kind.newbyteorder("="))
     if (header.slope, header.intercept) != (1.0, 0.0):
-        array = (array * header.slope + header.intercept).astype(np.float32)
-    affine = _LPS_TO_RAS @ header.sform
-    return array, affine[:, [2, 1, 0, 3]]
+        array = (array.astype(np.float64) * header.slope + header.intercept).astype(np.float32)
+    return array, header
+
+
+def _header(raw: bytes, name: str) -> NiftiHeader:
+    if len(raw) < _HEADER_BYTES:
+        raise DataError(f"'{name}': found {len(raw)} bytes, which is no NIfTI file. Copy or save it again.")
+    order = next((order for order in "<>" if struct.unpack(order + "i", raw[:4])[0] == _HEADER_BYTES), None)
+    if order is None or raw[344:347] not in (b"n+1", b"ni1"):
+        raise DataError(f"'{name}': it is not a NIfTI file, though its name says so. Copy or save it again.")
+    if raw[344:347] == b"ni1":
+        raise DataError(f"'{name}': its pixels lie in another file (.img). Save it as one .nii.gz.")
+    dim = struct.unpack(order + "8h", raw[40:56])
+    pixdim = np.array(struct.unpack(order + "8f", raw[76:108]), dtype=np.float64)
+    start, slope, intercept = struct.unpack(order + "3f", raw[108:120])
+    qform, sform = struct.unpack(order + "2h", raw[252:256])
+    if not 1 <= dim[0] <= 7 or min(dim[1 : 1 + dim[0]]) < 1:
+        raise DataError(
+            f"'{name}': its header gives the sizes {dim[1:4]}, which is no volume. Save it again."
+        )
+    lengths = np.abs(pixdim[1:4])
+    rows = np.array(struct.unpack(order + "12f", raw[280:328]), dtype=np.float64).reshape(3, 4)
+    if sform > 0 and abs(np.linalg.det(rows[:, :3])) > _FLAT:
+        ras, given = np.vstack([rows, [0, 0, 0, 1]]), True
+    else:
+        sform = 0
+        given = bool(np.all(lengths > 0))
+        scale = np.where(lengths > 0, lengths, 1.0)
+        ras = np.diag([*scale, 1.0])
+        if qform > 0:
+            b, c, d, *offset = struct.unpack(order + "6f", raw[256:280])
+            scale[2] *= -1 if pixdim[0] < 0 else 1
+            ras[:3, :3] = _rotation(b, c, d) * scale
+            ras[:3, 3] = offset
+        else:
+            ras = _LPS_TO_RAS @ ras  # nothing is known: along the project's own axes
+    to_mm = _TO_MM.get(raw[123] & 7, 1.0)
+    affine = _LPS_TO_RAS @ ras
+    affine[:3] *= to_mm
+    if not np.isfinite(affine).all():
+        raise DataError(f"'{name}': its header gives no finite place. Save it again.")
+    scaled = np.isfinite(slope) and slope != 0
+    return NiftiHeader(
+        shape=tuple(dim[1 : 1 + dim[0]]),
+        type_code=struct.unpack(order + "h", raw[70:72])[0],
+        order=order,
+        data_start=max(_DATA_START, int(start)),
+        slope=slope if scaled else 1.0,
+        intercept=intercept if scaled and np.isfinite(intercept) else 0.0,
+        affine=affine[:, [2, 1, 0, 3]],
+        spacing_known=given,
+        orientation_known=qform > 0 or sform > 0,
+    )
+
+
+# A voxel of less than this many mm³ is a broken header.
+_FLAT = 1e-9
+
+
+def _rotation(b: float, c: float, d: float) -> FloatArray:
+    """Returns the rotation matrix of nifti1.h's quaternion (a is what is left of a unit length)."""
+    rest = b * b + c * c + d * d
+    if rest > 1:  # rounding
+        b, c, d = (value / np.sqrt(rest) for value in (b, c, d))
+    a = np.sqrt(max(0.0, 1 - rest))
+    return np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - c * c - b * b],
+        ]
+    )
 
 
 def write_nifti(path: Path, array: npt.NDArray[Any], geometry: Geometry) -> None:

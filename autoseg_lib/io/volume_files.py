@@ -130,10 +130,14 @@ def write_volume_file(path: Path, volume: Volume) -> None:
 def _read(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
     if not path.is_file():
         raise DataError(f"'{path}': not found. Check the path.")
+    if path.name.lower().endswith((".nii", ".nii.gz")) and not nifti.is_nifti2(path):
+        array, header = nifti.read_nifti(path)
+        shape = (array.shape[0], array.shape[1], array.shape[2])
+        geometry = Geometry(
+            shape, header.affine, None, header.spacing_known, header.spacing_known, header.orientation_known
+        )
+        return array, geometry, "NIfTI header"
     facts = header_facts(path)
-    if facts.sheared:
-        array, affine = nifti.read_nifti(path)
-        return array, Geometry(array.shape, affine), facts.format_name
     reader = sitk.ImageFileReader()
     try:
         reader.SetFileName(str(path))

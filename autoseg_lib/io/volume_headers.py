@@ -5,14 +5,11 @@ SimpleITK fills in 1 mm and straight axes where a header is silent; measuring mu
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg_lib.errors import DataError
-from autoseg_lib.io import nifti
 
 
 @dataclass(frozen=True)
@@ -20,28 +17,25 @@ class HeaderFacts:
     """What the header really holds.
 
     Attributes:
-        format_name: "NIfTI header", "NRRD header" or "MetaImage header".
+        format_name: "NRRD header" or "MetaImage header".
         spacing_known: whether distances are given.
         orientation_known: whether directions in the patient are given.
-        sheared: a NIfTI grid whose axes are not at right angles (gantry tilt), which SimpleITK refuses.
     """
 
     format_name: str
     spacing_known: bool = True
     orientation_known: bool = True
-    sheared: bool = False
 
 
 def header_facts(path: Path) -> HeaderFacts:
-    """Returns what the header of a NIfTI, NRRD or MetaImage file says.
+    """Returns what the header of an NRRD, MetaImage or NIfTI-2 file says.
 
     Raises:
         DataError: it is no such file, or damaged.
     """
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
-        header = nifti.read_header(path)
-        return HeaderFacts("NIfTI header", header.spacing_known, header.orientation_known, header.sheared)
+        return HeaderFacts("NIfTI header")
     text = _text_header(path)
     if name.endswith((".nrrd", ".nhdr")):
         directions = re.search(r"^space directions:", text, re.M) is not None
@@ -57,5 +51,5 @@ def _text_header(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             return stream.read(20_000).split(b"\n\n")[0].decode("latin-1").replace("\r", "")
-    except (OSError, gzip.BadGzipFile, zlib.error) as error:
+    except OSError as error:
         raise DataError(f"'{path.name}': it cannot be opened ({error}). Check the file.") from None

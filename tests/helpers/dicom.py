@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+)
 
 
 def uid(*parts: object) -> str:
@@ -55,7 +61,11 @@ def write_slice(
     meta.TransferSyntaxUID = transfer_syntax
     meta.MediaStorageSOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
     meta.MediaStorageSOPInstanceUID = uid("image", series, path.name)
-    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    big = transfer_syntax == ExplicitVRBigEndian
+    implicit = transfer_syntax == ImplicitVRLittleEndian
+    dataset = FileDataset(
+        str(path), {}, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=implicit, is_little_endian=not big
+    )
     values: dict[str, Any] = {
         "SOPClassUID": meta.MediaStorageSOPClassUID,
         "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
@@ -82,9 +92,8 @@ def write_slice(
     for keyword, value in values.items():
         if value is not None:
             setattr(dataset, keyword, list(value) if isinstance(value, tuple) else value)
-    order = "<" if dataset.file_meta.TransferSyntaxUID != "1.2.840.10008.1.2.2" else ">"
-    dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-    dataset["PixelData"].VR = "OW"
+    dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder(">" if big else "<")).tobytes()
+    dataset["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
     dataset.save_as(path, enforce_file_format=True)
     return path
 
