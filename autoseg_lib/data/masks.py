@@ -58,20 +58,29 @@ def _slice_labels(
     case: TrainingCase, geometry: Geometry, num_labels: int | None, notes: list[str]
 ) -> npt.NDArray[np.unsignedinteger]:
     slices: list[npt.NDArray[Any]] = []
+    problems: list[str] = []
     rows, columns = geometry.shape_zyx[1:]
     for image, file in zip(case.source.files, case.label_files, strict=True):
         if file is None:
-            raise DataError(f"'{image.name}': it has no label. Add the label file, or leave the image out.")
-        label = raster.read_label(file, num_labels)
+            problems.append(f"'{image.name}': it has no label. Add the label file, or leave the image out.")
+            continue
+        try:
+            label = raster.read_label(file, num_labels)
+        except DataError as error:
+            problems.append(str(error))
+            continue
         if label.array.shape != (rows, columns):
             found = f"{label.array.shape[0]}×{label.array.shape[1]}"
-            raise DataError(
+            problems.append(
                 f"label '{file.name}' is {found}, image '{image.name}' is {rows}×{columns}. "
                 "They must have the same rows and columns; save the label at the image's own size."
             )
+            continue
         if label.warning:
             notes.append(label.warning)
         slices.append(label.array)
+    if problems:
+        raise DataError("\n".join(problems))
     return np.stack(slices)
 
 

@@ -1,0 +1,222 @@
+"""What a folder holds: names, series, localizers, manifests, and the messages where there is nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from autoseg_lib.data.discover import describe_source, discover
+from autoseg_lib.data.naming import CaseNamer
+from autoseg_lib.errors import DataError, SettingsError
+from autoseg_lib.io.identity import tells_identity
+from autoseg_lib.io.raster import write_mask_png
+from tests.helpers.dicom import write_series, write_slice
+from tests.helpers.real_data import real_data
+
+
+def pixels(count: int = 3) -> np.ndarray:
+    return np.arange(count * 30, dtype=np.int16).reshape(count, 5, 6)
+
+
+def png(path: Path, shape=(5, 6)) -> Path:
+    write_mask_png(path, np.zeros(shape, np.uint8))
+    return path
+
+
+LOCALIZER = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+
+
+def test_one_folder_per_scan(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan_2", pixels(), series=2)
+    write_series(tmp_path / "scan_10", pixels(4), series=3, spacing=(0.9375, 0.9375), step=(0, 0, 4.4))
+    found = discover(tmp_path)
+    assert [source.name for source in found.sources] == ["scan_2", "scan_10"]
+    assert describe_source(found.sources[1]) == "MR, 4 slices, 5×6, 0.94 mm, 4.4 mm between slices"
+    assert found.sources[1].slice_names == ("slice_001", "slice_002", "slice_003", "slice_004")
+
+
+def test_two_series_and_a_localizer_in_one_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "knee"
+    write_series(folder, pixels(2), prefix="a", series=1, SeriesNumber=1, **LOCALIZER)
+    write_series(folder, pixels(3), prefix="b", series=2, SeriesNumber=2)
+    write_series(folder, pixels(4), prefix="c", series=3, SeriesNumber=3)
+    found = discover(folder)
+    assert [(s.name, len(s.files)) for s in found.sources] == [("knee_1", 3), ("knee_2", 4)]
+    assert [len(s.files) for s in found.left_out] == [2]
+    text = " ".join(found.notes)
+    assert "one folder holds 2 scans (3 and 4 slices" in text
+    assert "A localizer (scout) was skipped." in text
+    assert [len(s.files) for s in discover(folder, series=2).sources] == [4]
+    assert [len(s.files) for s in discover(folder, series=[3, 1]).sources] == [3, 2]
+    with pytest.raises(DataError, match=r"there is no series \[9\]. It holds 1: MR, 3 slices"):
+        discover(folder, series=9)
+
+
+def test_only_a_localizer(tmp_path: Path) -> None:
+    write_series(tmp_path / "x", pixels(2), **LOCALIZER)
+    with pytest.raises(DataError, match="it holds only localizer .scout. images"):
+        discover(tmp_path)
+    assert len(discover(tmp_path, series=1).sources) == 1
+
+
+def test_equal_folder_names_and_odd_letters(tmp_path: Path) -> None:
+    write_series(tmp_path / "P 1" / "T1", pixels(), series=1)
+    write_series(tmp_path / "P é" / "T1", pixels(), series=2)
+    assert [source.name for source in discover(tmp_path).sources] == ["T1", "P é_T1"]
+    namer = CaseNamer(tmp_path)
+    assert namer.name('a:b*c?"<>|', tmp_path, ()) == "a_b_c_____"
+    assert namer.name("A_B_C_____", tmp_path, ()) == "A_B_C______2"
+
+
+def test_names_that_tell_the_patient_are_hashed(tmp_path: Path) -> None:
+    person = {"PatientName": "Doe^Jane", "PatientID": "99-1234567", "PatientBirthDate": "19700131"}
+    for number, name in enumerate(("Jane DOE knee", "991234567", "scan 1970-01-31", "knee left")):
+        write_series(tmp_path / name, pixels(), series=number, **person)
+    names = [source.name for source in discover(tmp_path).sources]
+    assert sum(name.startswith("case_") and len(name) == 13 for name in names) == 3
+    assert "knee left" in names
+    again = [source.name for source in discover(tmp_path).sources]
+    assert names == again
+
+
+def test_short_names_are_found_as_words_only() -> None:
+    assert tells_identity("scan lee 1", {"lee"})
+    assert not tells_identity("sleep study", {"lee"})
+    assert tells_identity("MUELLERanna", {"mueller"})
+    assert not tells_identity("study_1", {"anonymous"})
+
+
+def test_the_file_name_names_a_single_file(tmp_path: Path) -> None:
+    path = write_slice(tmp_path / "some folder" / "one.dcm", pixels()[0])
+    (source,) = discover(path).sources
+    assert source.name == "one"
+    assert len(source.files) == 1
+
+
+def test_patients(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", pixels(), series=1, PatientID="7")
+    write_series(tmp_path / "b", pixels(), series=2, PatientID="7")
+    write_series(tmp_path / "c", pixels(), series=3)
+    one, two, three = discover(tmp_path).sources
+    assert one.patient == two.patient != three.patient
+    assert three.patient.startswith("study_")
+    for name in ("p1-IM-1", "p1-IM-2", "p2-IM-1"):
+        png(tmp_path / "png" / f"{name}.png")
+    found = discover(tmp_path / "png", patient_pattern=r"^(.*)-IM-")
+    assert [source.patient for source in found.sources] == ["p1", "p1", "p2"]
+    with pytest.raises(SettingsError, match="patient_pattern = .* is not a regular expression"):
+        discover(tmp_path / "png", patient_pattern="(")
+
+
+def test_pictures_are_scans_of_one_slice_and_sub_folders_scans_of_many(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png", "scan/10.png", "scan/9.png", "images/x.png", "images/y.png"):
+        png(tmp_path / name)
+    found = {source.name: source.slice_names for source in discover(tmp_path).sources}
+    assert found == {"a": ("a",), "b": ("b",), "scan": ("9", "10"), "x": ("x",), "y": ("y",)}
+
+
+def test_labels_beside_images_are_not_scans(tmp_path: Path) -> None:
+    write_series(tmp_path / "train" / "images" / "s1", pixels())
+    png(tmp_path / "train" / "labels" / "s1" / "slice_001.png")
+    found = discover(tmp_path)
+    assert [source.kind for source in found.sources] == ["dicom"]
+    assert "the label files in 'train/labels' were left aside" in found.notes[0]
+
+
+def test_pictures_beside_dicom_are_skipped(tmp_path: Path) -> None:
+    write_series(tmp_path, pixels())
+    png(tmp_path / "preview.png")
+    found = discover(tmp_path)
+    assert [source.kind for source in found.sources] == ["dicom"]
+    assert [item.reason for item in found.skipped] == ["a picture beside a DICOM series; the DICOM files are used"]
+
+
+def test_volumes(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.eye(4)), tmp_path / "hip 1.nii.gz")
+    (source,) = discover(tmp_path).sources
+    assert (source.name, source.kind, source.patient) == ("hip 1", "volume", "hip 1")
+    assert describe_source(source) == "volume, 5×4×3, 1.00 × 1.00 × 1.00 mm"
+
+
+# --- nothing there --------------------------------------------------------------------------------------------------------
+
+
+def test_missing_path(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not found. Check the path"):
+        discover(tmp_path / "nowhere")
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the folder is empty. Choose the folder that holds the scans"):
+        discover(tmp_path)
+
+
+def test_folder_without_scans_lists_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "b.dcm").write_text("no DICOM")
+    write_slice(tmp_path / "plan.dcm", pixels()[0], modality="RTPLAN")
+    with pytest.raises(DataError) as error:
+        discover(tmp_path)
+    text = str(error.value)
+    assert "no scan in this folder" in text
+    for words in ("1 × it is not a DICOM file;", "though its name says so", "1 × a radiotherapy plan, not an image"):
+        assert words in text
+
+
+def test_text_named_dcm(tmp_path: Path) -> None:
+    (tmp_path / "b.dcm").write_text("no DICOM")
+    with pytest.raises(DataError, match="'b.dcm': it is not a DICOM file, though its name says so. Choose a DICOM"):
+        discover(tmp_path / "b.dcm")
+
+
+def test_damaged_files_are_said(tmp_path: Path) -> None:
+    write_series(tmp_path, pixels())
+    (tmp_path / "b.dcm").write_text("no DICOM")
+    assert discover(tmp_path).notes == (
+        "1 file looks damaged: 'b.dcm' (it is not a DICOM file, though its name says so).",
+    )
+
+
+# --- manifests -----------------------------------------------------------------------------------------------------------
+
+
+def test_manifest(tmp_path: Path) -> None:
+    write_series(tmp_path / "Scan é", pixels())
+    for name in ("1.png", "2.png", "3.png"):
+        png(tmp_path / "p" / name)
+    (tmp_path / "list.csv").write_text(
+        "image;case;patient\nScan é;knee;P1\np/1.png;hand;P2\np/2.png;hand;P2\np/3.png;;\n", encoding="utf-8"
+    )
+    found = discover(tmp_path / "list.csv")
+    assert [(s.name, s.patient, len(s.files)) for s in found.sources] == [
+        ("knee", "P1", 3),
+        ("hand", "P2", 2),
+        ("3", "p", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file,label\na,b\n", "found the columns file, label; expected image"),
+        ("image\nnope.dcm\nnada.png\n", r"these are not there: 'nope.dcm \(line 2\)', 'nada.png \(line 3\)'"),
+        ("image\n", "it lists no images"),
+        ("", "found the columns nothing"),
+    ],
+)
+def test_manifest_mistakes(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=words):
+        discover(tmp_path / "list.csv")
+
+
+@pytest.mark.real_data
+def test_real_study_folder() -> None:
+    found = discover(real_data("hippocampus_dicom_studies"))
+    assert all(source.modality == "MR" for source in found.sources)
+    for source in found.sources:
+        if source.name.endswith("HCropVolume"):
+            assert "1.00 mm, 1.0 mm between slices" in describe_source(source)
