@@ -57,7 +57,7 @@ def test_two_series_and_a_localizer_in_one_folder(tmp_path: Path) -> None:
 
 def test_only_a_localizer(tmp_path: Path) -> None:
     write_series(tmp_path / "x", pixels(2), **LOCALIZER)
-    with pytest.raises(DataError, match="it holds only localizer .scout. images"):
+    with pytest.raises(DataError, match=r"it holds only localizer .scout. images"):
         discover(tmp_path)
     assert len(discover(tmp_path, series=1).sources) == 1
 
@@ -107,7 +107,7 @@ def test_patients(tmp_path: Path) -> None:
         png(tmp_path / "png" / f"{name}.png")
     found = discover(tmp_path / "png", patient_pattern=r"^(.*)-IM-")
     assert [source.patient for source in found.sources] == ["p1", "p1", "p2"]
-    with pytest.raises(SettingsError, match="patient_pattern = .* is not a regular expression"):
+    with pytest.raises(SettingsError, match=r"patient_pattern = .* is not a regular expression"):
         discover(tmp_path / "png", patient_pattern="(")
 
 
@@ -131,7 +131,9 @@ def test_pictures_beside_dicom_are_skipped(tmp_path: Path) -> None:
     png(tmp_path / "preview.png")
     found = discover(tmp_path)
     assert [source.kind for source in found.sources] == ["dicom"]
-    assert [item.reason for item in found.skipped] == ["a picture beside a DICOM series; the DICOM files are used"]
+    assert [item.reason for item in found.skipped] == [
+        "a picture beside a DICOM series; the DICOM files are used"
+    ]
 
 
 def test_volumes(tmp_path: Path) -> None:
@@ -145,12 +147,12 @@ def test_volumes(tmp_path: Path) -> None:
 
 
 def test_missing_path(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not found. Check the path"):
+    with pytest.raises(DataError, match=r"not found. Check the path"):
         discover(tmp_path / "nowhere")
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the folder is empty. Choose the folder that holds the scans"):
+    with pytest.raises(DataError, match=r"the folder is empty. Choose the folder that holds the scans"):
         discover(tmp_path)
 
 
@@ -162,13 +164,19 @@ def test_folder_without_scans_lists_what_it_holds(tmp_path: Path) -> None:
         discover(tmp_path)
     text = str(error.value)
     assert "no scan in this folder" in text
-    for words in ("1 × it is not a DICOM file;", "though its name says so", "1 × a radiotherapy plan, not an image"):
+    for words in (
+        "1 × it is not a DICOM file;",
+        "though its name says so",
+        "1 × a radiotherapy plan, not an image",
+    ):
         assert words in text
 
 
 def test_text_named_dcm(tmp_path: Path) -> None:
     (tmp_path / "b.dcm").write_text("no DICOM")
-    with pytest.raises(DataError, match="'b.dcm': it is not a DICOM file, though its name says so. Choose a DICOM"):
+    with pytest.raises(
+        DataError, match=r"'b.dcm': it is not a DICOM file, though its name says so. Choose a DICOM"
+    ):
         discover(tmp_path / "b.dcm")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import sys
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def test_walk_is_in_order_and_leaves_junk_out(tmp_path: Path) -> None:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="it cannot be opened"):
+    with pytest.raises(DataError, match=r"it cannot be opened"):
         list(walk_files(tmp_path / "nowhere"))
 
 
@@ -104,6 +103,6 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
         with Path("/dev/full").open("wb", buffering=0) as stream:
             stream.write(b"x")
 
-    with pytest.raises(OutOfSpaceError, match="Make room"):
+    with pytest.raises(OutOfSpaceError, match=r"Make room"):
         atomic_write(tmp_path / "a", write)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

@@ -131,13 +131,13 @@ def test_sheared_grids_turn_too(axes, signs) -> None:
 
 def test_reorient_like_refuses_other_points() -> None:
     volume = numbered(grid())
-    with pytest.raises(GeometryError, match="not the same points. Resample instead"):
+    with pytest.raises(GeometryError, match=r"not the same points. Resample instead"):
         reorient_like(volume, grid(turn=(0, 0, 5)))
 
 
 @pytest.mark.parametrize("code", ["SP", "SSL", "XYZ", "SPLA"])
 def test_wrong_orientation_code(code) -> None:
-    with pytest.raises(GeometryError, match="one letter of L/R, P/A and S/I each"):
+    with pytest.raises(GeometryError, match=r"one letter of L/R, P/A and S/I each"):
         grid().oriented(code)
 
 
@@ -164,7 +164,7 @@ def test_cropping_by_hand() -> None:
 
 
 def test_cropping_everything_away_is_refused() -> None:
-    with pytest.raises(GeometryError, match="leaves nothing"):
+    with pytest.raises(GeometryError, match=r"leaves nothing"):
         crop_or_pad(numbered(grid()), (-3, 0, 0), (2, 4, 5))
 
 
@@ -186,7 +186,7 @@ def test_uneven_stack_by_hand() -> None:
     assert geometry.has_one_image_per_position
     assert not geometry.is_even
     for call in (lambda: geometry.index_to_point([0, 0, 0]), lambda: geometry.point_to_index([0, 0, 0])):
-        with pytest.raises(GeometryError, match="evenly spaced slices; found distances of 2.00 to 6.00 mm"):
+        with pytest.raises(GeometryError, match=r"evenly spaced slices; found distances of 2.00 to 6.00 mm"):
             call()
 
 
@@ -202,9 +202,9 @@ def test_uneven_stack_turns_in_plane_and_along_but_not_across() -> None:
     assert flipped.geometry.positions_mm.tolist() == [-8, -2, 0]
     assert np.array_equal(flipped.array, volume.array[::-1, ::-1])
     assert np.array_equal(reorient_like(flipped, volume.geometry).array, volume.array)
-    with pytest.raises(GeometryError, match="turns slices into rows or columns"):
+    with pytest.raises(GeometryError, match=r"turns slices into rows or columns"):
         reorient(volume, "PIL")
-    with pytest.raises(GeometryError, match="crops or pads slices"):
+    with pytest.raises(GeometryError, match=r"crops or pads slices"):
         crop_or_pad(volume, (1, 0, 0), (4, 4, 5))
     assert crop_or_pad(volume, (0, 1, 1), (3, 6, 7)).geometry.positions_mm.tolist() == [0, 2, 8]
 
@@ -257,9 +257,9 @@ def test_is_same_grid() -> None:
 
 
 def test_mask_and_volume_check_their_shape_and_type() -> None:
-    with pytest.raises(GeometryError, match="their grid says"):
+    with pytest.raises(GeometryError, match=r"their grid says"):
         Volume(np.zeros((3, 4, 6)), grid())
-    with pytest.raises(DataError, match="unsigned whole numbers, found int16"):
+    with pytest.raises(DataError, match=r"unsigned whole numbers, found int16"):
         Mask(np.zeros(SHAPE, np.int16), grid())
 
 

@@ -74,7 +74,12 @@ def test_one_slice_per_pair(tmp_path: Path, folder: str, suffix: str) -> None:
 
 def test_labels_follow_the_sorted_slices(tmp_path: Path) -> None:
     for index, height in enumerate((30, 10, 20)):
-        write_slice(tmp_path / "train/images/s" / f"{index}.dcm", pixels()[index], position=(0, 0, height), number=index)
+        write_slice(
+            tmp_path / "train/images/s" / f"{index}.dcm",
+            pixels()[index],
+            position=(0, 0, height),
+            number=index,
+        )
         label(tmp_path / "train/labels/s" / f"{index}.png", index + 1)
     (case,) = paired(tmp_path).cases
     scan, mask, _ = load_case(case)
@@ -105,7 +110,9 @@ def test_two_series_in_one_scan_folder_are_told_apart(tmp_path: Path) -> None:
     found = paired(tmp_path)
     assert [(case.name, len(case.labels)) for case in found.cases] == [("S_1", 3), ("S_2", 4)]
     assert not found.has_errors
-    assert issue(found, "localizer").text.startswith("a localizer (scout) of 2 slices was skipped: 'loc_001.dcm'")
+    assert issue(found, "localizer").text.startswith(
+        "a localizer (scout) of 2 slices was skipped: 'loc_001.dcm'"
+    )
 
 
 def save_volume(path: Path, axes: str = "RAS", shape=(6, 5, 3)) -> np.ndarray:
@@ -266,7 +273,10 @@ def test_dicom_labels_are_not_in_this_version(tmp_path: Path) -> None:
     write_series(tmp_path / "train/images/S", pixels())
     write_slice(tmp_path / "train/labels/S.dcm", pixels()[0], modality="RTSTRUCT")
     texts = [item.text for item in paired(tmp_path).issues if item.code == "label_kind"]
-    assert "labels as RTSTRUCT or DICOM SEG are not read in this version. Save them as PNG, NPY or NIfTI" in texts[0]
+    assert (
+        "labels as RTSTRUCT or DICOM SEG are not read in this version. Save them as PNG, NPY or NIfTI"
+        in texts[0]
+    )
 
 
 def test_damaged_image_is_an_error(tmp_path: Path) -> None:
@@ -286,8 +296,14 @@ def test_damaged_image_is_an_error(tmp_path: Path) -> None:
         (lambda p: None, "no train/images .* found nothing"),
         (lambda p: (p / "scans").mkdir(), "found 'scans'. Choose the folder above train/"),
         (lambda p: (p / "train" / "images").mkdir(parents=True), "found images/ but no labels/"),
-        (lambda p: [(p / "train" / n).mkdir(parents=True) for n in ("images", "dicoms", "labels")], "both dicoms/ and"),
-        (lambda p: [(p / "train" / n).mkdir(parents=True) for n in ("images", "labels")], "is empty. Put the images"),
+        (
+            lambda p: [(p / "train" / n).mkdir(parents=True) for n in ("images", "dicoms", "labels")],
+            "both dicoms/ and",
+        ),
+        (
+            lambda p: [(p / "train" / n).mkdir(parents=True) for n in ("images", "labels")],
+            "is empty. Put the images",
+        ),
     ],
 )
 def test_folders_that_are_not_arranged(tmp_path: Path, make, words) -> None:
@@ -307,7 +323,9 @@ def test_main_dir_missing_or_empty(tmp_path: Path) -> None:
 def test_label_of_another_size(tmp_path: Path) -> None:
     write_slice(tmp_path / "train/images/x.dcm", pixels()[0])
     label(tmp_path / "train/labels/x.png", shape=(7, 9))
-    with pytest.raises(DataError, match=r"label 'x.png' is 7×9, image 'x.dcm' is 5×6. They must have the same rows"):
+    with pytest.raises(
+        DataError, match=r"label 'x.png' is 7×9, image 'x.dcm' is 5×6. They must have the same rows"
+    ):
         load_case(paired(tmp_path).cases[0])
 
 
@@ -323,14 +341,16 @@ def test_label_volume_elsewhere(tmp_path: Path) -> None:
         if fits:
             load_case(case)
         else:
-            with pytest.raises(DataError, match="label 'a.nii.gz' and image 'a' have the same size but lie in different"):
+            with pytest.raises(
+                DataError, match=r"label 'a.nii.gz' and image 'a' have the same size but lie in different"
+            ):
                 load_case(case)
 
 
 def test_label_volume_of_another_shape(tmp_path: Path) -> None:
     save_volume(tmp_path / "images/a.nii.gz")
     save_volume(tmp_path / "labels/a.nii.gz", shape=(6, 5, 4))
-    with pytest.raises(DataError, match="label 'a.nii.gz' has 4 × 5 × 6 voxels, image 'a' has 3 × 5 × 6"):
+    with pytest.raises(DataError, match=r"label 'a.nii.gz' has 4 × 5 × 6 voxels, image 'a' has 3 × 5 × 6"):
         load_case(paired(tmp_path).cases[0])
 
 

@@ -66,16 +66,16 @@ def test_16_bit_png_and_equal_channels(tmp_path: Path) -> None:
 
 def test_colour_label_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.png", np.dstack([LABEL, LABEL * 0, LABEL]))
-    with pytest.raises(DataError, match="label 'a.png': found colours; expected one grey value per ROI"):
+    with pytest.raises(DataError, match=r"label 'a.png': found colours; expected one grey value per ROI"):
         read_label(tmp_path / "a.png")
 
 
 def test_interpolated_and_negative_labels_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([[0, 0.5]]))
-    with pytest.raises(DataError, match="label 'a.npy': found the value 0.5"):
+    with pytest.raises(DataError, match=r"label 'a.npy': found the value 0.5"):
         read_label(tmp_path / "a.npy")
     np.save(tmp_path / "b.npy", np.array([[0, -3]]))
-    with pytest.raises(DataError, match="label 'b.npy': found the value -3"):
+    with pytest.raises(DataError, match=r"label 'b.npy': found the value -3"):
         read_label(tmp_path / "b.npy")
 
 
@@ -91,7 +91,9 @@ def test_pickled_npy_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "b.npy").write_bytes(pickle.dumps(_Trap()))
     for name in ("a.npy", "b.npy"):
         for read in (read_label, read_image):
-            with pytest.raises(DataError, match=f"'{name}': found Python objects .* such files can run code"):
+            with pytest.raises(
+                DataError, match=rf"'{name}': found Python objects .* such files can run code"
+            ):
                 read(tmp_path / name)
     assert not _Trap.opened
 
@@ -102,14 +104,14 @@ def test_pickled_npy_is_never_opened(tmp_path: Path) -> None:
 )
 def test_damaged_png(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(DataError, match=f"label 'a.png': .*{words}"):
+    with pytest.raises(DataError, match=rf"label 'a.png': .*{words}"):
         read_label(tmp_path / "a.png")
 
 
 def test_truncated_png(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", np.random.default_rng(0).integers(0, 255, (200, 200)).astype(np.uint8))
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(DataError, match="cannot be read as a picture"):
+    with pytest.raises(DataError, match=r"cannot be read as a picture"):
         read_label(path)
 
 
@@ -167,7 +169,7 @@ def test_jpg_with_blurred_edges_is_refused(tmp_path: Path) -> None:
     row, column = np.mgrid[:64, :64]
     disc = (((row - 30) ** 2 + (column - 33) ** 2 < 400) * 255).astype(np.uint8)
     path = save(tmp_path / "a.jpg", disc, quality=60)
-    with pytest.raises(DataError, match="cannot be told apart"):
+    with pytest.raises(DataError, match=r"cannot be told apart"):
         read_label(path, 1)
 
 
@@ -193,7 +195,7 @@ def test_images(tmp_path: Path) -> None:
 
 def test_colour_image_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.png", np.dstack([LABEL * 9, LABEL, LABEL]))
-    with pytest.raises(DataError, match="image 'a.png': found a colour picture, expected grey values"):
+    with pytest.raises(DataError, match=r"image 'a.png': found a colour picture, expected grey values"):
         read_image(tmp_path / "a.png")
 
 

@@ -70,7 +70,9 @@ def test_slice_axis_overrides(tmp_path: Path) -> None:
 def test_uneven_series_cannot_be_turned(tmp_path: Path) -> None:
     for index, height in enumerate((0, 1, 5)):
         write_slice(tmp_path / f"{index}.dcm", pixels()[index], position=(0, 0, height), number=index)
-    with pytest.raises(DataError, match=r"coronal slices were asked for, but its own slices lie 1.00 to 4.00 mm apart"):
+    with pytest.raises(
+        DataError, match=r"coronal slices were asked for, but its own slices lie 1.00 to 4.00 mm apart"
+    ):
         load(tmp_path, slice_axis="coronal")
     assert load(tmp_path).volume.geometry.positions_mm.tolist() == [0, 1, 5]
 
@@ -111,7 +113,9 @@ def test_fov_and_matrix_only_where_spacing_is_missing(tmp_path: Path) -> None:
     assert scan.volume.geometry.spacing_known
     assert scan.volume.geometry.spacing_zyx_mm == (1, 20, 10)
     assert scan.volume.spacing_source == "fov / matrix_size in Settings"
-    assert scan.warnings == ("the file has no pixel spacing; 20 × 10 mm is used (fov / matrix_size in Settings).",)
+    assert scan.warnings == (
+        "the file has no pixel spacing; 20 × 10 mm is used (fov / matrix_size in Settings).",
+    )
 
 
 def test_missing_spacing_without_fov_stays_unknown(tmp_path: Path) -> None:
@@ -130,7 +134,11 @@ def test_matrix_of_another_size_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spacing", "expected", "known"),
-    [(0.5, (1, 0.5, 0.5), False), ([0.5, 0.25], (1, 0.5, 0.25), False), ([4, 0.5, 0.25], (4, 0.5, 0.25), True)],
+    [
+        (0.5, (1, 0.5, 0.5), False),
+        ([0.5, 0.25], (1, 0.5, 0.25), False),
+        ([4, 0.5, 0.25], (4, 0.5, 0.25), True),
+    ],
 )
 def test_pictures_take_spacing_from_the_settings(tmp_path: Path, spacing, expected, known) -> None:
     for name in ("s/1.png", "s/2.png"):
@@ -147,7 +155,9 @@ def test_pictures_take_spacing_from_the_settings(tmp_path: Path, spacing, expect
 def test_slices_of_two_sizes_in_one_folder(tmp_path: Path) -> None:
     write_mask_png(tmp_path / "s" / "1.png", np.zeros((5, 6), np.uint8))
     write_mask_png(tmp_path / "s" / "2.png", np.zeros((7, 6), np.uint8))
-    with pytest.raises(DataError, match=r"'s': '2.png' is 7×6, '1.png' is 5×6; the slices of one scan need one size"):
+    with pytest.raises(
+        DataError, match=r"'s': '2.png' is 7×6, '1.png' is 5×6; the slices of one scan need one size"
+    ):
         load(tmp_path)
 
 

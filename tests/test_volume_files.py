@@ -175,7 +175,7 @@ def test_four_dimensions_are_refused_one_time_point_is_not(tmp_path: Path) -> No
 def test_colour_volume_is_refused(tmp_path: Path) -> None:
     image = sitk.GetImageFromArray(np.zeros((3, 4, 5, 3), np.uint8), isVector=True)
     sitk.WriteImage(image, str(tmp_path / "a.mha"))
-    with pytest.raises(DataError, match="found 3 values per voxel"):
+    with pytest.raises(DataError, match=r"found 3 values per voxel"):
         read_volume_file(tmp_path / "a.mha")
 
 
@@ -189,12 +189,12 @@ def test_text_under_a_volumes_name(tmp_path: Path, name: str) -> None:
 def test_truncated_nifti(tmp_path: Path) -> None:
     path = save_nifti(tmp_path / "a.nii.gz", np.random.default_rng(0).random((30, 30, 30)))
     path.write_bytes(path.read_bytes()[:9000])
-    with pytest.raises(DataError, match="'a.nii.gz': "):
+    with pytest.raises(DataError, match=r"'a.nii.gz': "):
         read_volume_file(path)
 
 
 def test_missing_file() -> None:
-    with pytest.raises(DataError, match="not found"):
+    with pytest.raises(DataError, match=r"not found"):
         read_volume_file(Path("nowhere/a.nii.gz"))
 
 

@@ -76,7 +76,7 @@ _KEYWORDS = [
 ]  # fmt: skip
 
 
-class _Skip(Exception):
+class _SkipError(Exception):
     """Raised inside this module where a file is to be left out."""
 
     def __init__(self, reason: str, serious: bool = False) -> None:
@@ -103,7 +103,7 @@ def read_headers(paths: Iterable[Path], on_progress: Callable[[int, int], None] 
             headers += found
             if found[0].pixels.missing_bytes:
                 skipped.append(SkippedFile(path, truncated_text(found[0].pixels), serious=True))
-        except _Skip as skip:
+        except _SkipError as skip:
             skipped.append(SkippedFile(path, skip.reason, skip.serious))
         except Exception as error:  # noqa: BLE001  # a damaged file makes pydicom raise almost anything
             skipped.append(
@@ -139,7 +139,7 @@ def open_dicom(path: Path) -> FileDataset:
 
 def _read_file(path: Path) -> list[SliceHeader]:
     if is_junk(path):
-        raise _Skip("a file of the operating system")
+        raise _SkipError("a file of the operating system")
     named = path.suffix.lower() in DICOM_SUFFIXES
     try:
         with path.open("rb") as stream, warnings.catch_warnings():
@@ -150,11 +150,11 @@ def _read_file(path: Path) -> list[SliceHeader]:
                     stream, stop_before_pixels=True, specific_tags=list(_KEYWORDS), force=force
                 )
             except InvalidDicomError:
-                raise _Skip("it is not a DICOM file", serious=named) from None
+                raise _SkipError("it is not a DICOM file", serious=named) from None
             storage = _pixel_storage(path, stream, dataset)
             return _headers_of(path, dataset, storage)
     except OSError as error:
-        raise _Skip(f"it cannot be opened ({error.strerror})", serious=True) from None
+        raise _SkipError(f"it cannot be opened ({error.strerror})", serious=True) from None
 
 
 def _check_start(stream: BinaryIO, named: bool) -> bool:
@@ -162,21 +162,21 @@ def _check_start(stream: BinaryIO, named: bool) -> bool:
     start = stream.read(132)
     stream.seek(0)
     if not start:
-        raise _Skip("the file is empty (0 bytes)", serious=named)
+        raise _SkipError("the file is empty (0 bytes)", serious=named)
     if start[128:132] == b"DICM":
         return False
     # Old files have no preamble: they begin with a tag of group 2 or 8, little or big endian.
     if start[:2] in (b"\x02\x00", b"\x08\x00") or start[:2] in (b"\x00\x02", b"\x00\x08"):
         return True
-    raise _Skip("it is not a DICOM file" + (", though its name says so" if named else ""), serious=named)
+    raise _SkipError("it is not a DICOM file" + (", though its name says so" if named else ""), serious=named)
 
 
 def _pixel_storage(path: Path, stream: BinaryIO, dataset: FileDataset) -> PixelStorage:
     modality = str(dataset.get("Modality", "") or "").upper()
     if "DirectoryRecordSequence" in dataset or path.name.upper().startswith("DICOMDIR"):
-        raise _Skip("a DICOMDIR (table of contents), not an image")
+        raise _SkipError("a DICOMDIR (table of contents), not an image")
     if modality in _NOT_IMAGES:
-        raise _Skip(_NOT_IMAGES[modality])
+        raise _SkipError(_NOT_IMAGES[modality])
     sop_name = getattr(dataset.get("SOPClassUID", ""), "name", "")
     for word, key in (
         ("Segmentation", "SEG"),
@@ -185,7 +185,7 @@ def _pixel_storage(path: Path, stream: BinaryIO, dataset: FileDataset) -> PixelS
         ("Plan", "RTPLAN"),
     ):
         if word in sop_name and "Storage" in sop_name:
-            raise _Skip(_NOT_IMAGES[key])
+            raise _SkipError(_NOT_IMAGES[key])
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         syntax = ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian
@@ -193,7 +193,7 @@ def _pixel_storage(path: Path, stream: BinaryIO, dataset: FileDataset) -> PixelS
     offset, missing = None, 0
     if deflated:  # the place in the file says nothing: read it whole
         if not any(tag in open_dicom(path) for tag in _PIXEL_TAGS):
-            raise _Skip("it holds no image")
+            raise _SkipError("it holds no image")
     else:
         plain = not syntax.is_encapsulated and str(syntax) != "1.2.840.10008.1.2.2"
         kind, offset, length = _find_pixels(path, stream, dataset, big=str(syntax) == "1.2.840.10008.1.2.2")
@@ -202,7 +202,7 @@ def _pixel_storage(path: Path, stream: BinaryIO, dataset: FileDataset) -> PixelS
     rows, columns = integer_of(dataset, "Rows"), integer_of(dataset, "Columns")
     bits = integer_of(dataset, "BitsAllocated")
     if not rows or not columns or not bits:
-        raise _Skip("it has pixels, but no matrix size or bit depth", serious=True)
+        raise _SkipError("it has pixels, but no matrix size or bit depth", serious=True)
     stored = integer_of(dataset, "BitsStored") or bits
     high = integer_of(dataset, "HighBit")
     frames = max(1, integer_of(dataset, "NumberOfFrames") or 1)
@@ -243,12 +243,12 @@ def _find_pixels(
         image = kind is None or "Image Storage" in getattr(kind, "name", "")
         cut = image and not head and path.suffix.lower() in DICOM_SUFFIXES
         more = "; the file ends before its pixels, copy or export it again" if cut else ""
-        raise _Skip("it holds no image" + more, serious=cut)
+        raise _SkipError("it holds no image" + more, serious=cut)
     implicit = dataset.original_encoding[0]
     if implicit or (implicit is None and not head[4:6].isalpha()):  # the length follows the tag at once
         return keyword, start + 8, struct.unpack(order + "I", head[4:8])[0]
     if len(head) < 12:
-        raise _Skip("the file ends before its pixels; copy or export it again", serious=True)
+        raise _SkipError("the file ends before its pixels; copy or export it again", serious=True)
     return keyword, start + 12, struct.unpack(order + "I", head[8:12])[0]
 
 
@@ -272,7 +272,7 @@ def _headers_of(path: Path, dataset: FileDataset, storage: PixelStorage) -> list
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
     if per_frame:
         if len(per_frame) != storage.frames:
-            raise _Skip(
+            raise _SkipError(
                 "its table of frames does not fit its number of frames; export it again", serious=True
             )
         common = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
