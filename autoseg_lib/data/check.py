@@ -170,16 +170,15 @@ def check_data(pairing: Pairing, settings: TrainSettings, on_event: Listener = n
     findings = [Finding(issue.severity, issue.code, issue.text, issue.files) for issue in pairing.issues]
     facts: list[CaseFacts] = []
     usable: list[int] = []
-    unreadable: list[tuple[str, str]] = []
     for number, case in enumerate(pairing.cases):
         on_event(Progress("Data check", number, len(pairing.cases), case.name))
         try:
             facts.append(gather_facts(case, settings))
             usable.append(number)
         except AutosegError as error:
-            unreadable.append((case.name, str(error)))
+            # A case may have several faulty files, one line each.
+            findings += [Finding("error", "unreadable", text, (case.name,)) for text in str(error).split("\n")]
     on_event(Progress("Data check", len(pairing.cases), len(pairing.cases)))
-    findings += [Finding("error", "unreadable", text, (name,)) for name, text in unreadable]
 
     labels = find_labels(settings, facts)
     context = _Context(settings, tuple(facts), labels)

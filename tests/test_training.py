@@ -1,0 +1,299 @@
+"""Training on tiny data: which files it makes, and that nothing is ever lost."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from autoseg_lib.errors import DataError, ModelError, OutOfSpaceError, SettingsError
+from autoseg_lib.events import EpochDone, Event, Message, StepDone, StopFlag, nobody
+from autoseg_lib.networks.model_file import load_model, read_metadata
+from autoseg_lib.settings import TrainSettings, make_settings
+from autoseg_lib.train.machine import Machine
+from autoseg_lib.workflow.checking import check_study
+from autoseg_lib.workflow.preview import preview_batch
+from autoseg_lib.workflow.training import PreparedTraining, TrainingResult, prepare_training, train
+from tests.helpers.studies import write_png_study, write_volume_study
+
+CPU = Machine(device="cpu", cores=2, ram_available_gb=8.0, precision="32")
+QUICK = {
+    "model_filename": "tiny",
+    "input_shape": 64,
+    "epochs": 4,
+    "batch_size": 4,
+    "save_checkpoint": 2,
+    "print_checkpoint": 2,
+    "labels_list": ["bright", "dark"],
+    "patient_pattern": r"p\d+",
+    "spacing_mm": 1.5,
+}
+
+
+@pytest.fixture
+def study_folder(tmp_path: Path) -> Path:
+    """A training folder whose path has a space and an accent."""
+    return write_png_study(tmp_path / "étude un")
+
+
+def prepare(folder: Path, **changes: object) -> PreparedTraining:
+    values = {**QUICK, "main_dir": str(folder), "model_dir": str(folder / "models"), **changes}
+    settings = make_settings(TrainSettings, {key: value for key, value in values.items() if value is not None})
+    return prepare_training(check_study(settings), folder, nobody, CPU)
+
+
+def run(folder: Path, stop_after: int | None = None, **changes: object) -> tuple[TrainingResult, list[Event]]:
+    """Trains; with ``stop_after`` presses Stop after so many steps."""
+    events: list[Event] = []
+    stop = StopFlag()
+
+    def listener(event: Event) -> None:
+        events.append(event)
+        if stop_after and sum(isinstance(e, StepDone) for e in events) >= stop_after:
+            stop.set()
+
+    return train(prepare(folder, **changes), listener, stop), events
+
+
+def test_files_history_and_progress_lines(study_folder: Path):
+    result, events = run(study_folder)
+    models = study_folder / "models"
+    assert sorted(path.name for path in models.iterdir()) == [
+        "tiny_2.safetensors",
+        "tiny_4.safetensors",
+        "tiny_best.safetensors",
+        "tiny_history.csv",
+        "tiny_last.ckpt",
+        "tiny_report.json",
+        "tiny_settings.yaml",
+    ]
+    history = pd.read_csv(models / "tiny_history.csv")
+    assert list(history.columns) == [
+        "epoch",
+        "train_loss",
+        "val_loss",
+        "val_dice",
+        "val_dice_bright",
+        "val_dice_dark",
+        "learning_rate",
+        "seconds",
+    ]
+    assert list(history["epoch"]) == [1, 2, 3, 4]
+    assert history["train_loss"].between(0, 1).all()
+    lines = [e.text for e in events if isinstance(e, Message) and e.text.startswith("Completed")]
+    assert [line.split("|")[0] for line in lines] == [
+        "Completed epochs:    1/4 ",
+        "Completed epochs:    2/4 ",
+        "Completed epochs:    4/4 ",
+    ]
+    assert "Time elapsed: 0 hrs 0 mins" in lines[-1]
+    assert f"Dice loss: {history['train_loss'].iloc[-1]:.3f}" in lines[-1]
+    assert result.reason == "finished"
+    assert result.model_path == models / "tiny_best.safetensors"
+
+
+def test_one_model_file_is_all_that_segmenting_needs(study_folder: Path):
+    result, _ = run(study_folder, epochs=1)
+    metadata = read_metadata(result.model_path)
+    assert metadata["labels"] == ["bright", "dark"]
+    assert metadata["validation"]["split"] == "patients"
+    assert metadata["preprocessing"]["input_shape"] == [64, 64]
+    assert "main_dir" not in metadata["settings"]
+    assert str(study_folder) not in str(metadata)
+    model = load_model(result.model_path)
+    with torch.inference_mode():
+        assert model.network(torch.zeros(1, 1, 64, 64)).shape == (1, 3, 64, 64)
+
+
+def test_it_learns(study_folder: Path):
+    result, _ = run(study_folder, epochs=25)
+    assert result.scores is not None
+    assert result.scores.mean > 0.9
+    assert result.verdict.startswith("Good: mean Dice 0.9")
+
+
+@pytest.mark.parametrize("stop_after", [3, 5])
+def test_a_stopped_run_goes_on_to_the_same_weights(study_folder: Path, tmp_path: Path, stop_after: int):
+    """12 training slices, 3 steps an epoch: stopped at the end of epoch 1, and in the middle of epoch 2."""
+    whole = tmp_path / "whole"
+    shutil.copytree(study_folder, whole)
+    run(whole, dropout_rate=0.2)
+    stopped, _ = run(study_folder, stop_after, dropout_rate=0.2)
+    assert stopped.reason == "stopped"
+    resumed, events = run(study_folder, dropout_rate=0.2)
+    assert resumed.reason == "finished"
+    first = next(e for e in events if isinstance(e, EpochDone))
+    assert first.epoch == 2
+    mine = load_file(study_folder / "models" / "tiny_4.safetensors")
+    theirs = load_file(whole / "models" / "tiny_4.safetensors")
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    columns = ["epoch", "train_loss", "val_dice", "learning_rate"]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(study_folder / "models" / "tiny_history.csv")[columns],
+        pd.read_csv(whole / "models" / "tiny_history.csv")[columns],
+    )
+
+
+def test_a_killed_run_goes_on_from_the_last_epoch(study_folder: Path):
+    """As after a power cut: the process dies between two epochs, without any clean-up."""
+
+    def die(event: Event) -> None:
+        if isinstance(event, EpochDone) and event.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(prepare(study_folder), die)
+    prepared = prepare(study_folder)
+    assert prepared.state == "continue"
+    assert prepared.found.startswith("Found a run at epoch 1 of 4")
+    assert train(prepared).epochs_done == 4
+
+
+def test_a_finished_run_is_shown_not_trained_again(study_folder: Path):
+    first, _ = run(study_folder)
+    before = (study_folder / "models" / "tiny_last.ckpt").read_bytes()
+    again, events = run(study_folder)
+    assert again.already_finished
+    assert not any(isinstance(event, StepDone) for event in events)
+    assert again.scores.mean == pytest.approx(first.scores.mean)
+    assert (study_folder / "models" / "tiny_last.ckpt").read_bytes() == before
+
+
+def test_more_epochs_go_on(study_folder: Path):
+    run(study_folder, epochs=2)
+    longer, _ = run(study_folder, epochs=3)
+    assert longer.epochs_done == 3
+
+
+def test_other_settings_or_data_ask_for_a_new_name(study_folder: Path):
+    run(study_folder, epochs=1)
+    with pytest.raises(SettingsError) as caught:
+        prepare(study_folder, epochs=1, learning_rate=0.5, batch_size=2)
+    text = str(caught.value)
+    assert "a run named 'tiny' exists already" in text
+    assert "learning_rate: 0.001 then, 0.5 now" in text
+    assert "batch_size: 4 then, 2 now" in text
+    assert "new model_filename" in text
+    image = next((study_folder / "train" / "images").iterdir())
+    shutil.copy(sorted((study_folder / "train" / "images").iterdir())[-1], image)
+    with pytest.raises(SettingsError, match="the images or labels in the data folder have changed"):
+        prepare(study_folder, epochs=1)
+
+
+def test_starting_over_sets_the_old_files_aside(study_folder: Path):
+    run(study_folder, epochs=1)
+    old = (study_folder / "models" / "tiny_1.safetensors").read_bytes()
+    run(study_folder, epochs=1, resume=False, seed=5)
+    (aside,) = (study_folder / "models").glob("tiny_replaced_*")
+    assert (aside / "tiny_1.safetensors").read_bytes() == old
+
+
+def test_time_limit_ends_the_run(study_folder: Path):
+    result, _ = run(study_folder, epochs=1000, time_limit_minutes=0.05)
+    assert result.reason == "time limit"
+    assert 0 < result.epochs_done < 1000
+    assert result.model_path.is_file()
+
+
+def test_a_full_disk_leaves_the_model_before_it_whole(study_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    run(study_folder, epochs=1)
+    best = study_folder / "models" / "tiny_best.safetensors"
+    before = best.read_bytes()
+    real = Path.write_bytes
+
+    def full(self: Path, content: bytes) -> int:
+        if self.suffix == ".safetensors":
+            real(self, content[:1000])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutOfSpaceError, match="the disk is full"):
+        run(study_folder, epochs=3)
+    assert best.read_bytes() == before
+    assert not list(best.parent.glob(".part-*"))
+    monkeypatch.undo()
+    assert run(study_folder, epochs=3)[0].epochs_done == 3
+
+
+def test_a_damaged_resume_file_is_named(study_folder: Path):
+    run(study_folder, epochs=1)
+    (study_folder / "models" / "tiny_last.ckpt").write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(ModelError, match=r"'tiny_last.ckpt' cannot be read as a training checkpoint"):
+        prepare(study_folder, epochs=1)
+
+
+def test_resume_true_needs_a_run(study_folder: Path):
+    with pytest.raises(ModelError, match=r"'tiny_last.ckpt' was not found"):
+        prepare(study_folder, resume=True)
+
+
+def test_data_errors_stop_before_training(study_folder: Path):
+    with pytest.raises(DataError, match="1 problem to solve before training"):
+        prepare(study_folder, labels_list=["only one"])
+
+
+def test_unknown_names_list_the_accepted_ones(study_folder: Path):
+    with pytest.raises(SettingsError, match="Accepted: unet, unetplusplus"):
+        prepare(study_folder, network="unett")
+    with pytest.raises(SettingsError, match="dice_ce"):
+        prepare(study_folder, loss="hinge")
+    with pytest.raises(SettingsError, match="Use 64 × 64"):
+        prepare(study_folder, input_shape=70)
+
+
+def test_fine_tuning_starts_from_a_model(study_folder: Path):
+    first, _ = run(study_folder, epochs=1)
+    prepared = prepare(study_folder, model_filename="next", start_from=str(first.model_path))
+    start = load_file(first.model_path)
+    assert all(torch.equal(tensor, start[name]) for name, tensor in prepared.network.state_dict().items())
+    with pytest.raises(ModelError, match="this training needs a 2D linknet"):
+        prepare(study_folder, model_filename="next", start_from=str(first.model_path), network="linknet")
+
+
+def test_preview_shows_the_batch_before_and_after(study_folder: Path):
+    preview = preview_batch(prepare(study_folder))
+    assert preview.shapes == "Images [4, 1, 64, 64]  Labels [4, 64, 64]"
+    assert preview.stored_images.shape == preview.images.shape == (4, 64, 64)
+    assert not (preview.stored_images == preview.images).all()
+
+
+def test_3d(tmp_path: Path):
+    folder = write_volume_study(tmp_path / "balls")
+    result, _ = run(
+        folder,
+        dimension="3D",
+        input_shape=None,
+        labels_list=["left ball", "right ball"],
+        patient_pattern=None,
+        spacing_mm=None,
+        epochs=40,
+        save_checkpoint=40,
+    )
+    assert result.scores.mean > 0.8
+    assert read_metadata(result.model_path)["preprocessing"]["spacing_zyx_mm"] == [1.0, 1.0, 1.0]
+
+
+def test_3d_refuses_single_slices(study_folder: Path):
+    with pytest.raises(DataError, match="whole scans are expected"):
+        prepare(study_folder, dimension="3D", input_shape=None)
+
+
+def test_one_patient_keeps_a_block_of_slices_back(tmp_path: Path):
+    folder = write_volume_study(tmp_path / "one", scans=1)
+    result, _ = run(
+        folder,
+        dimension="2D",
+        labels_list=["a", "b"],
+        patient_pattern=None,
+        spacing_mm=None,
+        input_shape=64,
+        epochs=2,
+    )
+    assert result.split_kind == "same scan"
+    assert "same scan" in result.verdict
