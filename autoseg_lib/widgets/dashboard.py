@@ -42,11 +42,11 @@ _ENDINGS = {
 class TrainingDashboard:
     """A View of a training. ``lines`` holds the text lines, to be copied."""
 
-    def __init__(self) -> None:
+    def __init__(self, labels: LabelTable | None = None) -> None:
         self.lines: list[str] = []
         self._spot = Spot()
         self._live = has_widgets()
-        self._labels = LabelTable([])
+        self._labels = labels or LabelTable([])
         self._history: list[dict[str, Any]] = []
         self._epoch, self._epochs, self._first = 0, 0, 0
         self._step, self._steps = 0, 0
@@ -158,7 +158,9 @@ class TrainingDashboard:
             for widget in self._widgets.values():
                 widget.close()
             self._widgets = {}
-        parts = [] if error is not None else [note_html("good" if self._epoch else "info", self._end_text())]
+        parts = []
+        if error is None and self._epochs:
+            parts.append(note_html("good" if self._epoch else "info", self._end_text()))
         if self._curves_png:
             data = base64.b64encode(self._curves_png).decode("ascii")
             parts.append(render("picture.html.j2", data=data, alt="curves of the training", width_px=None))

@@ -200,11 +200,7 @@ class SliceBrowser:
     def _strip_html(self, index: int) -> Markup:
         case = self.case
         count = case.volume.array.shape[0]
-        filled = (
-            [False] * count
-            if case.mask is None
-            else (case.mask.array.reshape(count, -1) > 0).any(axis=1).tolist()
-        )
+        filled = [case.mask is not None and bool(case.mask.array[number].any()) for number in range(count)]
         ticks = [
             {"flag": case.flagged.get(number, ""), "filled": filled[number], "now": number == index}
             for number in range(count)

@@ -1,0 +1,363 @@
+"""The steps of train.ipynb and test.ipynb: one function each, thin, over ``workflow`` and ``widgets``.
+
+    import autoseg_lib.notebook as lab
+
+Whatever goes wrong is shown as a note and stops "Run All"; nobody meets a traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoseg_lib.data.discover import discover
+from autoseg_lib.data.example_study import ExampleStudy, write_example_study
+from autoseg_lib.errors import DataError
+from autoseg_lib.events import Listener, StopFlag
+from autoseg_lib.io.files import sha256_of
+from autoseg_lib.labels import LabelTable
+from autoseg_lib.settings import (
+    AUTO,
+    SegmentSettings,
+    TrainSettings,
+    make_settings,
+    read_settings_file,
+    setting_help,
+    to_table,
+)
+from autoseg_lib.system import check_system as look_at_system
+from autoseg_lib.viz.html import legend_html, note_html, render
+from autoseg_lib.widgets.batch_grid import BatchGrid
+from autoseg_lib.widgets.cell import assigned_values
+from autoseg_lib.widgets.dashboard import TrainingDashboard
+from autoseg_lib.widgets.display import Spot, has_widgets, show_html
+from autoseg_lib.widgets.files_button import show_open_button
+from autoseg_lib.widgets.live_run import LiveRun
+from autoseg_lib.widgets.progress import ProgressBar
+from autoseg_lib.widgets.running import run_in_thread
+from autoseg_lib.widgets.trouble import plainly, stop_here
+from autoseg_lib.widgets.views import (
+    check_html,
+    choices_html,
+    files_html,
+    given_settings_html,
+    measurements_html,
+    models_html,
+    performance_html,
+    system_html,
+)
+from autoseg_lib.workflow.checking import Study, check_study, model_folder
+from autoseg_lib.workflow.finished import choose_run_folder
+from autoseg_lib.workflow.preview import preview_batch
+from autoseg_lib.workflow.segmenting import SegmentResult, find_model, list_models
+from autoseg_lib.workflow.segmenting import segment as segment_folder
+from autoseg_lib.workflow.training import PreparedTraining, TrainingResult, prepare_training
+from autoseg_lib.workflow.training import train as train_prepared
+
+# Libraries' own remarks are for developers; what matters to the user comes as a note.
+warnings.filterwarnings("ignore")
+for _name in ("lightning", "lightning.fabric", "pydicom", "monai"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+
+@dataclass
+class _Settings:
+    """The two settings cells of a notebook: each may be run again on its own."""
+
+    kind: Any  # TrainSettings or SegmentSettings
+    main: dict[str, Any] = field(default_factory=dict)
+    advanced: dict[str, Any] = field(default_factory=dict)
+    spot: Spot = field(default_factory=Spot)
+
+
+_training = _Settings(TrainSettings)
+_segmenting = _Settings(SegmentSettings)
+
+
+def project_folder() -> Path:
+    """Returns the folder that data/, trained_model/ and predictions/ lie in: above the notebooks' folder."""
+    here = Path.cwd()
+    return here.parent if here.name == "notebooks" else here
+
+
+# --- train.ipynb ------------------------------------------------------------------------------------------------------
+
+
+@plainly
+def check_system() -> None:
+    """Shows memory, cores, GPU, disk and versions, with one sentence of advice."""
+    show_html(system_html(look_at_system(project_folder())))
+
+
+@plainly
+def settings(**values: Any) -> TrainSettings:
+    """Checks the Settings cell and shows its table.
+
+    Args:
+        values: settings by name; without any, those that the running cell has assigned.
+    """
+    checked: TrainSettings = _take_settings(_training, values or assigned_values(), advanced=False)
+    return checked
+
+
+@plainly
+def advanced_settings(**values: Any) -> TrainSettings:
+    """Adds the "Advanced settings" cell to the Settings cell.
+
+    Args:
+        values: settings by name; without any, those that the running cell has assigned.
+    """
+    checked: TrainSettings = _take_settings(_training, values or assigned_values(), advanced=True)
+    return checked
+
+
+def _take_settings(store: _Settings, values: Mapping[str, Any], *, advanced: bool) -> Any:
+    if advanced:
+        store.advanced = dict(values)
+    else:
+        store.main = dict(values)
+        store.spot = Spot()
+    checked = make_settings(store.kind, {**store.advanced, **store.main})
+    if not advanced:
+        table = to_table(checked)
+        shown = {name: table[name] for name in store.main}
+        store.spot.show_html(given_settings_html(shown, setting_help(store.kind)))
+    else:
+        table = to_table(checked)
+        defaults = to_table(make_settings(store.kind, {}))
+        changed = [name for name in store.advanced if table[name] != defaults[name]]
+        text = f"Changed: {', '.join(changed)}." if changed else "All at their defaults."
+        show_html(note_html("info", text))
+    return checked
+
+
+@plainly
+def check_data(settings: TrainSettings) -> Study:
+    """Makes the example study where no data folder was given, then checks the data; errors stop Run All here.
+
+    Args:
+        settings: of the Settings cells.
+    """
+    bar = ProgressBar()
+    if not settings.main_dir:
+        example = _example(bar)
+        given = to_table(settings)
+        own = read_settings_file(example.settings_file)
+        given |= {name: value for name, value in own.items() if given[name] == AUTO}
+        settings = make_settings(TrainSettings, {**given, "main_dir": str(example.folder)})
+        show_html(
+            note_html(
+                "info",
+                f"main_dir is empty, so the example study is used: drawn lumbar scans in {example.folder}. "
+                "To train on your own scans, give their folder as main_dir.",
+            )
+        )
+    study = check_study(settings, bar)
+    bar.end()
+    show_html(check_html(study.report, len(study.pairing.cases)))
+    if study.report.has_errors:
+        raise stop_here("Stopped here: solve the points marked ✖ above, then choose Run All again.")
+    return study
+
+
+def _example(bar: ProgressBar) -> ExampleStudy:
+    return write_example_study(project_folder() / "data" / "example", on_event=bar)
+
+
+@plainly
+def preview(study: Study) -> PreparedTraining:
+    """Prepares the training and shows the first batch, as stored and as the network sees it.
+
+    Args:
+        study: of the data check.
+    """
+    bar = ProgressBar()
+    prepared = prepare_training(study, project_folder(), bar)
+    bar.end()
+    _training.spot.show_html(choices_html(prepared.plan.choices))
+    BatchGrid(lambda number: preview_batch(prepared, number)).show()
+    return prepared
+
+
+@plainly
+async def train(prepared: PreparedTraining) -> TrainingResult:
+    """Trains with a live view; the stop button, and Interrupt, save and keep what was learned.
+
+    Args:
+        prepared: of the pre-visualization.
+    """
+    if prepared.state == "finished":
+        show_html(note_html("info", prepared.found))
+    else:
+        show_html(note_html("info", "\n".join(text for text in (prepared.found, prepared.summary) if text)))
+    return await run_in_thread(
+        lambda on_event, stop: train_prepared(prepared, on_event, stop),
+        TrainingDashboard(prepared.plan.labels),
+    )
+
+
+@plainly
+def performance(run: TrainingResult) -> None:
+    """Shows curves, scores per ROI, the verdict, and the hardest and easiest scans.
+
+    Args:
+        run: of the training.
+    """
+    show_html([legend_html(LabelTable(run.roi_names)), performance_html(run)])
+
+
+@plainly
+def next_steps(run: TrainingResult) -> None:
+    """Says where to go next, with the model's name, and gives a Methods paragraph to copy.
+
+    Args:
+        run: of the training.
+    """
+    if run.model_path is None:
+        show_html(note_html("info", "There is no model yet: run the training cell again to go on."))
+        return
+    show_html(
+        render(
+            "next.html.j2", model=run.model_path.stem, folder=str(run.model_path.parent), methods=run.methods
+        )
+    )
+
+
+# --- test.ipynb -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Choice:
+    """The folder to segment. Selecting another one later segments it into the same outputs."""
+
+    settings: SegmentSettings
+    folder: Path
+    run: LiveRun | None = None
+
+
+@plainly
+def segment_settings(**values: Any) -> SegmentSettings:
+    """Checks the Settings cell of test.ipynb and shows its table and the models there are.
+
+    Args:
+        values: settings by name; without any, those that the running cell has assigned.
+    """
+    checked: SegmentSettings = _take_settings(_segmenting, values or assigned_values(), advanced=False)
+    folder = model_folder(checked.model_dir, project_folder())
+    show_html(models_html(list_models(folder), find_model(checked, folder)))
+    return checked
+
+
+@plainly
+def advanced_segment_settings(**values: Any) -> SegmentSettings:
+    """Adds the "Advanced settings" cell of test.ipynb.
+
+    Args:
+        values: settings by name; without any, those that the running cell has assigned.
+    """
+    checked: SegmentSettings = _take_settings(_segmenting, values or assigned_values(), advanced=True)
+    return checked
+
+
+@plainly
+def choose_folder(settings: SegmentSettings) -> Choice:
+    """Shows the folder picker. With ``input_dir`` in Settings there is nothing to pick; until one is picked the example
+    scan is used.
+
+    Args:
+        settings: of the Settings cells.
+    """
+    if settings.input_dir:
+        folder = Path(settings.input_dir).expanduser()
+        if not folder.exists():
+            raise DataError(
+                f"input_dir '{folder}': not found. Correct it in Settings, or leave it empty to pick a folder."
+            )
+        show_html(note_html("info", f"input_dir in Settings: {folder}"))
+        return Choice(settings, folder)
+    bar = ProgressBar()
+    example = _example(bar)
+    bar.end()
+    choice = Choice(settings, example.test_images / example.test_scans[0])
+    said = Spot()
+    said.show_html(
+        note_html(
+            "info",
+            f"Nothing selected yet, so the example scan is used ({choice.folder.name}). "
+            "Click your way to a folder of scans and press Select: it is segmented into the outputs below.",
+        )
+    )
+    if not has_widgets():
+        show_html(
+            note_html("warning", "The folder picker needs ipywidgets; set input_dir in Settings instead.")
+        )
+        return choice
+
+    from autoseg_lib.widgets.folder_picker import FolderPicker  # needs ipywidgets
+
+    def selected(folder: Path) -> None:
+        choice.folder = folder
+        said.show_html(note_html("good", f"Selected: {folder}"))
+        if choice.run is not None:
+            choice.run.select(folder)
+
+    picker = FolderPicker(selected)
+    Spot().show_widget(picker.widget, plain="(folder picker)")
+    return choice
+
+
+@plainly
+async def segment(choice: Choice) -> LiveRun:
+    """Segments the chosen folder and shows the slices to scroll through.
+
+    Args:
+        choice: of the folder cell.
+    """
+    settings = choice.settings
+    model = find_model(settings, model_folder(settings.model_dir, project_folder()))
+    run = LiveRun(lambda folder, on_event, stop: _segment(folder, model, settings, on_event, stop))
+    choice.run = run
+    await run.run(choice.folder)
+    # Somebody may have selected another folder meanwhile.
+    await run.run_selected()
+    return run
+
+
+def _segment(
+    folder: Path, model: Path, settings: SegmentSettings, on_event: Listener, stop: StopFlag
+) -> SegmentResult:
+    predictions = project_folder() / "predictions"
+    if settings.predictions_dir != AUTO:
+        predictions = Path(settings.predictions_dir).expanduser()
+    found = discover(folder, series=settings.series)
+    output, mode = choose_run_folder(predictions, folder, found, sha256_of(model), to_table(settings))
+    return segment_folder(folder, model, output, settings, mode=mode, on_event=on_event, stop=stop)
+
+
+@plainly
+def measurements(run: LiveRun) -> None:
+    """Shows areas per slice, their plot along the scan, and volumes; filled again with each selected folder.
+
+    Args:
+        run: of the segmentation.
+    """
+    spot = Spot()
+    spot.show_html("")
+    run.follow("measurements", lambda result: spot.show_html(measurements_html(result)))
+
+
+@plainly
+def files(run: LiveRun) -> None:
+    """Shows where the files are; filled again with each selected folder.
+
+    Args:
+        run: of the segmentation.
+    """
+    spot = Spot()
+    spot.show_html("")
+    run.follow("files", lambda result: spot.show_html(files_html(result)))
+    show_open_button(lambda: run.result.run_folder if run.result else None)

@@ -1,0 +1,154 @@
+"""Segmenting in the notebook: progress, slice browser, and doing it again for a folder that is selected later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from autoseg_lib.errors import AutosegError
+from autoseg_lib.events import Event, Listener, StopFlag
+from autoseg_lib.viz.html import note_html
+from autoseg_lib.volume import Mask
+from autoseg_lib.widgets.display import Spot, has_widgets
+from autoseg_lib.widgets.progress import ProgressBar
+from autoseg_lib.widgets.running import run_in_thread
+from autoseg_lib.widgets.views import failures_html
+from autoseg_lib.workflow.segmenting import SegmentResult
+
+# Segments the folder: (folder, on_event, stop) -> result.
+Work = Callable[[Path, Listener, StopFlag], SegmentResult]
+# More scans than this are not loaded for scrolling; their animation.html files are there.
+_MOST_TO_BROWSE = 30
+
+
+class LiveRun:
+    """A segmentation whose outputs can be filled again.
+
+    Attributes:
+        result: of the last run; None before and after a failure.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._bar = ProgressBar("Stop")
+        self._head, self._browser = Spot(), Spot()
+        self._followers: dict[str, Callable[[SegmentResult], None]] = {}
+        self._stop: StopFlag | None = None
+        self._next: Path | None = None
+        self._busy = False
+        self._task: Any = None
+        self.result: SegmentResult | None = None
+        for spot in (self._head, self._browser):
+            spot.show_html("")
+
+    async def run(self, folder: Path) -> SegmentResult:
+        """Segments a folder and shows it.
+
+        Raises:
+            AutosegError: it could not be done at all.
+        """
+        self._busy, self.result = True, None
+        self._browser.show_html("")
+        self._head.show_html(note_html("info", f"Segmenting {folder}"))
+        try:
+            result = await run_in_thread(
+                lambda on_event, stop: self._work(folder, on_event, stop), _Watcher(self, self._bar)
+            )
+        except AutosegError:
+            self._head.show_html("")
+            raise
+        finally:
+            self._busy = False
+        self.result = result
+        self._show(result, folder)
+        for follow in self._followers.values():
+            follow(result)
+        return result
+
+    def select(self, folder: Path) -> None:
+        """Segments another folder into the same outputs; a run that is still going on is stopped first."""
+        self._next = folder
+        if self._busy:
+            if self._stop is not None:
+                self._stop.set()
+            return
+        self._task = asyncio.get_running_loop().create_task(self.run_selected())
+
+    async def run_selected(self) -> None:
+        """Works through what was selected; errors are shown where the result would be."""
+        while self._next is not None:
+            folder, self._next = self._next, None
+            try:
+                await self.run(folder)
+            except AutosegError as error:
+                self._head.show_html(note_html("error", str(error)))
+
+    def follow(self, name: str, show: Callable[[SegmentResult], None]) -> None:
+        """Calls ``show`` with each new result, and with the one there is; one follower for each name."""
+        self._followers[name] = show
+        if self.result is not None:
+            show(self.result)
+
+    def _show(self, result: SegmentResult, folder: Path) -> None:
+        done = [case for case in result.cases if case.already_done]
+        text = f"{_count(len(result.cases), 'scan')} segmented from {folder}"
+        if done and len(done) == len(result.cases):
+            text = f"{_count(len(done), 'scan')} from {folder}: done before with this model, so shown and not done again"
+        head = note_html("good" if result.cases else "warning", text) + failures_html(result)
+        self._head.show_html(head)
+        if not result.cases or not has_widgets():
+            return
+        from autoseg_lib.widgets.slice_browser import SliceBrowser  # needs ipywidgets
+
+        cases = [_browser_case(case, len(result.labels)) for case in result.cases[:_MOST_TO_BROWSE]]
+        browser = SliceBrowser(cases, result.labels)
+        self._browser.show_widget(browser.widget, browser.html)
+
+
+class _Watcher:
+    """Hands the work's events to the bar and keeps its stop flag."""
+
+    def __init__(self, run: LiveRun, bar: ProgressBar) -> None:
+        self._run, self._bar = run, bar
+
+    def begin(self, stop: StopFlag) -> None:
+        self._run._stop = stop
+        self._bar.begin(stop)
+
+    def show(self, event: Event) -> None:
+        self._bar.show(event)
+
+    def refresh(self) -> None:
+        self._bar.refresh()
+
+    def stopping(self) -> None:
+        self._bar.stopping()
+
+    def end(self, error: BaseException | None) -> None:
+        self._bar.end(error)
+
+
+def _browser_case(case: Any, rois: int) -> Any:
+    from autoseg_lib.widgets.slice_browser import BrowserCase  # needs ipywidgets
+
+    return BrowserCase(case.name, case.scan.volume, case.mask, case.scan.slice_names, gaps(case.mask, rois))
+
+
+def gaps(mask: Mask, rois: int) -> dict[int, str]:
+    """Returns array index → reason for slices where an ROI is missing between two slices that hold it."""
+    found: dict[int, str] = {}
+    for value in range(1, rois + 1):
+        present = [bool((plane == value).any()) for plane in mask.array]
+        if not any(present):
+            continue
+        first, last = present.index(True), len(present) - 1 - present[::-1].index(True)
+        for index in range(first, last + 1):
+            if not present[index]:
+                found[index] = "an ROI is missing here that the slices before and after hold"
+    return found
+
+
+def _count(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"

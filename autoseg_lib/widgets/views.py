@@ -1,0 +1,230 @@
+"""What the steps of the notebooks show, as HTML: system, settings, data check, performance, models, measurements, files."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from autoseg_lib.data.check import CheckReport
+from autoseg_lib.export.tables import csa_table
+from autoseg_lib.labels import LabelTable
+from autoseg_lib.system import SystemReport
+from autoseg_lib.train.planning import Choice
+from autoseg_lib.train.validate import CaseScore
+from autoseg_lib.viz.figures import area_plot, curves
+from autoseg_lib.viz.html import findings_html, note_html, picture_html, render, table_html
+from autoseg_lib.widgets.pictures import beside, encode_jpg
+from autoseg_lib.workflow.segmenting import SegmentResult
+from autoseg_lib.workflow.training import TrainingResult
+
+# More scans than this are not plotted one by one; their tables and files hold everything.
+_MOST_PLOTS = 6
+
+
+def system_html(report: SystemReport) -> Markup:
+    """Returns the table of the system check and its advice."""
+    rows = []
+    for line in report.lines()[:-1]:
+        name, _, value = line.partition("  ")
+        rows.append((name, value.strip()))
+    return table_html(rows, numeric=()) + note_html("good" if report.ready else "warning", report.advice)
+
+
+def given_settings_html(values: Mapping[str, Any], help_of: Mapping[str, str]) -> Markup:
+    """Returns the table of the settings as given, before "auto" has become anything."""
+    rows = [
+        (
+            name,
+            value_text(value),
+            help_of.get(name, "") + (" · decided after the data check" if value == "auto" else ""),
+        )
+        for name, value in values.items()
+    ]
+    return table_html(rows, ("setting", "your value", "what it is"), numeric=())
+
+
+def choices_html(choices: Sequence[Choice]) -> Markup:
+    """Returns the table of all settings, with what "auto" became and why."""
+    rows = [
+        (c.setting, value_text(c.value) if c.value == c.given else f"auto → {value_text(c.value)}", c.reason)
+        for c in choices
+    ]
+    return table_html(rows, ("setting", "value", "why"), numeric=())
+
+
+def value_text(value: Any) -> str:
+    """Returns a setting's value as one reads it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {value_text(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(value_text(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else str(value)
+
+
+def check_html(report: CheckReport, pairs: int) -> Markup:
+    """Returns summary, table of ROIs and findings of the data check."""
+    rows = [
+        (
+            row.name,
+            row.value,
+            row.slices,
+            row.cases,
+            "unknown" if row.median_area_mm2 is None else f"{row.median_area_mm2:.1f}",
+            f"{row.share_percent:.2f} %",
+        )
+        for row in report.roi_rows
+    ]
+    header = ("ROI", "label value", "slices", "scans", "median area, mm²", "share of pixels")
+    colors = [row.color for row in report.roi_rows]
+    table = table_html(rows, header, colors=colors, numeric=(1, 2, 3, 4, 5)) if rows else Markup("")
+    what = "1 pair" if pairs == 1 else f"{pairs} pairs"
+    return (
+        note_html("info", report.summary)
+        + table
+        + findings_html(report.findings, f"No problems found in {what}.")
+    )
+
+
+def performance_html(run: TrainingResult) -> Markup:
+    """Returns curves, scores per ROI, the verdict, and the best and worst scans."""
+    labels = LabelTable(run.roi_names)
+    parts = [note_html("good" if run.scores else "warning", run.verdict)]
+    if run.history:
+        parts.append(picture_html(curves(run.history, labels), "curves of the training"))
+    scores = run.scores
+    if scores is not None:
+        rows = [
+            (name, number(dice, 3), number(sd, 3), number(error, 1, " %"))
+            for name, dice, sd, error in zip(
+                run.roi_names, scores.per_roi, scores.sd_per_roi, scores.area_error_per_roi, strict=True
+            )
+        ]
+        header = ("ROI", "Dice", "spread over scans (SD)", "mean area difference")
+        caption = f"On {len(scores.cases)} validation scans, on their own pixels. {run.split_text}"
+        parts.append(
+            table_html(
+                rows, header, caption=caption, colors=[label.color for label in labels], numeric=(1, 2, 3)
+            )
+        )
+        worst = run.worst_cases
+        best = [case for case in run.best_cases if case.name not in {c.name for c in worst}]
+        parts.append(cases_html("Hardest scans", worst, labels))
+        if best:
+            parts.append(cases_html("Easiest scans", best, labels))
+    return Markup("").join(parts)
+
+
+def cases_html(title: str, cases: Sequence[CaseScore], labels: LabelTable) -> Markup:
+    """Returns a row of pictures: image, label and prediction of each scan's most wrong slice."""
+    items = [
+        {
+            "data": base64.b64encode(
+                encode_jpg(beside(case.image, [case.truth, case.prediction], labels, longest=200))
+            ).decode("ascii"),
+            "text": f"{case.name}, slice {case.slice_index + 1} · Dice {case.mean_dice:.3f}",
+        }
+        for case in cases
+    ]
+    text = f"{title} (the slice with the most wrong pixels; left: your label, right: the model)"
+    return render("cases.html.j2", title=text, items=items)
+
+
+def models_html(models: Sequence[tuple[Path, Mapping[str, Any]]], chosen: Path | None) -> Markup:
+    """Returns the table of the models there are, the chosen one marked."""
+    rows = []
+    for path, metadata in models[:12]:
+        validation = metadata.get("validation") or {}
+        rows.append(
+            (
+                "✔ this one" if chosen is not None and path == chosen else "",
+                path.stem,
+                str(metadata.get("created", ""))[:16].replace("T", " "),
+                ", ".join(metadata.get("labels", ())),
+                number(validation.get("mean_dice"), 3),
+            )
+        )
+    return table_html(rows, ("", "model", "made", "ROIs", "validation Dice"), numeric=(4,))
+
+
+def measurements_html(result: SegmentResult) -> Markup:
+    """Returns how it was measured, the wide table of areas, plots of them along each scan, and the volumes."""
+    if not result.cases:
+        return note_html("warning", "Nothing was measured, because no scan could be segmented.")
+    ways = list(dict.fromkeys(case.how_measured for case in result.cases))
+    parts = [note_html("info", text) for text in ways[:4]]
+    header, table = csa_table(result.measurements)
+    first = 2 if header[0] == "case" else 1
+    rows = [[cell if isinstance(cell, str) else number(cell, 1) for cell in row] for row in table]
+    last = 2 if first == 1 else 0
+    parts.append(
+        table_html(
+            rows,
+            header,
+            caption="Cross-sectional areas in mm²",
+            numeric=tuple(range(first, len(header))),
+            strong_last=last,
+        )
+    )
+    for case in result.cases[:_MOST_PLOTS]:
+        if any(row.area_mm2 is not None for row in case.measurements):
+            plot = area_plot(case.measurements, result.labels)
+            parts.append(render("caption.html.j2", text=f"Areas along {case.name}"))
+            parts.append(picture_html(plot, f"areas along the scan {case.name}"))
+    cells = [
+        (row.case, row.roi, number(row.volume_ml, 2), row.slices, number(row.max_area_mm2, 1))
+        for row in result.volumes
+    ]
+    titles = ("scan", "ROI", "volume, ml", "slices", "largest area, mm²")
+    parts.append(table_html(cells, titles, caption="Volumes", numeric=(2, 3, 4)))
+    return Markup("").join(parts)
+
+
+def files_html(result: SegmentResult) -> Markup:
+    """Returns the table of what lies where."""
+    folder = result.run_folder
+    rows = [
+        ("csa_results.csv", "areas, one row per slice, one column per ROI, with mean and standard deviation"),
+        ("measurements.csv", "the same areas, one row per slice and ROI, for statistics programs"),
+        ("volumes.csv", "volumes, one row per scan and ROI"),
+        ("run_report.json", "how it was made: model, settings, versions, inputs, warnings"),
+    ]
+    name = result.cases[0].name if len(result.cases) == 1 else "SCAN"
+    rows += [
+        (f"{name}/masks/", "label pictures (PNG), one per slice, the scan's own pixels"),
+        (f"{name}/overlays/", "pictures to look at (JPG), ROIs drawn over the scan"),
+        (f"{name}/segmentation.nii.gz", "all labels as one volume, for 3D Slicer, ITK-SNAP and others"),
+        (f"{name}/animation.html", "the scan to scroll through with its ROIs, opens in any browser"),
+    ]
+    shown = [row for row in rows if _is_there(result, row[0])]
+    return note_html("good", f"Everything is in {folder}") + table_html(
+        shown, ("file", "what it is for"), numeric=()
+    )
+
+
+def _is_there(result: SegmentResult, name: str) -> bool:
+    if not name.startswith("SCAN/"):
+        return (result.run_folder / name).exists()
+    return any((case.folder / name.removeprefix("SCAN/")).exists() for case in result.cases)
+
+
+def failures_html(result: SegmentResult) -> Markup:
+    """Returns what could not be done, and what was assumed."""
+    parts = [
+        note_html("error", f"{name}: {reason}" if name not in reason else reason)
+        for name, reason in result.failures
+    ]
+    warnings = dict.fromkeys(f"{case.name}: {text}" for case in result.cases for text in case.warnings)
+    parts += [note_html("warning", text) for text in list(warnings)[:10]]
+    parts += [note_html("info", text) for text in result.notes]
+    return Markup("").join(parts)
+
+
+def number(value: float | None, digits: int, unit: str = "") -> str:
+    """Returns a number with so many decimals, or nothing where it is unknown."""
+    return "" if value is None else f"{value:.{digits}f}{unit}"
