@@ -6,7 +6,8 @@ not padding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -70,17 +71,30 @@ def augment_patch(
         return pixels, cut_patch(mask, first_zyx, shape_zyx, 0)
     random = generator(seed_key)
     flips, moves, bends = random.random(3) < plan.probability
-    grid = _draw_grid(first_zyx, shape_zyx, plan, random, bool(moves), bool(bends))
+    with _one_thread():
+        grid = _draw_grid(first_zyx, shape_zyx, plan, random, bool(moves), bool(bends))
+        sampled = None if grid is None else _sampled(image, mask, grid, fill)
     intensity = draw_intensity(plan, random)
-    if grid is None:
+    if sampled is None:
         pixels = cut_patch(image, first_zyx, shape_zyx, fill).astype(np.float32, copy=False)
         labels = cut_patch(mask, first_zyx, shape_zyx, 0)
     else:
-        pixels, labels = _sampled(image, mask, grid, fill)
+        pixels, labels = sampled
     if flips and plan.mirrors and plan.mirror_axis is not None:
         pixels = np.ascontiguousarray(np.flip(pixels, plan.mirror_axis))
         labels = np.ascontiguousarray(swap_labels(np.flip(labels, plan.mirror_axis), plan.mirror_pairs))
     return apply_draw(pixels, intensity), labels
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Works with one thread: on a busy computer, sharing out such small work takes far longer than doing it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _draw_grid(
