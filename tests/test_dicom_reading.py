@@ -260,6 +260,41 @@ def test_the_same_image_twice_counts_once(tmp_path: Path) -> None:
     assert len(only(tmp_path).headers) == 4
 
 
+def test_one_uid_for_different_pictures_loses_none(tmp_path: Path) -> None:
+    for index, pixels in enumerate(numbers()):
+        write_slice(
+            tmp_path / f"{index}.dcm",
+            pixels,
+            position=None,
+            number=None,
+            SOPInstanceUID="1.2.3",
+            orientation=None,
+        )
+    assert len(only(tmp_path).headers) == 4
+    (tmp_path / "copy.dcm").write_bytes((tmp_path / "0.dcm").read_bytes())
+    assert len(only(tmp_path).headers) == 4
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, True),
+        ({"SeriesDescription": "3-pl Loc FGRE"}, True),
+        ({"ProtocolName": "Survey_knee"}, True),
+        ({"SeriesDescription": "T1 focal block"}, False),
+        ({}, False),
+    ],
+)
+def test_localizers_are_told_by_type_or_description(tmp_path: Path, tags, expected) -> None:
+    write_series(tmp_path, numbers(), **tags)
+    assert only(tmp_path).is_localizer is expected
+
+
+def test_projection_images_say_what_their_millimetres_are_worth(tmp_path: Path) -> None:
+    write_slice(tmp_path / "a.dcm", numbers()[0], modality="DX", orientation=None, position=None)
+    assert any("a projection (X-ray) image" in note for note in only(tmp_path).warnings)
+
+
 # --- values --------------------------------------------------------------------------------------------------------------------
 
 
@@ -328,7 +363,9 @@ def test_monochrome1_is_turned_round_except_ct(tmp_path: Path) -> None:
         write_slice(
             tmp_path / modality / "a.dcm", stored, modality=modality, PhotometricInterpretation="MONOCHROME1"
         )
-        assert read_series(only(tmp_path / modality)).array[0].tolist() == expected
+        series = only(tmp_path / modality)
+        assert read_series(series).array[0].tolist() == expected
+        assert any("grey values were turned round" in note for note in series.warnings) is (modality == "CR")
 
 
 # --- multi-frame ----------------------------------------------------------------------------------------------------------------

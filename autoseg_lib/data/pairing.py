@@ -22,7 +22,7 @@ from autoseg_lib.data.pairing_issues import (
 )
 from autoseg_lib.errors import AutosegError, DataError, name_list
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
-from autoseg_lib.io.dicom_series import group_series
+from autoseg_lib.io.dicom_series import series_from
 from autoseg_lib.io.files import walk_files
 from autoseg_lib.io.raster import LABEL_SUFFIXES
 from autoseg_lib.io.volume_files import is_volume_file
@@ -270,7 +270,7 @@ def labelled_part(source: ImageSource, partners: Sequence[Path | None]) -> Train
     series, notes = source.series, source.warnings
     if series is not None:
         # The geometry of the slices that are left, gaps included.
-        series = replace(group_series([series.headers[index] for index in kept])[0], slice_names=names)
+        series = replace(series_from([series.headers[index] for index in kept]), slice_names=names)
         notes = series.warnings
     return TrainingCase(
         replace(source, files=files, slice_names=names, series=series, warnings=notes), chosen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterable
@@ -47,17 +48,8 @@ _NOT_IMAGES = {
     "AU": "a sound recording, not an image",
     "DOC": "a document, not an image",
 }
-_LOCALIZER_WORDS = (
-    "localizer",
-    "localiser",
-    "scout",
-    "survey",
-    "topogram",
-    "scanogram",
-    "3-plane",
-    "3 plane",
-    "loc_",
-)
+# What scanners call them in SeriesDescription or ProtocolName where ImageType does not say LOCALIZER.
+_LOCALIZER = re.compile(r"locali[sz]er|scout|survey|topogram|scanogram|3[ -]plane|\bloc\b")
 
 _PIXEL_TAGS = {
     (0x7FE0, 0x0010): "PixelData",
@@ -297,7 +289,7 @@ def _slice(dataset: Dataset, groups: list[Dataset], frame: int | None, shared: d
 
     image_type = tuple(str(value).upper() for value in many_of(dataset.get("ImageType")))
     words = f"{text_of(dataset, 'SeriesDescription')} {text_of(dataset, 'ProtocolName')}".lower()
-    said = "LOCALIZER" in image_type or any(word in words for word in _LOCALIZER_WORDS)
+    said = "LOCALIZER" in image_type or _LOCALIZER.search(words) is not None
     spacing = numbers_of(look("PixelMeasuresSequence", "PixelSpacing"), 2)
     spacing_good = spacing is not None and min(spacing) > 0
     position = numbers_of(look("PlanePositionSequence", "ImagePositionPatient"), 3)

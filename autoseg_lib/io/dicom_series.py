@@ -13,7 +13,7 @@ import numpy as np
 from autoseg_lib.io.dicom_geometry import series_geometry
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
 from autoseg_lib.io.dicom_pixels import read_pixels
-from autoseg_lib.io.files import natural_key
+from autoseg_lib.io.files import natural_key, sha256_of
 from autoseg_lib.io.identity import names_person
 from autoseg_lib.io.slice_header import SliceHeader
 from autoseg_lib.volume import Volume
@@ -73,7 +73,7 @@ def group_series(headers: Iterable[SliceHeader]) -> list[DicomSeries]:
     for uid, members in by_uid.items():
         for group in _by_folder(uid, members):
             for alike in _by_kind(group):
-                series.append(_series(alike))
+                series.append(series_from(alike))
     return sorted(series, key=_order)
 
 
@@ -134,6 +134,8 @@ def _is_copy(one: SliceHeader, other: SliceHeader) -> bool:
         (one.sop_uid, one.frame) == (other.sop_uid, other.frame)
         and one.position_xyz_mm == other.position_xyz_mm
         and one.instance_number == other.instance_number
+        # Without a position a UID alone is weak evidence: some exports give every picture the same one.
+        and (one.position_xyz_mm is not None or sha256_of(one.path) == sha256_of(other.path))
     )
 
 
@@ -170,7 +172,8 @@ def _close(
     return bool(np.allclose(one, other, atol=absolute, rtol=relative))
 
 
-def _series(members: list[SliceHeader]) -> DicomSeries:
+def series_from(members: Sequence[SliceHeader]) -> DicomSeries:
+    """Builds one series from slices that are known to belong together (a part of a series, for example)."""
     headers = tuple(_sorted(members))
     first = headers[0]
     kind = f"{first.rows}x{first.columns} {first.orientation} {first.pixel_spacing_mm}"
@@ -182,12 +185,25 @@ def _series(members: list[SliceHeader]) -> DicomSeries:
         key=hashlib.sha256(text.encode()).hexdigest()[:8],
         modality=first.modality,
         is_localizer=first.is_localizer,
-        warnings=tuple(series_geometry(headers)[1]),
+        warnings=(*series_geometry(headers)[1], *_pixel_notes(first)),
         slice_names=_slice_names(headers),
     )
 
 
-def _sorted(members: list[SliceHeader]) -> list[SliceHeader]:
+# Modalities that project the body onto a detector.
+_PROJECTIONS = {"CR", "DX", "MG", "RF", "XA", "PX", "IO"}
+
+
+def _pixel_notes(header: SliceHeader) -> list[str]:
+    notes = []
+    if header.pixels.photometric == "MONOCHROME1" and header.modality != "CT":
+        notes.append("stored with bright as small numbers (MONOCHROME1); the grey values were turned round.")
+    if header.modality in _PROJECTIONS and header.pixel_spacing_mm is not None:
+        notes.append("a projection (X-ray) image: sizes in mm hold at one distance from the detector only.")
+    return notes
+
+
+def _sorted(members: Sequence[SliceHeader]) -> list[SliceHeader]:
     def late(header: SliceHeader) -> tuple[object, ...]:
         number = header.instance_number
         return (

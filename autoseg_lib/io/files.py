@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -110,7 +111,9 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
             raise
         raise told from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # What went wrong above must be told, not that there is nothing to tidy up.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _told(path: Path, error: Exception) -> Exception:
