@@ -199,3 +199,8 @@ def test_real_orphans_and_a_clean_real_set(tmp_path: Path):
     # 1 mm³ voxels: volumes.csv gives 1324, 1550 and 1832 mm³ of anterior hippocampus for these three.
     pixels = sum(count.get(1, 0) for facts in report.facts for count in facts.counts)
     assert pixels == 1324 + 1550 + 1832
+
+
+def test_pictures_that_do_not_say_whose_they_are(folder: Path):
+    assert "each counts as a patient of its own" in texts(check(folder), "warning")
+    assert "each counts as" not in texts(check(folder, patient_pattern=r"p\d"), "warning")

@@ -404,6 +404,19 @@ def check_patients(context: _Context) -> Iterable[Finding]:
         )
 
 
+def check_unknown_patients(context: _Context) -> Iterable[Finding]:
+    """Pictures that do not say whose they are: slices of one patient may land on both sides of the split."""
+    pictures = [f for f in context.facts if len(f.counts) == 1 and not f.modality]
+    if len(pictures) > 1 and len({f.patient for f in pictures}) == len(pictures):
+        yield Finding(
+            "warning",
+            "unknown_patients",
+            f"{len(pictures)} images do not say whose they are ('{pictures[0].name}', ...), so each counts as a patient of its "
+            "own. If several are of one patient, the scores will look better than they are: set patient_pattern, e.g. "
+            r'"^[^_]+" for the part of the name before the first "_".',
+        )
+
+
 def check_modalities(context: _Context) -> Iterable[Finding]:
     """CT and MR mixed."""
     counts = Counter(facts.modality for facts in context.facts if facts.modality)
@@ -434,6 +447,7 @@ CHECKS: tuple[Callable[[_Context], Iterable[Finding]], ...] = (
     check_spacing,
     check_empty_labels,
     check_patients,
+    check_unknown_patients,
     check_modalities,
     check_assumptions,
 )

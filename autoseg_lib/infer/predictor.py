@@ -18,6 +18,7 @@ from torch import nn
 from autoseg_lib.augment.plan import swap_channels
 from autoseg_lib.errors import DataError
 from autoseg_lib.events import Listener, Progress, StopFlag, nobody
+from autoseg_lib.geometry import Geometry
 from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.volume import Mask, Volume
 
@@ -88,11 +89,17 @@ class Predictor:
         prepared = self.preprocessing.prepare(volume)
         image = np.ascontiguousarray(prepared.array, dtype=np.float32)
         values = self._forward(image, on_event, stop)
-        if self.mirror_axis is not None:
+        if self.mirror_axis is not None and self._crosses_left_right(prepared.geometry):
             mirrored = self._forward(np.ascontiguousarray(np.flip(image, self.mirror_axis)), on_event, stop)
             mirrored = np.flip(mirrored, self.mirror_axis + 1)
             values = np.float32(0.5) * (values + mirrored[swap_channels(self.classes, self.mirror_pairs)])
         return values
+
+    def _crosses_left_right(self, grid: Geometry) -> bool:
+        """Whether ``mirror_axis`` runs from the patient's left to right in this scan; another plane has no sides."""
+        return (
+            grid.orientation_known and self.mirror_axis is not None and grid.orientation_code[self.mirror_axis] in "LR"
+        )
 
     def _forward(
         self, image: npt.NDArray[np.float32], on_event: Listener, stop: StopFlag | None
