@@ -26,7 +26,7 @@ from autoseg_lib.networks.registry import (
     size_multiple,
     smallest_batch,
 )
-from autoseg_lib.preprocess.intensity import fit_intensity
+from autoseg_lib.preprocess.intensity import IntensityPlan, fit_intensity
 from autoseg_lib.preprocess.pipeline import ORIENTATION_3D, Preprocessing, plane_of
 from autoseg_lib.settings import AUGMENT_KEYS, AUTO, TrainSettings
 from autoseg_lib.train.files import RunFiles
@@ -44,6 +44,9 @@ LARGEST_SIDE_CPU, LARGEST_SIDE_GPU = 256, 512
 # Longest side of a 3D patch, and of the whole scan on the network's grid.
 LARGEST_PATCH_CPU, LARGEST_PATCH_GPU = 64, 128
 LARGEST_SCAN_CPU, LARGEST_SCAN_GPU = 192, 512
+
+# Settings that belong to the computer, not to the run: a run may go on elsewhere.
+MACHINE_SETTINGS = ("precision", "num_workers", "model_dir")
 
 # How often the kept-back scans are looked at in one run, and on how many of them each time (all at the end).
 VALIDATIONS_PER_RUN = 25
@@ -95,10 +98,11 @@ class _Chooser:
         given = getattr(self.settings, name)
         if given != AUTO:
             value, reason = given, "your value"
-        elif name in self.previous and self.previous[name] != AUTO:
+        elif name not in MACHINE_SETTINGS and self.previous.get(name, AUTO) != AUTO:
             value, reason = self.previous[name], "as in the run that is continued"
         self.values[name] = value
-        self.choices.append(Choice(name, given, value, reason))
+        if reason:
+            self.choices.append(Choice(name, given, value, reason))
         return value
 
 
@@ -108,6 +112,7 @@ def make_plan(
     machine: Machine,
     model_dir: Path,
     previous: dict[str, Any] | None = None,
+    seconds_per_step: float | None = None,
 ) -> Plan:
     """Decides everything.
 
@@ -117,34 +122,17 @@ def make_plan(
         machine: the computer.
         model_dir: folder the models are saved in.
         previous: settings of the interrupted run that is continued, if any.
+        seconds_per_step: measured time of a training step; with it, a time limit decides the epochs left to us.
 
     Raises:
         SettingsError: a network, encoder, loss or size that does not work.
         DataError: the data do not allow what was asked.
     """
-    facts, labels = report.facts, report.labels
-    chooser = _Chooser(settings, previous or {})
+    facts, labels, chooser = report.facts, report.labels, _Chooser(settings, previous or {})
     dimension: Literal["2D", "3D"] = chooser.choose("dimension", *choose_dimension(facts))
     name = chooser.choose("model_filename", default_name(settings, dimension), "folder name and dimension")
-    chooser.choose(
-        "labels_list",
-        list(labels.names),
-        "numbered: no names were given" if not labels.has_given_names else "",
-    )
-    chooser.choose("num_labels", len(labels), "values found in the label files")
-
-    network_name = chooser.choose("network", DEFAULT_NETWORK[dimension], "the field's standard").lower()
-    encoder = ""
-    if dimension == "2D":
-        encoder = chooser.choose("encoder", DEFAULT_ENCODER, "light enough for every computer")
-    loss = chooser.choose(
-        "loss", DEFAULT_LOSS, "Dice and cross-entropy together learn more steadily than Dice alone"
-    )
-    build_loss(loss)  # an unknown name is refused here, before anything takes time
-    dropout = chooser.choose(
-        "dropout_rate", 0.0, "augmentation already keeps the network from learning by heart"
-    )
-
+    chooser.choose("model_dir", str(model_dir), "the models' folder")
+    _choose_labels(chooser, labels)
     split = split_cases(
         facts,
         _fraction(chooser, facts),
@@ -152,66 +140,110 @@ def make_plan(
         slice_counts=[len(f.counts) for f in facts],
         with_roi=_slices_with_roi(facts),
     )
-    train_facts = [facts[i] for i in split.train]
-    intensity = fit_intensity(
-        [f.roi_grey_values for f in train_facts if f.roi_grey_values is not None],
-        _modality(facts),
-        settings.intensity,
-    )
-    chooser.choose(
-        "intensity",
-        intensity.kind if intensity.kind != "window" else [intensity.low, intensity.high],
-        intensity.text,
-    )
-
-    spec, preprocessing, window = _sizes(
-        chooser, dimension, network_name, encoder, facts, labels, intensity, dropout, machine
-    )
-    samples = sum(len(f.counts) for f in train_facts) if dimension == "2D" else len(train_facts)
-    if split.train_slices is not None and dimension == "2D":
-        samples = len(split.train_slices)
-    if samples == 0:
-        raise DataError(
-            "nothing is left to train on after the validation split. Add scans, or set validation_fraction = 0."
-        )
+    intensity = _choose_intensity(chooser, facts, split)
+    spec, preprocessing, window = _choose_network(chooser, dimension, facts, labels, intensity, machine)
+    augmentation = _choose_augmentation(chooser, dimension, facts, labels, preprocessing)
+    samples = _count_samples(dimension, facts, split)
     batch = _batch_size(chooser, spec, machine, samples)
     # A 3D epoch draws several patches from each scan, so that an epoch is worth reporting on.
-    samples_per_epoch = samples if dimension == "2D" else max(samples, 4 * batch)
-    steps = math.ceil(samples_per_epoch / batch)
-    target = STEPS_2D if dimension == "2D" else STEPS_3D
-    epochs = chooser.choose(
-        "epochs",
-        int(np.clip(round(target / steps), FEWEST_EPOCHS, MOST_EPOCHS)),
-        f"about {target} training steps of {batch} images",
+    samples = samples if dimension == "2D" else max(samples, 4 * batch)
+    steps = math.ceil(samples / batch)
+    loop = _choose_schedule(chooser, dimension, machine, batch, steps, seconds_per_step)
+    for unused in (
+        "folds",
+        "resume",
+        "series",
+        "slice_axis",
+        "spacing_mm",
+        "patch_size",
+        "input_shape",
+        "encoder",
+    ):
+        chooser.values.setdefault(unused, getattr(settings, unused))
+    return Plan(
+        settings=replace(settings, **chooser.values),
+        choices=tuple(chooser.choices),
+        labels=labels,
+        network=spec,
+        preprocessing=preprocessing,
+        augmentation=augmentation,
+        split=split,
+        loop=loop,
+        files=RunFiles(model_dir, name),
+        samples=samples,
+        steps_per_epoch=steps,
+        window=window,
     )
-    rate = chooser.choose(
-        "learning_rate", 1e-3 if dimension == "2D" else 2e-3, "works with this optimiser and network"
-    )
+
+
+def _choose_labels(chooser: _Chooser, labels: LabelTable) -> None:
+    named = "your names" if labels.has_given_names else "numbered: no names were given"
+    chooser.choose("labels_list", list(labels.names), named)
+    chooser.choose("num_labels", len(labels), "values found in the label files")
+
+
+def _choose_intensity(chooser: _Chooser, facts: Sequence[CaseFacts], split: Split) -> IntensityPlan:
+    samples = [facts[i].roi_grey_values for i in split.train]
+    plan = fit_intensity([s for s in samples if s is not None], _modality(facts), chooser.settings.intensity)
+    value = plan.kind if plan.kind != "window" else [round(plan.low, 2), round(plan.high, 2)]
+    chooser.choose("intensity", value, plan.text)
+    return plan
+
+
+def _choose_augmentation(
+    chooser: _Chooser,
+    dimension: Literal["2D", "3D"],
+    facts: Sequence[CaseFacts],
+    labels: LabelTable,
+    preprocessing: Preprocessing,
+) -> AugmentPlan:
     rules = flips_allowed(
         labels,
         orientation_known=all(f.geometry.orientation_known for f in facts),
         plane=_plane(facts, dimension),
         dimension=dimension,
     )
-    augmentation = AugmentPlan.from_settings(
-        settings.augment_params, rules, preprocessing.spacing_zyx_mm or (1.0, 1.0, 1.0)
-    )
-    strengths = {key: getattr(augmentation, key) for key in AUGMENT_KEYS}
+    spacing = preprocessing.spacing_zyx_mm or (1.0, 1.0, 1.0)
+    plan = AugmentPlan.from_settings(chooser.settings.augment_params, rules, spacing)
+    strengths = {key: getattr(plan, key) for key in AUGMENT_KEYS}
     chooser.choose("augment_params", strengths, f"moderate; {rules.reason}")
+    # What the user gave may name only some strengths; what is used is all of them.
+    chooser.values["augment_params"] = strengths
+    return plan
+
+
+def _choose_schedule(
+    chooser: _Chooser,
+    dimension: str,
+    machine: Machine,
+    batch: int,
+    steps: int,
+    seconds_per_step: float | None,
+) -> LoopPlan:
+    settings = chooser.settings
+    limit = None if settings.time_limit_minutes is None else 60 * settings.time_limit_minutes
+    target = STEPS_2D if dimension == "2D" else STEPS_3D
+    if limit and seconds_per_step:
+        auto = max(1, int(limit / (seconds_per_step * steps)))
+        reason = f"what {limit / 60:g} minutes hold at {seconds_per_step:.2f} s a step"
+    else:
+        auto = int(np.clip(round(target / steps), FEWEST_EPOCHS, MOST_EPOCHS))
+        reason = f"about {target} training steps of {batch} images"
+    epochs = chooser.choose("epochs", auto, reason)
+    loss = chooser.choose(
+        "loss", DEFAULT_LOSS, "Dice and cross-entropy together learn more steadily than Dice alone"
+    )
+    build_loss(loss)  # an unknown name is refused here, before anything takes time
+    rate = chooser.choose(
+        "learning_rate", 1e-3 if dimension == "2D" else 2e-3, "works with this optimiser and network"
+    )
     workers = chooser.choose("num_workers", *_workers(machine))
     precision = chooser.choose(
         "precision", machine.precision, f"fastest that is as accurate on this {machine.device.upper()}"
     )
     chooser.choose("print_checkpoint", max(1, round(epochs / 20)), "about 20 lines in all")
     save_every = chooser.choose("save_checkpoint", max(1, round(epochs / 5)), "5 times in all")
-    for fixed in ("folds", "resume"):
-        chooser.choose(fixed, 1 if fixed == "folds" else AUTO, "")
-    chooser.choose("series", AUTO, "every series that is not a localizer")
-    chooser.choose("slice_axis", AUTO, "the slices as they were taken")
-    chooser.choose("model_dir", str(model_dir), "the models' folder")
-
-    resolved = replace(settings, **chooser.values)
-    loop = LoopPlan(
+    return LoopPlan(
         epochs=epochs,
         batch_size=batch,
         learning_rate=rate,
@@ -222,44 +254,23 @@ def make_plan(
         device=machine.device,
         save_every=save_every,
         validate_every=max(1, round(epochs / VALIDATIONS_PER_RUN)),
-        time_limit_seconds=None if settings.time_limit_minutes is None else 60 * settings.time_limit_minutes,
-    )
-    return Plan(
-        settings=resolved,
-        choices=tuple(choice for choice in chooser.choices if choice.reason),
-        labels=labels,
-        network=spec,
-        preprocessing=preprocessing,
-        augmentation=augmentation,
-        split=split,
-        loop=loop,
-        files=RunFiles(model_dir, name),
-        samples=samples_per_epoch,
-        steps_per_epoch=steps,
-        window=window,
+        time_limit_seconds=limit,
     )
 
 
-def with_epochs_for_time(plan: Plan, seconds_per_step: float) -> Plan:
-    """Returns the plan with as many epochs as the time limit holds, where epochs were left to us."""
-    limit = plan.loop.time_limit_seconds
-    given = next(choice for choice in plan.choices if choice.setting == "epochs")
-    if limit is None or given.given != AUTO:
-        return plan
-    epochs = max(1, int(limit / (seconds_per_step * plan.steps_per_epoch)))
-    reason = f"what {limit / 60:g} minutes hold at {seconds_per_step:.2f} s a step"
-    choices = tuple(replace(c, value=epochs, reason=reason) if c is given else c for c in plan.choices)
-    settings = replace(plan.settings, epochs=epochs)
-    loop = replace(plan.loop, epochs=epochs, validate_every=max(1, round(epochs / VALIDATIONS_PER_RUN)))
-    for name, share in (("print_checkpoint", 20), ("save_checkpoint", 5)):
-        choice = next(c for c in choices if c.setting == name)
-        if choice.given == AUTO:
-            value = max(1, round(epochs / share))
-            choices = tuple(replace(c, value=value) if c is choice else c for c in choices)
-            chosen: dict[str, Any] = {name: value}
-            settings = replace(settings, **chosen)
-            loop = replace(loop, save_every=value) if name == "save_checkpoint" else loop
-    return replace(plan, settings=settings, choices=choices, loop=loop)
+def _count_samples(dimension: str, facts: Sequence[CaseFacts], split: Split) -> int:
+    """Slices (2D) or scans (3D) to learn from."""
+    if dimension == "3D":
+        count = len(split.train)
+    elif split.train_slices is not None:
+        count = len(split.train_slices)
+    else:
+        count = sum(len(facts[i].counts) for i in split.train)
+    if count == 0:
+        raise DataError(
+            "nothing is left to train on after the validation split. Add scans, or set validation_fraction = 0."
+        )
+    return count
 
 
 def default_name(settings: TrainSettings, dimension: str) -> str:
@@ -326,47 +337,66 @@ def _plane(facts: Sequence[CaseFacts], dimension: str) -> str | None:
     return planes.pop() if len(planes) == 1 else None
 
 
-def _sizes(
+def _choose_network(
     chooser: _Chooser,
     dimension: Literal["2D", "3D"],
-    name: str,
-    encoder: str,
     facts: Sequence[CaseFacts],
     labels: LabelTable,
-    intensity: Any,
-    dropout: float,
+    intensity: IntensityPlan,
     machine: Machine,
 ) -> tuple[NetworkSpec, Preprocessing, tuple[int, int, int] | None]:
+    """Returns the network, its grid, and in 3D the window."""
     classes = len(labels) + 1
+    name = chooser.choose("network", DEFAULT_NETWORK[dimension], "the field's standard").lower()
+    dropout = chooser.choose(
+        "dropout_rate", 0.0, "augmentation already keeps the network from learning by heart"
+    )
     if dimension == "2D":
-        probe = NetworkSpec("2D", name, classes, (256, 256), encoder)
-        multiple = size_multiple(probe)
-        largest = LARGEST_SIDE_GPU if machine.has_gpu else LARGEST_SIDE_CPU
-        longest = int(np.median([max(f.geometry.shape_zyx[1:]) for f in facts]))
-        side = int(np.clip(math.ceil(longest / multiple) * multiple, 2 * multiple, largest))
-        shape = chooser.choose(
-            "input_shape", [side, side], f"images have {longest} pixels along their longer side"
-        )
-        pair = (int(shape), int(shape)) if isinstance(shape, int) else (int(shape[0]), int(shape[1]))
+        encoder = chooser.choose("encoder", DEFAULT_ENCODER, "light enough for every computer")
+        pair = _input_shape(chooser, NetworkSpec("2D", name, classes, (256, 256), encoder), facts, machine)
         return (
             NetworkSpec("2D", name, classes, pair, encoder, dropout=dropout),
             Preprocessing("2D", intensity, input_shape=pair),
             None,
         )
     spacing = _spacing_3d(chooser, facts, machine)
-    sizes = np.median([_shape_on_grid(f, spacing) for f in facts], axis=0)
-    multiple = size_multiple(NetworkSpec("3D", name, classes, (64, 64, 64)))
-    largest = LARGEST_PATCH_GPU if machine.has_gpu else LARGEST_PATCH_CPU
-    auto_patch = [int(np.clip(math.ceil(n / multiple) * multiple, 2 * multiple, largest)) for n in sizes]
-    patch = chooser.choose(
-        "patch_size", auto_patch, f"scans have about {' × '.join(f'{n:.0f}' for n in sizes)} voxels"
-    )
-    window = (int(patch),) * 3 if isinstance(patch, int) else (int(patch[0]), int(patch[1]), int(patch[2]))
+    window = _patch_size(chooser, NetworkSpec("3D", name, classes, (64, 64, 64)), facts, spacing, machine)
     return (
         NetworkSpec("3D", name, classes, window, dropout=dropout),
         Preprocessing("3D", intensity, spacing_zyx_mm=spacing),
         window,
     )
+
+
+def _input_shape(
+    chooser: _Chooser, probe: NetworkSpec, facts: Sequence[CaseFacts], machine: Machine
+) -> tuple[int, int]:
+    multiple = size_multiple(probe)
+    largest = LARGEST_SIDE_GPU if machine.has_gpu else LARGEST_SIDE_CPU
+    longest = int(np.median([max(f.geometry.shape_zyx[1:]) for f in facts]))
+    side = int(np.clip(math.ceil(longest / multiple) * multiple, 2 * multiple, largest))
+    reason = f"images have {longest} pixels along their longer side"
+    if side < longest:
+        reason += f"; {largest} is quick on this computer"
+    shape = chooser.choose("input_shape", [side, side], reason)
+    return (int(shape), int(shape)) if isinstance(shape, int) else (int(shape[0]), int(shape[1]))
+
+
+def _patch_size(
+    chooser: _Chooser,
+    probe: NetworkSpec,
+    facts: Sequence[CaseFacts],
+    spacing: tuple[float, float, float] | None,
+    machine: Machine,
+) -> tuple[int, int, int]:
+    sizes = np.median([_shape_on_grid(f, spacing) for f in facts], axis=0)
+    multiple = size_multiple(probe)
+    largest = LARGEST_PATCH_GPU if machine.has_gpu else LARGEST_PATCH_CPU
+    auto = [int(np.clip(math.ceil(n / multiple) * multiple, 2 * multiple, largest)) for n in sizes]
+    patch = chooser.choose(
+        "patch_size", auto, f"scans have about {' × '.join(f'{n:.0f}' for n in sizes)} voxels"
+    )
+    return (int(patch),) * 3 if isinstance(patch, int) else (int(patch[0]), int(patch[1]), int(patch[2]))
 
 
 def _spacing_3d(

@@ -35,7 +35,6 @@ from autoseg_lib.train.planning import (
     choose_dimension,
     default_name,
     make_plan,
-    with_epochs_for_time,
 )
 from autoseg_lib.train.validate import CaseScore, Scores, ValidationScan, validate
 from autoseg_lib.volume import Mask, Volume
@@ -198,8 +197,8 @@ def prepare_training(
         _time_steps(plan, network, train_set) if checkpoint is None else _seconds_per_step(checkpoint)
     )
     if checkpoint is None:
-        plan = with_epochs_for_time(plan, seconds_per_step)
-        network = _initial_network(plan)
+        plan = make_plan(settings, study.report, machine, folder, previous, seconds_per_step)
+        network = _initial_network(plan)  # the timed one has learned already
     reserve = _reserve_seconds(plan, seconds_per_step, study)
     plan = replace(plan, loop=replace(plan.loop, reserve_seconds=reserve))
     state, found = _state_of(checkpoint, plan)
