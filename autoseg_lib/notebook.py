@@ -19,7 +19,6 @@ from autoseg_lib.data.example_study import ExampleStudy, write_example_study
 from autoseg_lib.errors import DataError
 from autoseg_lib.events import Listener, StopFlag
 from autoseg_lib.io.files import sha256_of
-from autoseg_lib.labels import LabelTable
 from autoseg_lib.settings import (
     AUTO,
     SegmentSettings,
@@ -30,7 +29,7 @@ from autoseg_lib.settings import (
     to_table,
 )
 from autoseg_lib.system import check_system as look_at_system
-from autoseg_lib.viz.html import legend_html, note_html, render
+from autoseg_lib.viz.html import note_html, render
 from autoseg_lib.widgets.batch_grid import BatchGrid
 from autoseg_lib.widgets.cell import assigned_values
 from autoseg_lib.widgets.dashboard import TrainingDashboard
@@ -69,13 +68,14 @@ class _Settings:
     """The two settings cells of a notebook: each may be run again on its own."""
 
     kind: Any  # TrainSettings or SegmentSettings
+    later: str  # when "auto" becomes something
     main: dict[str, Any] = field(default_factory=dict)
     advanced: dict[str, Any] = field(default_factory=dict)
     spot: Spot = field(default_factory=Spot)
 
 
-_training = _Settings(TrainSettings)
-_segmenting = _Settings(SegmentSettings)
+_training = _Settings(TrainSettings, "auto: decided after the data check")
+_segmenting = _Settings(SegmentSettings, "auto: from the model")
 
 
 def project_folder() -> Path:
@@ -125,7 +125,7 @@ def _take_settings(store: _Settings, values: Mapping[str, Any], *, advanced: boo
     if not advanced:
         table = to_table(checked)
         shown = {name: table[name] for name in store.main}
-        store.spot.show_html(given_settings_html(shown, setting_help(store.kind)))
+        store.spot.show_html(given_settings_html(shown, setting_help(store.kind), store.later))
     else:
         table = to_table(checked)
         defaults = to_table(make_settings(store.kind, {}))
@@ -158,7 +158,7 @@ def check_data(settings: TrainSettings) -> Study:
         )
     study = check_study(settings, bar)
     bar.end()
-    show_html(check_html(study.report, len(study.pairing.cases)))
+    show_html(check_html(study.report, study.pairing.pairs))
     if study.report.has_errors:
         raise stop_here("Stopped here: solve the points marked ✖ above, then choose Run All again.")
     return study
@@ -207,7 +207,7 @@ def performance(run: TrainingResult) -> None:
     Args:
         run: of the training.
     """
-    show_html([legend_html(LabelTable(run.roi_names)), performance_html(run)])
+    show_html(performance_html(run))
 
 
 @plainly

@@ -32,7 +32,9 @@ class BatchGrid:
             return
         import ipywidgets  # missing in front ends that the picture still works in
 
-        button = ipywidgets.Button(description="Show another batch", icon="refresh")
+        button = ipywidgets.Button(
+            description="Show another batch", icon="refresh", layout=ipywidgets.Layout(width="200px")
+        )
 
         def clicked(_: Any) -> None:
             self._number += 1

@@ -83,7 +83,7 @@ class TrainingDashboard:
             "bar": W.HTML(layout=W.Layout(width="560px", max_width="100%")),
             "stop": button,
             "curves": W.Image(**picture),
-            "table": W.HTML(layout=W.Layout(margin="0 0 0 12px")),
+            "table": W.HTML(),
             "worst": W.Image(**{**picture, "format": "jpeg"}),
             "worst_text": W.HTML(),
             "memory": W.HTML(),
@@ -91,9 +91,12 @@ class TrainingDashboard:
         }
         self._widgets = parts
         top = W.HBox([parts["bar"], button], layout=W.Layout(flex_flow="row wrap", align_items="center"))
-        middle = W.HBox([parts["curves"], parts["table"]], layout=W.Layout(flex_flow="row wrap"))
-        below = W.VBox([parts["worst_text"], parts["worst"], parts["memory"], parts["log"]])
-        self._spot.show_widget(W.VBox([top, middle, below]), html=note_html("info", self._stage))
+        hardest = W.VBox([parts["worst_text"], parts["worst"]], layout=W.Layout(margin="0 0 0 16px"))
+        middle = W.HBox([parts["table"], hardest], layout=W.Layout(flex_flow="row wrap"))
+        below = W.VBox([parts["memory"], parts["log"]])
+        self._spot.show_widget(
+            W.VBox([top, parts["curves"], middle, below]), html=note_html("info", self._stage)
+        )
         self.refresh()
 
     def show(self, event: Event) -> None:
@@ -255,8 +258,8 @@ class TrainingDashboard:
         self._worst_text = str(
             render(
                 "caption.html.j2",
-                text=f"Hardest validation scan: {event.case}, slice {event.slice_number} · Dice {event.dice:.3f} · "
-                "left: your label, right: the model",
+                text=f"Hardest validation scan: {event.case}, slice {event.slice_number}, Dice {event.dice:.3f} "
+                "(left: your label, right: the model)",
             )
         )
 

@@ -34,14 +34,16 @@ def system_html(report: SystemReport) -> Markup:
     return table_html(rows, numeric=()) + note_html("good" if report.ready else "warning", report.advice)
 
 
-def given_settings_html(values: Mapping[str, Any], help_of: Mapping[str, str]) -> Markup:
-    """Returns the table of the settings as given, before "auto" has become anything."""
+def given_settings_html(values: Mapping[str, Any], help_of: Mapping[str, str], later: str) -> Markup:
+    """Returns the table of the settings as given.
+
+    Args:
+        values: setting → value.
+        help_of: setting → what it is.
+        later: said of those that are "auto".
+    """
     rows = [
-        (
-            name,
-            value_text(value),
-            help_of.get(name, "") + (" · decided after the data check" if value == "auto" else ""),
-        )
+        (name, later if value == "auto" else value_text(value) or "(empty)", help_of.get(name, ""))
         for name, value in values.items()
     ]
     return table_html(rows, ("setting", "your value", "what it is"), numeric=())
@@ -140,15 +142,11 @@ def models_html(models: Sequence[tuple[Path, Mapping[str, Any]]], chosen: Path |
     rows = []
     for path, metadata in models[:12]:
         validation = metadata.get("validation") or {}
-        rows.append(
-            (
-                "✔ this one" if chosen is not None and path == chosen else "",
-                path.stem,
-                str(metadata.get("created", ""))[:16].replace("T", " "),
-                ", ".join(metadata.get("labels", ())),
-                number(validation.get("mean_dice"), 3),
-            )
-        )
+        names = list(metadata.get("labels", ()))
+        rois = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        made = str(metadata.get("created", ""))[:16].replace("T", " ")
+        mark = "✔ this one" if chosen is not None and path == chosen else ""
+        rows.append((mark, path.stem, made, rois, number(validation.get("mean_dice"), 3)))
     return table_html(rows, ("", "model", "made", "ROIs", "validation Dice"), numeric=(4,))
 
 

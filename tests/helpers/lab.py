@@ -54,8 +54,11 @@ class Lab:
         self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
         for _ in range(240):
             self._close_dialogs()
-            sessions = self.api("sessions")
-            states = [session["kernel"]["execution_state"] for session in sessions]
+            states = [
+                session["kernel"]["execution_state"]
+                for session in self.api("sessions")
+                if session["path"] == notebook
+            ]
             if states == ["idle"] and self.page.locator(".jp-StatusBar-TextItem", has_text="| Idle").count():
                 return
             self.page.wait_for_timeout(500)
@@ -106,6 +109,57 @@ class Lab:
         """The prompt of each code cell: "[ ]:" not run, "[*]:" running, "[3]:" done."""
         texts = self.page.locator(".jp-CodeCell .jp-InputPrompt").all_text_contents()
         return [text.strip() for text in texts]
+
+    def code_cells(self) -> list[str]:
+        """Text of each code cell with its outputs, as one reads it."""
+        # Cells far from the middle of the page may not be drawn; a page as tall as the notebook draws them all.
+        size = self.page.viewport_size
+        self.page.set_viewport_size({"width": size["width"], "height": 9000})
+        self.page.wait_for_timeout(1000)
+        texts = [cell.inner_text() for cell in self.page.locator(".jp-CodeCell").all()]
+        self.page.set_viewport_size(size)
+        return texts
+
+    def wait_for_text(self, *texts: str, seconds: float = 60) -> None:
+        """Waits until all the texts are to be read somewhere in the notebook."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            shown = "\n".join(self.page.locator(".jp-Notebook .jp-OutputArea").all_inner_texts()).replace(
+                "\\", "/"
+            )
+            if all(text in shown for text in texts):
+                return
+            self.page.wait_for_timeout(250)
+        raise AssertionError(f"{texts} did not appear within {seconds:.0f} s; shown: {shown[-3000:]}")
+
+    def click_button(self, text: str) -> None:
+        """Presses a widget's button."""
+        button = self.page.locator(".jupyter-button", has_text=text).first
+        button.scroll_into_view_if_needed()
+        button.click()
+
+    def click_folder(self, name: str) -> None:
+        """Clicks an entry of the folder picker's list and waits until that folder is open."""
+        entry = self.page.locator(".widget-select option").get_by_text(name, exact=True).first
+        entry.scroll_into_view_if_needed()
+        entry.click(force=True)
+        self.page.wait_for_function(
+            "name => [...document.querySelectorAll('.widget-text input')]"
+            ".some(box => box.value.replaceAll('\\\\', '/').endsWith('/' + name))",
+            arg=name,
+            timeout=30_000,
+        )
+
+    def keep_picture(self, name: str) -> None:
+        """Keeps a picture of the page where AUTOSEG_SCREENSHOTS names a folder, for people to look at."""
+        folder = os.environ.get("AUTOSEG_SCREENSHOTS")
+        if folder:
+            size = self.page.viewport_size
+            self.picture(Path(folder) / f"{name}.png")
+            self.page.set_viewport_size({"width": size["width"], "height": 6000})
+            self.page.wait_for_timeout(1500)
+            self.picture(Path(folder) / f"{name}_tall.png")
+            self.page.set_viewport_size(size)
 
     def wait_until_done(self, seconds: float) -> None:
         """Waits until no cell of the page is running or waiting."""
