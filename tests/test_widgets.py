@@ -1,0 +1,267 @@
+"""The notebook's widgets without a browser: what they say and how they react. Clicks are in test_browser.py."""
+
+import asyncio
+import re
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from autoseg_lib.data.example_study import ROI_NAMES, write_example_study
+from autoseg_lib.errors import DataError
+from autoseg_lib.events import EpochDone, Message, Progress, StepDone, TrainingStarted, TrainingStopped
+from autoseg_lib.geometry import Geometry
+from autoseg_lib.labels import LabelTable
+from autoseg_lib.volume import Mask, Volume
+from autoseg_lib.widgets.dashboard import TrainingDashboard
+from autoseg_lib.widgets.folder_picker import FolderPicker, folder_html
+from autoseg_lib.widgets.last_folder import last_folder, remember_folder
+from autoseg_lib.widgets.live_run import gaps
+from autoseg_lib.widgets.progress import time_text
+from autoseg_lib.widgets.running import run_in_thread
+from autoseg_lib.widgets.slice_browser import BrowserCase, SliceBrowser
+from autoseg_lib.widgets.trouble import StoppedHere, plainly
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOSEG_HOME", str(tmp_path / "home"))
+
+
+def plain(html):
+    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]+>", " ", str(html), flags=re.S))
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A View that writes down what it hears, and in which thread."""
+
+    def __init__(self, at_event=lambda event: None):
+        self.heard, self.threads, self.at_event = [], set(), at_event
+
+    def begin(self, stop):
+        self.heard.append("begin")
+        self.stop = stop
+
+    def show(self, event):
+        self.heard.append(event.text)
+        self.threads.add(threading.current_thread())
+        self.at_event(event)
+
+    def refresh(self):
+        pass
+
+    def stopping(self):
+        self.heard.append("stopping")
+
+    def end(self, error):
+        self.heard.append(error)
+
+
+def work_until_stopped(on_event, stop):
+    for number in range(1000):
+        on_event(Message(str(number)))
+        if stop.is_set():
+            return number
+        time.sleep(0.01)
+    return -1
+
+
+def test_events_arrive_in_order_in_the_notebooks_own_thread():
+    view = Recorder()
+
+    def work(on_event, stop):
+        for number in range(5):
+            on_event(Message(str(number)))
+        return "result"
+
+    assert asyncio.run(run_in_thread(work, view)) == "result"
+    assert view.heard == ["begin", "0", "1", "2", "3", "4", None]
+    assert view.threads == {threading.current_thread()}
+
+
+def test_a_button_stops_and_the_result_is_kept():
+    view = Recorder(at_event=lambda event: view.stop.set())
+    assert asyncio.run(run_in_thread(work_until_stopped, view)) > 0
+
+
+def test_interrupting_the_cell_stops_and_keeps_the_result():
+    view = Recorder()
+
+    async def cell():
+        running = asyncio.ensure_future(run_in_thread(work_until_stopped, view))
+        await asyncio.sleep(0.4)
+        running.cancel()  # what ipykernel does when Interrupt is pressed while a cell awaits
+        return await running
+
+    assert asyncio.run(cell()) > 0
+    assert "stopping" in view.heard
+
+
+def test_an_error_of_the_work_comes_out_of_the_cell():
+    view = Recorder()
+
+    def work(on_event, stop):
+        raise DataError("'scan': broken. Export it again.")
+
+    with pytest.raises(DataError, match="broken"):
+        asyncio.run(run_in_thread(work, view))
+    assert isinstance(view.heard[-1], DataError)
+
+
+# --- trouble ----------------------------------------------------------------------------------------------------------
+
+
+def test_errors_become_a_note_and_one_line(capsys):
+    @plainly
+    def step(error):
+        raise error
+
+    for error in (DataError("label 'a.png': found 9. Correct it."), ZeroDivisionError("x")):
+        with pytest.raises(StoppedHere) as caught:
+            step(error)
+        assert caught.value._render_traceback_() == ["Stopped here; the note above says why."]
+        assert caught.value.__suppress_context__
+    with pytest.raises(StoppedHere, match="Run this cell again to go on"):
+        step(KeyboardInterrupt())
+
+
+def test_async_steps_too():
+    @plainly
+    async def step():
+        raise DataError("no")
+
+    with pytest.raises(StoppedHere):
+        asyncio.run(step())
+
+
+# --- folder picker ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return write_example_study(tmp_path_factory.mktemp("Studie mit Ä") / "a b", scans=4)
+
+
+def test_picker_walks_down_and_up_and_says_what_a_folder_holds(study):
+    chosen = []
+    picker = FolderPicker(chosen.append, study.folder)
+    assert picker.folder_names == ["test", "train"]
+    picker._list.value = str(study.folder / "train")
+    picker._list.value = str(study.folder / "train" / "images")
+    assert picker.folder_names == ["lumbar_01", "lumbar_02", "lumbar_03"]
+    assert "This folder holds 3 scans" in plain(picker.info)
+    assert "lumbar_01 : MR, 9 slices, 160×192, 1.70 mm, 8.0 mm between slices" in plain(picker.info)
+    picker.go_up()
+    assert picker.folder == study.folder / "train"
+    picker.open(study.folder / "train" / "images" / "lumbar_02")
+    assert picker.folder_names == []
+    picker.accept()
+    assert chosen == [study.folder / "train" / "images" / "lumbar_02"]
+    assert last_folder() == chosen[0]
+
+
+def test_typed_paths_may_be_quoted_and_wrong_ones_are_said(study):
+    picker = FolderPicker(lambda folder: None, study.folder)
+    picker._path.value = f'"{study.folder / "test"}"'
+    assert picker.folder == study.folder / "test"
+    picker._path.value = str(study.folder / "tset")
+    assert picker.folder == study.folder / "test"
+    assert "no such folder. Check the spelling" in plain(picker.info)
+
+
+def test_folder_without_scans_and_names_with_markup(tmp_path):
+    assert "No files in here" in plain(folder_html(tmp_path))
+    (tmp_path / "<b>x").mkdir()
+    (tmp_path / "<b>x" / "note.txt").write_text("x", encoding="utf-8")
+    assert "<b>x" not in str(folder_html(tmp_path)).split("</style>")[-1]
+
+
+def test_last_folder_that_is_gone_is_forgotten(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    remember_folder(gone)
+    assert last_folder() == gone
+    gone.rmdir()
+    assert last_folder() != gone
+
+
+# --- slice browser ----------------------------------------------------------------------------------------------------
+
+
+def phantom():
+    """3 slices; ROI 1 on the left half of the middle slice, ROI 2 on the right half of all."""
+    array = np.zeros((3, 20, 20), np.uint8)
+    array[1, 5:15, :10] = 1
+    array[:, 5:15, 10:] = 2
+    geometry = Geometry.from_spacing((3, 20, 20), (5, 1, 1), spacing_known=True)
+    return BrowserCase(
+        "a", Volume(np.full((3, 20, 20), 100, np.int16), geometry, "MR"), Mask(array, geometry)
+    )
+
+
+def test_browser_opens_where_most_rois_are_and_hides_rois():
+    case, labels = phantom(), LabelTable(["left", "right"])
+    assert case.first_slice == 1
+    browser = SliceBrowser([case], labels)
+    assert browser._slice.value == 2
+    assert "Slice 2 of 3" in plain(browser._caption.value)
+    both = bytes(browser._image.value)
+    browser._toggles[0].value = False
+    assert bytes(browser._image.value) != both
+    left = case.draw(1, labels)[240, 100].tolist()
+    hidden = case.draw(1, labels, hidden=[1])[240, 100].tolist()
+    assert left != hidden and len(set(hidden)) == 1  # grey where the ROI is hidden
+    assert "data:image/jpeg;base64" in browser.html
+
+
+def test_browser_goes_from_a_long_scan_to_a_short_one():
+    geometry = Geometry.from_spacing((9, 20, 20))
+    long = BrowserCase("long", Volume(np.zeros((9, 20, 20), np.float32), geometry), None)
+    browser = SliceBrowser([long, phantom()], LabelTable(["left", "right"]))
+    browser._slice.value = 9
+    browser._case.value = 1
+    assert (browser._slice.max, browser._slice.value) == (3, 2)
+
+
+def test_gaps_between_slices_are_flagged():
+    array = np.zeros((5, 2, 2), np.uint8)
+    array[[0, 2, 3], 0, 0] = 1
+    array[4, 0, 0] = 2
+    assert list(gaps(Mask(array, Geometry.from_spacing((5, 2, 2))), 2)) == [1]
+
+
+# --- dashboard --------------------------------------------------------------------------------------------------------
+
+
+def test_dashboard_says_how_far_and_keeps_the_lines(capsys):
+    board = TrainingDashboard()
+    board.begin(None)
+    board.show(Progress("Preparing scans", 1, 4))
+    assert board._bar_text() == "Preparing scans: 1 of 4"
+    board.show(TrainingStarted(10, 0, 4, ROI_NAMES))
+    board.show(StepDone(1, 2, 4, 0.5))
+    assert board._done_share() == pytest.approx(0.05)
+    row = {"epoch": 1, "train_loss": 0.5, "val_loss": None, "val_dice": None, "seconds": 2.0}
+    board.show(EpochDone(1, 10, row, 125.0))
+    assert board._bar_text().startswith("Epoch (one pass over your data) 2 of 10 · about 2 min left")
+    board.show(Message("Completed epochs:    1/10 | Dice loss: 0.500"))
+    board.show(TrainingStopped("stopped", 1))
+    board.refresh()
+    board.end(None)
+    assert board.lines == ["Completed epochs:    1/10 | Dice loss: 0.500"]
+    assert board._end_text().startswith("Stopped and kept: run this cell again to go on · 1 of 10 epochs")
+
+
+def test_durations_as_one_says_them():
+    assert [time_text(s) for s in (0.2, 40, 89, 120, 3600, 7500)] == [
+        "1 s",
+        "40 s",
+        "89 s",
+        "2 min",
+        "60 min",
+        "2 h 05 min",
+    ]
