@@ -147,6 +147,25 @@ def test_overwrite_removes_only_what_was_written_here(tmp_path: Path) -> None:
     assert not run.report.exists()
 
 
+def test_overwrite_never_removes_what_is_to_be_read(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run")
+    mask = run.begin_case("scan_1") / "a.png"
+    mask.write_bytes(b"x")
+    run.finish_case("scan_1", [mask])
+    run.report.write_text("{}", encoding="utf-8")
+    reached = tmp_path / "run" / ".." / "run" / "scan_1" / "a.png"
+    with pytest.raises(ExportError, match=r"overwriting it would remove 'a.png', which is to be read"):
+        open_run(tmp_path / "run", "overwrite", inputs=[tmp_path / "else.png", reached])
+    with pytest.raises(ExportError, match=r"would remove 'run_report.json'"):
+        open_run(tmp_path / "run", "overwrite", inputs=[run.report], tables_only=True)
+    assert mask.exists()
+    assert run.report.exists()
+    open_run(tmp_path / "run", "overwrite", inputs=[reached], tables_only=True)
+    assert mask.exists()
+    open_run(tmp_path / "run", "overwrite", inputs=[tmp_path / "else.png"])
+    assert not mask.exists()
+
+
 def test_overwrite_never_reaches_outside_the_folder(tmp_path: Path) -> None:
     outside = tmp_path / "precious.txt"
     outside.write_text("x", encoding="utf-8")

@@ -13,6 +13,7 @@ from PIL import Image
 from autoseg_lib.errors import DataError, ExportError
 from autoseg_lib.export.masks import write_masks, write_nifti
 from autoseg_lib.export.report import build_run_report, case_report, write_json
+from autoseg_lib.export.run_folder import open_run
 from autoseg_lib.export.tables import write_measurements
 from autoseg_lib.io.volume_files import write_mask_file, write_volume_file
 from autoseg_lib.labels import LabelTable
@@ -103,6 +104,30 @@ def test_a_run_folder_is_measured_with_what_it_remembers(tmp_path: Path) -> None
     result = measure_masks(run, tmp_path / "out")
     assert [row.volume_mm3 for row in result.volumes] == pytest.approx([49 * 8, 64])
     assert result.labels == names
+
+
+@pytest.mark.parametrize("mode", ["overwrite", "continue"])
+def test_measuring_into_the_run_folder_keeps_its_masks(tmp_path: Path, mode: str) -> None:
+    scan, mask = small_scan()
+    run = open_run(tmp_path / "run")
+    masks = write_masks(run.begin_case("scan_1"), mask, scan.slice_names, ("png",))
+    run.finish_case("scan_1", masks)
+    write_json(run.report, {"labels": {"1": "left", "2": "right"}, "cases": [case_report(scan)]})
+    result = measure_masks(run.path, run.path, mode=mode)
+    assert [row.voxels for row in result.volumes] == [50, 8]
+    assert all(path.is_file() for path in masks)
+    assert open_run(run.path, "continue").finished_cases() == ("scan_1",)
+
+
+def test_a_failed_measurement_leaves_the_earlier_tables(tmp_path: Path) -> None:
+    _, mask = small_scan()
+    write_mask_file(tmp_path / "a.nii.gz", mask)
+    measure_masks(tmp_path / "a.nii.gz", tmp_path / "out")
+    before = (tmp_path / "out" / "volumes.csv").read_bytes()
+    (tmp_path / "a.nii.gz").write_bytes(b"junk")
+    with pytest.raises(DataError, match="nothing could be measured"):
+        measure_masks(tmp_path / "a.nii.gz", tmp_path / "out", mode="overwrite")
+    assert (tmp_path / "out" / "volumes.csv").read_bytes() == before
 
 
 def test_names_come_from_labels_csv(tmp_path: Path) -> None:

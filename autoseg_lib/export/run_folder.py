@@ -11,13 +11,18 @@ from typing import Any
 
 from autoseg_lib.errors import ExportError, SettingsError
 from autoseg_lib.io.files import atomic_write
+from autoseg_lib.io.run_record import RECORD_FILE, RESULT_FILES, read_record
 
-# Any of these means that the folder holds results.
-RESULT_FILES = ("csa_results.csv", "measurements.csv", "volumes.csv", "run_report.json")
-
-# Which files of the folder this software wrote, case by case: what "continue" skips and "overwrite" may
-# remove.
-RECORD_FILE = "run_files.json"
+__all__ = [
+    "RECORD_FILE",
+    "RESULT_FILES",
+    "RunFolder",
+    "next_free_name",
+    "open_run",
+    "read_record",
+    "safe_name",
+    "unique_names",
+]
 
 MODES = ("new", "continue", "overwrite")
 
@@ -107,17 +112,22 @@ class RunFolder:
         atomic_write(self.path / RECORD_FILE, lambda target: _write_text(target, text))
 
 
-def open_run(output: Path, mode: str = "new") -> RunFolder:
+def open_run(
+    output: Path, mode: str = "new", *, inputs: Iterable[Path] = (), tables_only: bool = False
+) -> RunFolder:
     """Returns the run folder ``output``, made if missing.
 
     Args:
         output: the run folder itself.
-        mode: "new" refuses a folder that holds results; "continue" keeps what is there; "overwrite" removes
-            what this
+        mode: "new" refuses a folder that holds results; "continue" keeps what is there; "overwrite" removes what this
             software wrote there and nothing else.
+        inputs: the files that are going to be read; none of them is ever removed.
+        tables_only: whether "overwrite" replaces the tables and the report alone and leaves the cases (masks, overlays)
+            as they are. Nothing is removed then: each of the four files is replaced when the new one is complete.
 
     Raises:
-        ExportError: the folder holds results and mode is "new", or it cannot be made or written to.
+        ExportError: the folder holds results and mode is "new", "overwrite" would remove one of ``inputs``, or the
+            folder cannot be made or written to.
         SettingsError: the mode is unknown.
     """
     if mode not in MODES:
@@ -133,10 +143,12 @@ def open_run(output: Path, mode: str = "new") -> RunFolder:
             "overwritten unasked. "
             "Choose another folder, or add --continue to go on or --overwrite to replace them."
         )
-    make_folder(output)
-    _check_writable(output)
     run = RunFolder(output, read_record(output))
     if mode == "overwrite":
+        _refuse_to_remove(inputs, run, tables_only)
+    make_folder(output)
+    _check_writable(output)
+    if mode == "overwrite" and not tables_only:
         _remove_results(run)
     return run
 
@@ -182,34 +194,32 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(result)
 
 
-def read_record(output: Path) -> dict[str, dict[str, Any]]:
-    """Returns what ``RunFolder.cases`` remembered of a run folder; empty where there is no record."""
-    path = output / RECORD_FILE
-    if not path.is_file():
-        return {}
-    try:
-        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-        return {
-            str(name): {
-                "files": [str(item) for item in case["files"]],
-                "complete": bool(case["complete"]),
-                "key": str(case["key"]),
-            }
-            for name, case in cases.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        # A record that cannot be read only means that no case counts as done.
-        return {}
+def _written_files(run: RunFolder, tables_only: bool) -> list[Path]:
+    """Returns the files that "overwrite" removes or replaces."""
+    root = run.path.resolve()
+    tables = [run.path / name for name in RESULT_FILES]
+    if tables_only:
+        return tables
+    recorded = [run.path / item for case in run.cases.values() for item in case["files"]]
+    # A record edited by hand must not reach outside the run folder.
+    return [path for path in recorded if root in path.resolve().parents] + tables + [run.path / RECORD_FILE]
+
+
+def _refuse_to_remove(inputs: Iterable[Path], run: RunFolder, tables_only: bool) -> None:
+    ours = {path.resolve() for path in _written_files(run, tables_only)}
+    lost = [path for path in inputs if path.resolve() in ours]
+    if lost:
+        raise ExportError(
+            f"output '{run.path}': overwriting it would remove '{lost[0].name}', which is to be read. Choose another "
+            "folder for the results."
+        )
 
 
 def _remove_results(run: RunFolder) -> None:
-    root = run.path.resolve()
-    recorded = [run.path / item for case in run.cases.values() for item in case["files"]]
     folders: set[Path] = set()
     try:
-        for path in [*recorded, *(run.path / name for name in (*RESULT_FILES, RECORD_FILE))]:
-            # A record edited by hand must not reach outside the run folder.
-            if root not in path.resolve().parents or not path.is_file():
+        for path in _written_files(run, tables_only=False):
+            if not path.is_file():
                 continue
             path.unlink()
             folders.update(parent for parent in path.parents if run.path in parent.parents)

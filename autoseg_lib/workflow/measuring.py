@@ -102,7 +102,8 @@ def measure_masks(
             masks,
             else numbered.
         slice_axis: as in ``load_scan``: which way volumes are sliced.
-        mode: "new", "continue" or "overwrite", see ``open_run``; here continuing measures again.
+        mode: "new", "continue" or "overwrite", see ``open_run``; here both measure again, and only the tables and the
+            report are replaced: masks that lie in ``output`` stay.
         on_event: told about progress and notes.
 
     Raises:
@@ -111,7 +112,9 @@ def measure_masks(
     """
     started, clock = datetime.datetime.now().astimezone(), time.monotonic()
     jobs, notes = find_jobs(masks, images, slice_axis)
-    run = open_run(output, mode)
+    # The output may be the run folder whose masks are measured: nothing but the four tables is ever replaced.
+    read = [path for job in jobs for path in job.files]
+    run = open_run(output, mode, inputs=[*read, *([images] if images else [])], tables_only=True)
     table, recode, found = _label_table(masks, labels, jobs, notes)
     measurements: list[SliceMeasurement] = []
     volumes: list[VolumeMeasurement] = []

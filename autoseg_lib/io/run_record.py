@@ -1,0 +1,80 @@
+"""What tells a run folder, and which files of it this software wrote: never scans, never removed by mistake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Any of these means that the folder holds results.
+RESULT_FILES = ("csa_results.csv", "measurements.csv", "volumes.csv", "run_report.json")
+
+# Which files of the folder this software wrote, case by case: what "continue" skips and "overwrite" may remove.
+RECORD_FILE = "run_files.json"
+
+# What segmenting makes in the folder of a case.
+MASK_FOLDER, OVERLAY_FOLDER, SEGMENTATION_NAME = "masks", "overlays", "segmentation"
+
+_MARKS = (RECORD_FILE, "run_report.json")
+
+
+def read_record(output: Path) -> dict[str, dict[str, Any]]:
+    """Returns what ``RunFolder.cases`` remembered of a run folder; empty where there is no record."""
+    path = output / RECORD_FILE
+    if not path.is_file():
+        return {}
+    try:
+        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+        return {
+            str(name): {
+                "files": [str(item) for item in case["files"]],
+                "complete": bool(case["complete"]),
+                "key": str(case["key"]),
+            }
+            for name, case in cases.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # A record that cannot be read only means that no case counts as done.
+        return {}
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether results of segmenting or measuring lie in a folder."""
+    return any((folder / name).is_file() for name in _MARKS)
+
+
+def own_results(files: Sequence[Path], top: Path) -> set[Path]:
+    """Returns those of ``files`` that are results of this software: masks, overlays, volumes and tables of a run.
+
+    Scans that somebody keeps in a run folder are not among them.
+
+    Args:
+        files: files of any kind.
+        top: the folder they were looked for in; a run folder up to two levels above it counts too.
+    """
+    places = {parent for file in files for parent in file.parents if top in (parent, *parent.parents)}
+    runs = [folder for folder in (*places, *top.resolve().parents[:2]) if is_run_folder(folder)]
+    found: set[Path] = set()
+    for run in runs:
+        absolute = run.resolve()
+        recorded = {item for case in read_record(run).values() for item in case["files"]}
+        for file in files:
+            try:
+                inside = (
+                    file.relative_to(run) if run in file.parents else file.resolve().relative_to(absolute)
+                )
+            except ValueError:
+                continue
+            if inside.as_posix() in recorded or _is_result(inside.parts):
+                found.add(file)
+    return found
+
+
+def _is_result(parts: tuple[str, ...]) -> bool:
+    """Whether a path below a run folder is where results go; a run that was interrupted has no record of them."""
+    if len(parts) == 1:
+        return parts[0] in (*RESULT_FILES, RECORD_FILE)
+    return parts[1] in (MASK_FOLDER, OVERLAY_FOLDER) or (
+        len(parts) == 2 and (parts[1].split(".")[0] == SEGMENTATION_NAME or parts[1] == "animation.html")
+    )
