@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ from autoseg_lib.workflow.segmenting import segment as segment_folder
 from autoseg_lib.workflow.training import PreparedTraining, TrainingResult, prepare_training
 from autoseg_lib.workflow.training import train as train_prepared
 
-# Libraries' own remarks are for developers; what matters to the user comes as a note.
+# Libraries' own remarks are for developers and would bury what is said to the user; the command line shows them.
 warnings.filterwarnings("ignore")
 for _name in ("lightning", "lightning.fabric", "pydicom", "monai"):
     logging.getLogger(_name).setLevel(logging.ERROR)
@@ -72,6 +72,7 @@ class _Settings:
     main: dict[str, Any] = field(default_factory=dict)
     advanced: dict[str, Any] = field(default_factory=dict)
     spot: Spot = field(default_factory=Spot)
+    used: PreparedTraining | None = None
 
 
 _training = _Settings(TrainSettings, "auto: decided after the data check")
@@ -190,6 +191,11 @@ async def train(prepared: PreparedTraining) -> TrainingResult:
     Args:
         prepared: of the pre-visualization.
     """
+    if prepared is _training.used:
+        # This cell is run a second time, after a stop: the plan in hand knows nothing of what was learned since.
+        prepared = _prepare_again(prepared)
+    else:
+        _training.used = prepared
     if prepared.state == "finished":
         show_html(note_html("info", prepared.found))
     else:
@@ -198,6 +204,16 @@ async def train(prepared: PreparedTraining) -> TrainingResult:
         lambda on_event, stop: train_prepared(prepared, on_event, stop),
         TrainingDashboard(prepared.plan.labels),
     )
+
+
+def _prepare_again(prepared: PreparedTraining) -> PreparedTraining:
+    study = prepared.study
+    if study.settings.resume is False:
+        study = replace(study, settings=replace(study.settings, resume=AUTO))
+    bar = ProgressBar()
+    again = prepare_training(study, project_folder(), bar)
+    bar.end()
+    return again
 
 
 @plainly

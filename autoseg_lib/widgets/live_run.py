@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from autoseg_lib.errors import AutosegError
 from autoseg_lib.events import Event, Listener, StopFlag
 from autoseg_lib.viz.html import note_html
 from autoseg_lib.volume import Mask
 from autoseg_lib.widgets.display import Spot, has_widgets
 from autoseg_lib.widgets.progress import ProgressBar
 from autoseg_lib.widgets.running import run_in_thread
+from autoseg_lib.widgets.trouble import trouble_html
 from autoseg_lib.widgets.views import failures_html
 from autoseg_lib.workflow.segmenting import SegmentResult
 
@@ -32,7 +32,7 @@ class LiveRun:
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._bar = ProgressBar("Stop")
+        self._bar = ProgressBar("Stop", keep_notes=False)
         self._head, self._browser = Spot(), Spot()
         self._followers: dict[str, Callable[[SegmentResult], None]] = {}
         self._stop: StopFlag | None = None
@@ -56,7 +56,7 @@ class LiveRun:
             result = await run_in_thread(
                 lambda on_event, stop: self._work(folder, on_event, stop), _Watcher(self, self._bar)
             )
-        except AutosegError:
+        except Exception:
             self._head.show_html("")
             raise
         finally:
@@ -82,8 +82,8 @@ class LiveRun:
             folder, self._next = self._next, None
             try:
                 await self.run(folder)
-            except AutosegError as error:
-                self._head.show_html(note_html("error", str(error)))
+            except Exception as error:  # noqa: BLE001 - no cell is there that could fail; it is shown instead
+                self._head.show_html(trouble_html(error))
 
     def follow(self, name: str, show: Callable[[SegmentResult], None]) -> None:
         """Calls ``show`` with each new result, and with the one there is; one follower for each name."""

@@ -40,9 +40,11 @@ class ProgressBar:
 
     Args:
         stop_text: writing on a stop button; "" for none. The button needs a cell that awaits.
+        keep_notes: whether messages stay when the work has ended.
     """
 
-    def __init__(self, stop_text: str = "") -> None:
+    def __init__(self, stop_text: str = "", keep_notes: bool = True) -> None:
+        self._keep_notes = keep_notes
         self._bar, self._button_spot, self._stop_text = Spot(), Spot(), stop_text
         self._button: Any = None
         self._last: Progress | None = None
@@ -58,6 +60,7 @@ class ProgressBar:
 
     def begin(self, stop: StopFlag) -> None:
         """Shows the stop button, where there is one."""
+        self._notes, self._ending, self._last, self._stage = [], False, None, ""
         if not self._stop_text or not has_widgets():
             return
         import ipywidgets
@@ -100,7 +103,7 @@ class ProgressBar:
         if self._button is not None:
             self._button.close()
             self._button_spot.show_html("")
-        self._bar.show_html(self._notes_html())
+        self._bar.show_html(self._notes_html() if self._keep_notes else "")
 
     def _notes_html(self) -> Markup:
         kinds = {"warning": "warning", "error": "error"}

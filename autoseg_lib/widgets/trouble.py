@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from markupsafe import Markup
+
 from autoseg_lib.errors import AutosegError
 from autoseg_lib.viz.html import note_html, render
 from autoseg_lib.widgets.display import show_html
@@ -30,9 +32,13 @@ def stop_here(text: str = "Stopped here; the note above says why.") -> StoppedHe
 
 def show_trouble(error: BaseException) -> None:
     """Shows an error as a note: the workbench's own as they are, others with the details folded away."""
+    show_html(trouble_html(error), plain=str(error))
+
+
+def trouble_html(error: BaseException) -> Markup:
+    """Returns an error as a note, see ``show_trouble``."""
     if isinstance(error, AutosegError):
-        show_html(note_html("error", str(error)), plain=str(error))
-        return
+        return note_html("error", str(error))
     details = "".join(traceback.format_exception(error))
     what = str(error).strip().splitlines()
     text = (
@@ -40,9 +46,7 @@ def show_trouble(error: BaseException) -> None:
         + (f": {what[0][:200]}" if what else "")
         + "). Your files are as they were. Please report it with the details below."
     )
-    show_html(
-        render("trouble.html.j2", note=note_html("error", text), details=details), plain=text + "\n" + details
-    )
+    return render("trouble.html.j2", note=note_html("error", text), details=details)
 
 
 def plainly(function: Function) -> Function:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -93,6 +94,14 @@ class Lab:
         self.page.locator(".jp-Notebook .jp-Cell").first.click()
         self.menu("Run", "Run All Cells")
 
+    def run_cell(self, text: str) -> None:
+        """Runs the one code cell that holds a text, with Ctrl+Enter."""
+        cell = self.page.locator(".jp-CodeCell", has_text=text).first
+        cell.scroll_into_view_if_needed()
+        cell.locator(".jp-InputPrompt").click()
+        self.page.keyboard.press("Control+Enter")
+        self.page.wait_for_timeout(500)
+
     def api(self, path: str) -> Any:
         """JSON answer of the server's REST interface."""
         request = urllib.request.Request(
@@ -140,15 +149,17 @@ class Lab:
 
     def click_folder(self, name: str) -> None:
         """Clicks an entry of the folder picker's list and waits until that folder is open."""
-        entry = self.page.locator(".widget-select option").get_by_text(name, exact=True).first
-        entry.scroll_into_view_if_needed()
-        entry.click(force=True)
-        self.page.wait_for_function(
-            "name => [...document.querySelectorAll('.widget-text input')]"
-            ".some(box => box.value.replaceAll('\\\\', '/').endsWith('/' + name))",
-            arg=name,
-            timeout=30_000,
-        )
+        self.page.locator(".widget-select select").first.scroll_into_view_if_needed()
+        entry = self.page.locator(".widget-select option", has_text=re.compile(f"^{re.escape(name)}$")).first
+        self.page.wait_for_timeout(300)  # until the page has come to rest
+        box = entry.bounding_box()
+        self.page.mouse.click(box["x"] + 20, box["y"] + box["height"] / 2)
+        for _ in range(120):
+            path = self.page.locator(".widget-text input").first.input_value()
+            if path.replace("\\", "/").endswith("/" + name):
+                return
+            self.page.wait_for_timeout(250)
+        raise AssertionError(f"the picker did not open '{name}', it shows '{path}'")
 
     def keep_picture(self, name: str) -> None:
         """Keeps a picture of the page where AUTOSEG_SCREENSHOTS names a folder, for people to look at."""
