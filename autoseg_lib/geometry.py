@@ -125,8 +125,8 @@ class Geometry:
 
     @property
     def pixel_area_mm2(self) -> float:
-        """Area of one pixel. Meaningful only where ``spacing_known``."""
-        return self.spacing_zyx_mm[1] * self.spacing_zyx_mm[2]
+        """Area of one pixel, the parallelogram its row and column step span. Meaningful only where ``spacing_known``."""
+        return float(np.linalg.norm(np.cross(self.affine[:3, 1], self.affine[:3, 2])))
 
     @property
     def is_even(self) -> bool:

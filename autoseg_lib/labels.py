@@ -13,8 +13,31 @@ from autoseg_lib.errors import SettingsError
 # Black is left out: it vanishes on dark images.
 OKABE_ITO = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
-_SIDE_WORDS = {"left": "right", "l": "r", "lt": "rt", "lft": "rgt", "li": "re", "links": "rechts"}
+# English, its abbreviations, then German, French, Spanish, Italian, Portuguese, Latin, Scandinavian.
+_SIDE_WORDS = {
+    "left": "right",
+    "l": "r",
+    "lt": "rt",
+    "lft": "rgt",
+    "lhs": "rhs",
+    "li": "re",
+    "links": "rechts",
+    "gauche": "droite",
+    "izquierdo": "derecho",
+    "izquierda": "derecha",
+    "izq": "der",
+    "sinistra": "destra",
+    "sinistro": "destro",
+    "sx": "dx",
+    "sin": "dex",
+    "esquerdo": "direito",
+    "esquerda": "direita",
+    "sinister": "dexter",
+    "venstre": "høyre",
+    "vänster": "höger",
+}
 _OPPOSITE = {**_SIDE_WORDS, **{right: left for left, right in _SIDE_WORDS.items()}}
+_OPPOSITE |= {"droit": "gauche"}
 
 
 def roi_color(value: int) -> str:
@@ -95,22 +118,27 @@ class LabelTable(Sequence[Label]):
     @property
     def mirror_pairs(self) -> tuple[tuple[int, int], ...]:
         """Pairs of label values that a flip across left–right must swap, found by name ("left psoas"/"right psoas")."""
-        by_name = {_tokens(label.name): label.value for label in self._labels}
-        pairs = []
+        pairs: list[tuple[int, int]] = []
         for label in self._labels:
-            partner = by_name.get(_mirrored(_tokens(label.name)))
-            if partner is not None and partner > label.value:
-                pairs.append((label.value, partner))
+            for other in self._labels:
+                free = all(label.value not in pair and other.value not in pair for pair in pairs)
+                if label.value < other.value and free and _are_partners(label.name, other.name):
+                    pairs.append((label.value, other.value))
         return tuple(pairs)
 
     @property
     def sides_known(self) -> bool:
-        """Whether a flip across left–right is safe: names were given and each sided ROI has its partner."""
+        """Whether a flip across left–right is safe.
+
+        It is when names were given, each sided ROI has its partner, and no two names differ in nothing but a number or
+        letter at their end ("MF 1", "MF 2"), which may mean the sides.
+        """
         paired = {value for pair in self.mirror_pairs for value in pair}
-        sided = {
-            label.value for label in self._labels if _mirrored(_tokens(label.name)) != _tokens(label.name)
-        }
-        return self.has_given_names and sided <= paired
+        alone = [label for label in self._labels if label.value not in paired]
+        stems = [re.sub(r"[\W_]*(\d+|\b[a-z])$", "", label.name.lower()) for label in alone]
+        numbered = any(stems.count(stem) > 1 for stem in stems)
+        sided = any(_mirrored(_tokens(label.name)) != _tokens(label.name) for label in alone)
+        return self.has_given_names and not sided and not numbered
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -135,6 +163,23 @@ def _tokens(name: str) -> tuple[str, ...]:
     """Splits a name into lower-case words; "PsoasLeft", "psoas_left" and "Psoas left" give the same."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return tuple(re.findall(r"[^\W_]+", spaced.lower()))
+
+
+def _are_partners(first: str, second: str) -> bool:
+    """Whether two names are the left and right of one structure."""
+    ours, theirs = _tokens(first), _tokens(second)
+    if ours != theirs and (_mirrored(ours) == theirs or _mirrored(theirs) == ours):
+        return True
+    # "LMF" and "RMF", "lpsoas" and "rpsoas": one letter at the start or end of one word.
+    different = [(a, b) for a, b in zip(ours, theirs, strict=False) if a != b]
+    if len(ours) != len(theirs) or len(different) != 1:
+        return False
+    a, b = different[0]
+    if len(a) != len(b) or len(a) < 2:
+        return False
+    return ({a[0], b[0]} == {"l", "r"} and a[1:] == b[1:]) or (
+        {a[-1], b[-1]} == {"l", "r"} and a[:-1] == b[:-1]
+    )
 
 
 def _mirrored(tokens: tuple[str, ...]) -> tuple[str, ...]:

@@ -274,7 +274,9 @@ class TrainSettings:
     )
     series: Any = _setting(AUTO, _series, "numbers of the series to use, as the data check lists them")
     slice_axis: str = _setting(AUTO, _axis, "volumes: axial, coronal or sagittal slices")
-    seed: int = _setting(0, _whole(0), "start of all random numbers; the same seed gives the same run")
+    seed: int = _setting(
+        0, _whole(0, 2**32 - 1), "start of all random numbers; the same seed gives the same run"
+    )
     num_workers: Any = _setting(AUTO, _or_auto(_whole(0, 64)), "helper processes that prepare images")
     precision: str = _setting(AUTO, _or_auto(_one_of("32", "bf16", "16")), "number format while training")
     time_limit_minutes: Any = _setting(

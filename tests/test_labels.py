@@ -20,6 +20,13 @@ def test_colours_are_okabe_ito_and_never_repeat_early():
         (["PsoasLeft", "PsoasRight", "liver"], ((1, 2),)),
         (["kidney right", "kidney left"], ((1, 2),)),
         (["left psoas", "right kidney"], ()),
+        (["LMF", "RMF"], ((1, 2),)),
+        (["Lpsoas", "liver", "Rpsoas"], ((1, 3),)),
+        (["lpsoas", "rpsoas"], ((1, 2),)),
+        (["rein gauche", "rein droit"], ((1, 2),)),
+        (["muslo izquierdo", "muslo derecho"], ((1, 2),)),
+        (["MF sx", "MF dx"], ((1, 2),)),
+        (["lung", "rung of ribs"], ()),
     ],
 )
 def test_partners_are_found_by_name(names, pairs):
@@ -33,6 +40,10 @@ def test_partners_are_found_by_name(names, pairs):
         (["liver", "spleen"], True),
         (["left kidney"], False),
         (["left psoas", "right kidney"], False),
+        (["LMF", "RMF"], True),
+        (["MF 1", "MF 2"], False),
+        (["MF-1", "MF-2", "liver"], False),
+        (["anterior", "posterior"], True),
     ],
 )
 def test_sides_known(names, known):

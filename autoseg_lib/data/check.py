@@ -177,7 +177,12 @@ def check_data(pairing: Pairing, settings: TrainSettings, on_event: Listener = n
             usable.append(number)
         except AutosegError as error:
             # A case may have several faulty files, one line each.
-            findings += [Finding("error", "unreadable", text, (case.name,)) for text in str(error).split("\n")]
+            findings += [
+                Finding("error", "unreadable", text, (case.name,)) for text in str(error).split("\n")
+            ]
+        except Exception as error:  # noqa: BLE001 - one odd file must not hide what is found in the others
+            text = f"'{case.name}': it cannot be read ({type(error).__name__}: {error}). Export it again, or leave it out."
+            findings.append(Finding("error", "unreadable", text, (case.name,)))
     on_event(Progress("Data check", len(pairing.cases), len(pairing.cases)))
 
     labels = find_labels(settings, facts)
@@ -395,7 +400,15 @@ def check_spacing(context: _Context) -> Iterable[Finding]:
 def check_patients(context: _Context) -> Iterable[Finding]:
     """One patient only: the scores will look better than they are."""
     patients = {facts.patient for facts in context.facts}
-    if len(patients) == 1:
+    volumes = [facts for facts in context.facts if len(facts.counts) > 1]
+    if len(patients) == 1 and len(volumes) > 1:
+        yield Finding(
+            "warning",
+            "one_patient",
+            "all scans are of one patient: whole scans of the same patient are kept back to test on. The scores do not tell how "
+            "well the model does on another patient.",
+        )
+    elif len(patients) == 1:
         yield Finding(
             "warning",
             "one_patient",

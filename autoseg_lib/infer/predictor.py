@@ -26,6 +26,8 @@ from autoseg_lib.volume import Mask, Volume
 DEFAULT_OVERLAP = 0.5
 DEFAULT_SLICES_AT_A_TIME = 8
 DEFAULT_WINDOWS_AT_A_TIME = 2
+# 64 slices of 512 x 512 with 10 classes are 0.7 GB of probabilities.
+SLICES_PER_PART = 64
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
@@ -73,9 +75,22 @@ class Predictor:
             DataError: the scan does not suit the model.
             Stopped: ``stop`` was set.
         """
+        if self.window is None:
+            return self._predict_in_parts(volume, on_event, stop)
         probabilities = self.probabilities(volume, on_event, stop)
-        array = self.preprocessing.restore(probabilities, volume.geometry)
-        return Mask(array, volume.geometry)
+        return Mask(self.preprocessing.restore(probabilities, volume.geometry), volume.geometry)
+
+    def _predict_in_parts(self, volume: Volume, on_event: Listener, stop: StopFlag | None) -> Mask:
+        """2D: some slices at a time from image to labels, so that memory does not grow with the scan."""
+        count = volume.array.shape[0]
+        parts = []
+        for first in range(0, count, SLICES_PER_PART):
+            last = min(first + SLICES_PER_PART, count)
+            part = volume.with_array(volume.array[first:last], volume.geometry.slices(first, last))
+            probabilities = self.probabilities(part, nobody, stop)
+            parts.append(self.preprocessing.restore(probabilities, part.geometry))
+            on_event(Progress("Slices", last, count))
+        return Mask(np.concatenate(parts), volume.geometry)
 
     def probabilities(
         self, volume: Volume, on_event: Listener = nobody, stop: StopFlag | None = None
@@ -98,7 +113,9 @@ class Predictor:
     def _crosses_left_right(self, grid: Geometry) -> bool:
         """Whether ``mirror_axis`` runs from the patient's left to right in this scan; another plane has no sides."""
         return (
-            grid.orientation_known and self.mirror_axis is not None and grid.orientation_code[self.mirror_axis] in "LR"
+            grid.orientation_known
+            and self.mirror_axis is not None
+            and grid.orientation_code[self.mirror_axis] in "LR"
         )
 
     def _forward(
@@ -106,7 +123,11 @@ class Predictor:
     ) -> npt.NDArray[np.float32]:
         self.network.eval()
         with torch.inference_mode(), self._precision():
-            return self._windows(image, self.window, stop) if self.window else self._slices(image, on_event, stop)
+            return (
+                self._windows(image, self.window, stop)
+                if self.window
+                else self._slices(image, on_event, stop)
+            )
 
     def _slices(
         self, image: npt.NDArray[np.float32], on_event: Listener, stop: StopFlag | None

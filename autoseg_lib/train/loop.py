@@ -21,7 +21,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from autoseg_lib.errors import ModelError
+from autoseg_lib.errors import ExportError, ModelError, OutOfSpaceError
 from autoseg_lib.events import (
     EpochDone,
     Listener,
@@ -80,6 +80,7 @@ class State:
     elapsed_seconds: float = 0.0
     best_dice: float = -1.0
     best_epoch: int = 0
+    validated_steps: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     network: dict[str, torch.Tensor] = field(default_factory=dict)
     average: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -202,13 +203,24 @@ class Trainer:
                 reason = ended or reason
                 break
         state.finished = "" if reason == "stopped" else reason
+        self.keep_what_was_learned()
         self.save_resume_file(always=True)
-        if state.epoch > 0:
-            self.save_model(self.files.at_epoch(state.epoch), self.average, state.epoch, self.last_scores)
-            if not self.files.best.exists():
-                self.save_model(self.files.best, self.average, state.epoch, self.last_scores)
         on_event(TrainingStopped(reason, state.epoch))
         return reason
+
+    def keep_what_was_learned(self) -> None:
+        """Looks at the validation scans once more if anything was learned since, and saves the last models."""
+        state = self.state
+        if state.steps_done == 0:
+            return
+        if self.validation and state.validated_steps != state.steps_done:
+            self.last_scores = validate(self.predictor, self.validation, self.labels)
+            if self.last_scores:
+                self._keep_if_best(self.last_scores, state.epoch)
+        if state.epoch > 0:
+            self.save_model(self.files.at_epoch(state.epoch), self.average, state.epoch, self.last_scores)
+        if not self.validation or not self.files.best.exists():
+            self.save_model(self.files.best, self.average, state.epoch, self.last_scores)
 
     def train_epoch(self, on_event: Listener, stop: StopFlag) -> str:
         """Goes through the training data once (or what is left of it). Returns "", "stopped" or "time limit"."""
@@ -309,13 +321,27 @@ class Trainer:
             self.last_scores = scores
             self._keep_if_best(scores, epoch)
             on_event(_worst_case(scores))
-        write_history(self.files.history, state.history, self.labels)
+        self._write_history(on_event)
         if epoch % plan.save_every == 0 and epoch < plan.epochs:
             self.save_model(self.files.at_epoch(epoch), self.average, epoch, scores)
         self.save_resume_file()
         on_event(EpochDone(epoch, plan.epochs, dict(row), self.seconds_left()))
 
+    def _write_history(self, on_event: Listener) -> None:
+        """A history that is open in Excel must not end the training; it is written whole after the next epoch."""
+        try:
+            write_history(self.files.history, self.state.history, self.labels)
+        except OutOfSpaceError:
+            raise
+        except ExportError as error:
+            on_event(
+                Message(
+                    f"{error} Training goes on; the history is written again after the next epoch.", "warning"
+                )
+            )
+
     def _keep_if_best(self, scores: Scores, epoch: int) -> None:
+        self.state.validated_steps = self.state.steps_done
         if scores.mean >= self.state.best_dice:
             self.state.best_dice, self.state.best_epoch = scores.mean, epoch
             self.save_model(self.files.best, self.average, epoch, scores)

@@ -299,10 +299,10 @@ def check_dimension(dimension: str, facts: Sequence[CaseFacts]) -> None:
     """Raises DataError when 3D was asked for and the scans are no volumes."""
     if dimension != "3D":
         return
-    thin = [f.name for f in facts if len(f.counts) < 3]
+    thin = [f for f in facts if len(f.counts) < 3]
     if thin:
         raise DataError(
-            f"dimension = \"3D\": '{thin[0]}' has {len(thin and facts[0].counts)} slices; whole scans are expected. "
+            f"dimension = \"3D\": '{thin[0].name}' has {len(thin[0].counts)} slice{'s' if len(thin[0].counts) > 1 else ''}; whole scans are expected. "
             'Set dimension = "2D", or put the slices of each scan in a folder of their own.'
         )
 

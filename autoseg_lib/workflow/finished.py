@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,24 @@ from autoseg_lib.data.naming import hashed_name, image_stem
 from autoseg_lib.data.scan import Scan
 from autoseg_lib.errors import DataError
 from autoseg_lib.export.masks import NIFTI_NAME, slice_file_names
-from autoseg_lib.export.run_folder import next_free_name, read_record, safe_name, unique_names
+from autoseg_lib.export.run_folder import RunFolder, next_free_name, read_record, safe_name, unique_names
+from autoseg_lib.export.tables import (
+    read_measurements,
+    read_volumes,
+    write_csa_results,
+    write_measurements,
+    write_volumes,
+)
 from autoseg_lib.io.files import sha256_of
 from autoseg_lib.io.identity import tells_identity
 from autoseg_lib.io.raster import read_label
 from autoseg_lib.io.volume_files import read_label_file
+from autoseg_lib.measure.areas import SliceMeasurement
+from autoseg_lib.measure.volumes import VolumeMeasurement
 from autoseg_lib.volume import Mask, reorient_like
 
 # Where results go and which folder was chosen changes nothing in them.
-_NOT_IN_KEY = ("input_dir", "predictions_dir")
+SETTINGS_WITH_PATHS = ("input_dir", "predictions_dir", "model_dir", "model_filename")
 
 
 def result_key(source: ImageSource, model_hash: str, settings: Mapping[str, Any]) -> str:
@@ -36,9 +46,80 @@ def result_key(source: ImageSource, model_hash: str, settings: Mapping[str, Any]
     digest = hashlib.sha256(model_hash.encode())
     for path in dict.fromkeys(source.files):
         digest.update(sha256_of(path).encode())
-    relevant = {key: value for key, value in settings.items() if key not in _NOT_IN_KEY}
+    relevant = {key: value for key, value in settings.items() if key not in SETTINGS_WITH_PATHS}
     digest.update(repr(sorted(relevant.items())).encode())
     return digest.hexdigest()
+
+
+def input_checksums(source: ImageSource, scan: Scan) -> dict[str, str]:
+    """Returns sha256 of each input file, under the name of its slice (file names may tell who the patient is)."""
+    files = list(dict.fromkeys(source.files))
+    names = list(scan.slice_names) if len(scan.slice_names) == len(files) else []
+    if not names:
+        names = [scan.name] if len(files) == 1 else [f"file_{number}" for number in range(1, len(files) + 1)]
+    return {name: sha256_of(path) for name, path in zip(names, files, strict=True)}
+
+
+class RunRows:
+    """The tables of a run folder: rows of earlier sessions stay until their case is done again."""
+
+    def __init__(self, run: RunFolder) -> None:
+        """Args:
+        run: the folder; what it holds already (mode "continue") is read.
+        """
+        self._run = run
+        self._rows: dict[str, tuple[list[SliceMeasurement], list[VolumeMeasurement]]] = {}
+        self._reports: dict[str, dict[str, Any]] = {}
+        if run.measurements.is_file():
+            for row in read_measurements(run.measurements):
+                self._rows.setdefault(row.case, ([], []))[0].append(row)
+        if run.volumes.is_file():
+            for volume in read_volumes(run.volumes):
+                self._rows.setdefault(volume.case, ([], []))[1].append(volume)
+        for report in _earlier_reports(run.report):
+            self._reports[str(report.get("case"))] = report
+
+    def has(self, case: str) -> bool:
+        """Whether there are rows of this case."""
+        return case in self._rows and bool(self._rows[case][0])
+
+    def of(self, case: str) -> tuple[list[SliceMeasurement], list[VolumeMeasurement]]:
+        """Returns the rows of a case."""
+        return self._rows.get(case, ([], []))
+
+    def put(
+        self,
+        case: str,
+        measurements: Sequence[SliceMeasurement],
+        volumes: Sequence[VolumeMeasurement],
+        report: dict[str, Any],
+    ) -> None:
+        """Adds or replaces a case."""
+        self._rows[case] = (list(measurements), list(volumes))
+        self._reports[case] = report
+
+    def reports(self) -> list[dict[str, Any]]:
+        """Returns what run_report.json says of each case."""
+        return list(self._reports.values())
+
+    def write(self) -> None:
+        """Writes the three tables.
+
+        Raises:
+            ExportError: one cannot be written (open in another program, disk full).
+        """
+        rows = [row for measurements, _ in self._rows.values() for row in measurements]
+        write_measurements(self._run.measurements, rows)
+        write_csa_results(self._run.csa_results, rows)
+        write_volumes(self._run.volumes, [row for _, volumes in self._rows.values() for row in volumes])
+
+
+def _earlier_reports(path: Path) -> list[dict[str, Any]]:
+    try:
+        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [case for case in cases if isinstance(case, dict)] if isinstance(cases, list) else []
 
 
 def choose_run_folder(

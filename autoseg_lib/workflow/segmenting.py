@@ -6,7 +6,6 @@ import datetime
 import logging
 import time
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,21 +15,22 @@ import numpy as np
 import torch
 
 from autoseg_lib.augment.plan import AugmentPlan
-from autoseg_lib.data.discover import Discovery, ImageSource, discover
+from autoseg_lib.data.discover import ImageSource, discover
 from autoseg_lib.data.scan import Scan, SpacingOverride, load_scan
-from autoseg_lib.errors import AutosegError, DataError, ModelError, SettingsError
+from autoseg_lib.errors import (
+    AutosegError,
+    DataError,
+    ExportError,
+    ModelError,
+    OutOfSpaceError,
+    SettingsError,
+    name_list,
+)
 from autoseg_lib.events import Listener, Message, Progress, StopFlag, nobody
 from autoseg_lib.export.animation import write_animation
-from autoseg_lib.export.masks import write_masks, write_nifti, write_overlays
+from autoseg_lib.export.masks import NIFTI_NAME, write_masks, write_nifti, write_overlays
 from autoseg_lib.export.report import build_run_report, case_report, write_json
-from autoseg_lib.export.run_folder import RunFolder, open_run, unique_names
-from autoseg_lib.export.tables import (
-    read_measurements,
-    read_volumes,
-    write_csa_results,
-    write_measurements,
-    write_volumes,
-)
+from autoseg_lib.export.run_folder import RunFolder, open_run, safe_name, unique_names
 from autoseg_lib.infer.predictor import DEFAULT_OVERLAP, Predictor, Stopped
 from autoseg_lib.io.files import sha256_of
 from autoseg_lib.labels import LabelTable
@@ -41,7 +41,8 @@ from autoseg_lib.settings import AUTO, SegmentSettings, to_table
 from autoseg_lib.system import device_name, versions
 from autoseg_lib.train.machine import best_precision
 from autoseg_lib.volume import Mask
-from autoseg_lib.workflow.finished import read_mask, result_key
+from autoseg_lib.workflow.finished import SETTINGS_WITH_PATHS, RunRows, input_checksums, read_mask, result_key
+from autoseg_lib.workflow.privacy import without_identity
 
 _log = logging.getLogger(__name__)
 
@@ -281,11 +282,12 @@ class _Segmenting:
         spacing = None if settings.spacing_mm == AUTO else settings.spacing_mm
         self.override = SpacingOverride(settings.fov, settings.matrix_size, spacing)
         self.cases: list[CaseResult] = []
-        self.reports: list[dict[str, Any]] = []
         self.failures: list[tuple[str, str]] = []
+        self.stopped = False
 
     def run(self, input_path: Path, output: Path, mode: str) -> SegmentResult:
         started, clock = datetime.datetime.now().astimezone(), time.monotonic()
+        _refuse_input_inside_output(input_path, output, mode)
         found = discover(
             input_path,
             series=self.settings.series,
@@ -293,9 +295,12 @@ class _Segmenting:
         )
         self.notes += found.notes
         run = open_run(output, mode)
-        names = unique_names([source.name for source in found.sources])
-        self._segment_all(run, found, names)
-        self._write_tables(run)
+        self.rows = RunRows(run)
+        sources = dict(zip(unique_names([s.name for s in found.sources]), found.sources, strict=True))
+        self._require_same_key(run, sources)
+        self._segment_all(run, sources)
+        self.rows.write()
+        hide = without_identity(found)
         report = build_run_report(
             kind="segment",
             started=started.isoformat(timespec="seconds"),
@@ -311,54 +316,94 @@ class _Segmenting:
                 }
             ],
             labels=self.model.labels.names,
-            settings=to_table(self.settings),
-            cases=self.reports,
-            failures=self.failures,
-            skipped=[(item.path.name, item.reason) for item in found.skipped],
-            warnings=sorted({text for case in self.cases for text in case.warnings}),
-            notes=self.notes,
+            settings={k: v for k, v in to_table(self.settings).items() if k not in SETTINGS_WITH_PATHS},
+            cases=self.rows.reports(),
+            failures=[(name, hide(reason)) for name, reason in self.failures],
+            skipped=[(hide(item.path.name), hide(item.reason)) for item in found.skipped],
+            warnings=sorted({hide(text) for case in self.cases for text in case.warnings}),
+            notes=[hide(text) for text in self.notes],
         )
         write_json(run.report, report)
-        done = len(self.cases) + len(self.failures)
         return SegmentResult(
             run.path,
             self.model.labels,
             tuple(self.cases),
             tuple(self.failures),
             tuple(self.notes),
-            done < len(names),
+            self.stopped,
         )
 
-    def _segment_all(self, run: RunFolder, found: Discovery, names: Sequence[str]) -> None:
-        keys = {name: result_key(source, self.model_hash, to_table(self.settings)) for name, source in zip(names, found.sources, strict=True)}
-        done = set(run.finished_cases(keys))
-        earlier = _Earlier(run) if done else None
-        for number, (name, source) in enumerate(zip(names, found.sources, strict=True)):
-            self.on_event(Progress("Scans", number, len(names), name))
+    def _require_same_key(self, run: RunFolder, sources: dict[str, ImageSource]) -> None:
+        """A case that is done already must have been done from the same input, model and settings.
+
+        Raises:
+            ExportError: it was not; nothing is touched.
+        """
+        other = []
+        for name, source in sources.items():
+            record = run.cases.get(name)
+            if record is None or not record["complete"]:
+                continue
+            try:
+                same = record["key"] == self._key(source)
+            except OSError:
+                continue  # the scan's turn will come, and its fault be told
+            if not same:
+                other.append(name)
+        if other:
+            raise ExportError(
+                f"output '{run.path}': {name_list(other)} {'was' if len(other) == 1 else 'were'} segmented into it before with "
+                "another model, other settings or other images, and nothing is overwritten unasked. "
+                "Choose another folder, or add --overwrite to replace them."
+            )
+
+    def _segment_all(self, run: RunFolder, sources: dict[str, ImageSource]) -> None:
+        for number, (name, source) in enumerate(sources.items()):
+            self.on_event(Progress("Scans", number, len(sources), name))
             if self.stop.is_set():
-                self.notes.append(f"stopped by the user after {number} of {len(names)} scans.")
+                self._stopped_after(number, len(sources))
                 return
             try:
-                if name in done and earlier is not None:
-                    self._take_over(run, name, source, earlier)
+                key = self._key(source)
+                if name in run.finished_cases({name: key}) and self.rows.has(name):
+                    self._take_over(run, name, source)
                 else:
-                    self._segment_one(run, name, source, keys[name])
+                    self._segment_one(run, name, source, key)
             except Stopped:
-                self.notes.append(f"stopped by the user after {number} of {len(names)} scans.")
+                self._stopped_after(number, len(sources))
                 return
+            except OutOfSpaceError:
+                raise
             except AutosegError as error:
                 self._failed(name, str(error))
-            except (RuntimeError, ValueError, MemoryError, OSError) as error:
-                # One bad scan must not stop a night's work; --debug and the log keep the details.
+            except Exception as error:  # noqa: BLE001 - one bad scan must not stop a night's work
                 _log.debug("segmenting %s failed", name, exc_info=True)
                 self._failed(name, f"'{name}': it could not be segmented ({type(error).__name__}: {error}).")
             # After every scan, so that an interrupted run loses nothing.
-            self._write_tables(run)
-        self.on_event(Progress("Scans", len(names), len(names)))
+            self._write_tables_if_possible()
+        self.on_event(Progress("Scans", len(sources), len(sources)))
+
+    def _stopped_after(self, number: int, total: int) -> None:
+        self.stopped = True
+        self.notes.append(f"stopped by the user after {number} of {total} scans.")
 
     def _failed(self, name: str, reason: str) -> None:
         self.failures.append((name, reason))
         self.on_event(Message(reason, "warning"))
+
+    def _write_tables_if_possible(self) -> None:
+        """A table that is open in Excel must not end the run; the last writing will tell if it still is."""
+        try:
+            self.rows.write()
+        except OutOfSpaceError:
+            raise
+        except ExportError as error:
+            self.on_event(
+                Message(f"{error} Going on; the tables are written again after the next scan.", "warning")
+            )
+
+    def _key(self, source: ImageSource) -> str:
+        return result_key(source, self.model_hash, to_table(self.settings))
 
     def _segment_one(self, run: RunFolder, name: str, source: ImageSource, key: str) -> None:
         clock = time.monotonic()
@@ -370,22 +415,17 @@ class _Segmenting:
         )
         volumes = measure_volumes(mask, self.model.labels, case=name)
         folder = run.begin_case(name)
-        files = write_masks(folder, mask, scan.slice_names, self.settings.formats)
-        if "jpg" in self.settings.formats:
-            files += write_overlays(folder, scan, mask, self.model.labels)
-        if "nifti" in self.settings.formats:
-            files += write_nifti(folder / "segmentation.nii.gz", scan, mask)
-        files += write_animation(folder / "animation.html", scan, mask, self.model.labels)
-        run.finish_case(name, files, key)
-        self.reports.append(
-            case_report(
-                scan,
-                volumes,
-                checksums={path.name: sha256_of(path) for path in dict.fromkeys(source.files)},
-                seconds=time.monotonic() - clock,
-                files=[path.relative_to(run.path).as_posix() for path in files],
-            )
+        files, notes = self._write_files(folder, scan, mask)
+        scan = replace(scan, warnings=(*scan.warnings, *notes))
+        report = case_report(
+            scan,
+            volumes,
+            checksums=input_checksums(source, scan),
+            seconds=time.monotonic() - clock,
+            files=[path.relative_to(run.path).as_posix() for path in files],
         )
+        self.rows.put(name, measurements, volumes, report)
+        run.finish_case(name, files, key)
         self.cases.append(
             CaseResult(
                 name,
@@ -401,17 +441,31 @@ class _Segmenting:
             )
         )
 
-    def _take_over(self, run: RunFolder, name: str, source: ImageSource, earlier: _Earlier) -> None:
+    def _write_files(self, folder: Path, scan: Scan, mask: Mask) -> tuple[list[Path], list[str]]:
+        formats, notes = self.settings.formats, []
+        files = write_masks(folder, mask, scan.slice_names, formats)
+        if "jpg" in formats:
+            files += write_overlays(folder, scan, mask, self.model.labels)
+        if "nifti" in formats and scan.source_geometry.is_even:
+            files += write_nifti(folder / NIFTI_NAME, scan, mask)
+        elif "nifti" in formats:
+            notes.append(
+                f"{NIFTI_NAME} was left out: NIfTI cannot hold slices that are not evenly spaced, or several images at one "
+                "position. masks/ and the tables are complete."
+            )
+        files += write_animation(folder / "animation.html", scan, mask, self.model.labels)
+        return files, notes
+
+    def _take_over(self, run: RunFolder, name: str, source: ImageSource) -> None:
         """A scan that an earlier run into this folder has finished: shown, not done again."""
         scan = load_scan(source, slice_axis=self.settings.slice_axis, override=self.override)
-        rows = tuple(row for row in earlier.measurements if row.case == name)
-        volumes = tuple(row for row in earlier.volumes if row.case == name)
+        measurements, volumes = self.rows.of(name)
         self.cases.append(
             CaseResult(
                 name,
-                run.path / name,
-                rows,
-                volumes,
+                run.path / safe_name(name),
+                tuple(measurements),
+                tuple(volumes),
                 tuple(scan.warnings),
                 how_measured(scan),
                 already_done=True,
@@ -419,28 +473,16 @@ class _Segmenting:
                 _load=(self.settings.slice_axis, self.override),
             )
         )
-        self.reports.append(
-            case_report(
-                scan,
-                volumes,
-                checksums={path.name: sha256_of(path) for path in dict.fromkeys(source.files)},
-                files=run.cases[name]["files"],
-            )
+
+
+def _refuse_input_inside_output(input_path: Path, output: Path, mode: str) -> None:
+    if mode == "new" or not input_path.exists():
+        return
+    inside = input_path.resolve()
+    if output.resolve() in (inside, *inside.parents):
+        raise ExportError(
+            f"output '{output}': the scans to segment ('{input_path}') lie inside it. Choose another folder for the results."
         )
-
-    def _write_tables(self, run: RunFolder) -> None:
-        rows = [row for case in self.cases for row in case.measurements]
-        write_measurements(run.measurements, rows)
-        write_csa_results(run.csa_results, rows)
-        write_volumes(run.volumes, [row for case in self.cases for row in case.volumes])
-
-
-class _Earlier:
-    """The tables of an earlier run into the same folder."""
-
-    def __init__(self, run: RunFolder) -> None:
-        self.measurements = read_measurements(run.measurements) if run.measurements.is_file() else []
-        self.volumes = read_volumes(run.volumes) if run.volumes.is_file() else []
 
 
 def how_measured(scan: Scan) -> str:

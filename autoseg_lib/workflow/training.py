@@ -448,7 +448,10 @@ def train(
     plan, study = prepared.plan, prepared.study
     if prepared.state == "finished" and prepared.checkpoint:
         return _result(prepared, prepared.checkpoint["state"]["finished"], on_event, already=True)
-    if prepared.state == "new":
+    elsewhere = isinstance(study.settings.resume, str) and study.settings.resume != AUTO
+    if elsewhere:
+        elsewhere = Path(study.settings.resume).expanduser().resolve() != plan.files.last.resolve()
+    if prepared.state == "new" or elsewhere:
         aside = plan.files.set_aside()
         if aside:
             on_event(Message(f"The files of an earlier run of this name were set aside in '{aside.name}'."))
@@ -584,7 +587,7 @@ def _result(
         scores=scores,
         split_kind=plan.split.kind,
         split_text=plan.split.text,
-        verdict=verdict(plan, study, scores, len(history)),
+        verdict=verdict(plan, study, scores, path is not None),
         methods=methods_paragraph(plan, study, scores, len(history)),
         already_finished=already,
     )
@@ -624,7 +627,8 @@ def _write_final_report(plan: Plan, study: Study, result: TrainingResult) -> Non
                 }
                 for c in (result.scores.cases if result.scores else ())
             ],
-            "findings": [f.text for f in study.report.findings],
+            # Their sentences name files, and files may be named after patients: what was found, not where.
+            "findings": [{"severity": f.severity, "code": f.code} for f in study.report.findings],
             "verdict": result.verdict,
             "methods": result.methods,
             "versions": versions(),
@@ -636,10 +640,10 @@ def _write_final_report(plan: Plan, study: Study, result: TrainingResult) -> Non
 GOOD_DICE, FAIR_DICE = 0.85, 0.70
 
 
-def verdict(plan: Plan, study: Study, scores: Scores | None, epochs_done: int) -> str:
+def verdict(plan: Plan, study: Study, scores: Scores | None, has_model: bool) -> str:
     """Returns the scores in plain words."""
-    if epochs_done == 0:
-        return "Training was stopped before one pass over your data was done, so there is no model yet. Run again to go on."
+    if not has_model:
+        return "Training was stopped before it had learned anything, so there is no model yet. Run again to go on."
     if scores is None:
         return "No scan was kept back, so there is no score. Look at predictions on new scans before you trust the model."
     where = {
