@@ -22,7 +22,9 @@ def test_import_rules_hold():
 def test_import_is_light(module):
     heavy = "{'torch', 'monai', 'matplotlib', 'pandas', 'SimpleITK', 'cv2', 'scipy', 'pydicom', 'ipywidgets'}"
     script = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -38,7 +40,9 @@ def test_reading_and_measuring_load_no_torch():
         "autoseg_lib.export.tables",
     ]
     script = f"import sys, {', '.join(modules)}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "False"
 
 
@@ -73,9 +77,17 @@ def test_conda_environment_agrees_with_pyproject():
 
 
 def test_no_path_of_a_machine_and_no_package_host_is_written_down():
-    listed = subprocess.run(["git", "ls-files"], cwd=REPO, capture_output=True, text=True, check=True).stdout.split("\n")
-    texts = [REPO / name for name in listed if name.endswith((".py", ".md", ".toml", ".yml", ".yaml", ".ipynb", "run"))]
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=REPO, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    texts = [
+        REPO / name
+        for name in listed
+        if name.endswith((".py", ".md", ".toml", ".yml", ".yaml", ".ipynb", "run"))
+    ]
     assert len(texts) > 50
     forbidden = re.compile("/" + r"(work|root)/|/home/[a-z]|py" + r"pi\.org|pythonhost" + "ed")
-    found = [path.name for path in texts if path.is_file() and forbidden.search(path.read_text(encoding="utf-8"))]
+    found = [
+        path.name for path in texts if path.is_file() and forbidden.search(path.read_text(encoding="utf-8"))
+    ]
     assert found == []

@@ -83,7 +83,9 @@ def test_gaps_and_codes_need_a_decision(folder: Path):
 def test_all_faults_at_once(folder: Path):
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(label(folder, "p0_0.png"))
     label(folder, "p0_1.png").rename(label(folder, "P0_01.png"))
-    Image.fromarray(np.zeros((64, 64, 3), np.uint8) + np.arange(3, dtype=np.uint8)).save(label(folder, "p1_0.png"))
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8) + np.arange(3, dtype=np.uint8)).save(
+        label(folder, "p1_0.png")
+    )
     np.save(label(folder, "p1_1.npy"), np.array([{"a": 1}], dtype=object), allow_pickle=True)
     label(folder, "p1_1.png").unlink()
     (folder / "train" / "images" / "p2_0.png").write_bytes(b"not a picture")
@@ -113,7 +115,11 @@ def test_nothing_to_train_on(tmp_path: Path, make_empty: bool):
     report = check(folder)
     assert report.has_errors
     text = texts(report, "error")
-    assert "no train/images (or train/dicoms)" in text if make_empty else "no image has a label of the same name" in text
+    assert (
+        "no train/images (or train/dicoms)" in text
+        if make_empty
+        else "no image has a label of the same name" in text
+    )
 
 
 def test_missing_folder(tmp_path: Path):
@@ -189,8 +195,14 @@ def test_real_orphans_and_a_clean_real_set(tmp_path: Path):
         for name in ("hippocampus_001", "hippocampus_003", "hippocampus_004"):
             shutil.copy(source / kind / f"{name}.nii.gz", folder / "train" / kind)
     odd = source / "odd_ones"
-    shutil.copy(odd / "image_without_label_hippocampus_118.nii.gz", folder / "train" / "images" / "hippocampus_118.nii.gz")
-    shutil.copy(odd / "label_without_image_hippocampus_010.nii.gz", folder / "train" / "labels" / "hippocampus_010.nii.gz")
+    shutil.copy(
+        odd / "image_without_label_hippocampus_118.nii.gz",
+        folder / "train" / "images" / "hippocampus_118.nii.gz",
+    )
+    shutil.copy(
+        odd / "label_without_image_hippocampus_010.nii.gz",
+        folder / "train" / "labels" / "hippocampus_010.nii.gz",
+    )
     report = check(folder, labels_list=["anterior", "posterior"])
     warnings = texts(report, "warning")
     assert "hippocampus_118" in warnings

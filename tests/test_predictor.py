@@ -18,9 +18,7 @@ from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.volume import Volume, reorient
 
 ORIENTATIONS = [
-    "".join(pick)
-    for axes in itertools.permutations(("SI", "PA", "LR"))
-    for pick in itertools.product(*axes)
+    "".join(pick) for axes in itertools.permutations(("SI", "PA", "LR")) for pick in itertools.product(*axes)
 ]
 
 
@@ -121,7 +119,9 @@ def test_mirrored_prediction_swaps_the_sides(dimension: str, axis: int):
 
 def test_no_mirroring_where_the_sides_are_unknown():
     volume, _ = blob()
-    geometry = Geometry.from_spacing(volume.array.shape, (5, 1.5, 1.5), spacing_known=True, positions_known=True)
+    geometry = Geometry.from_spacing(
+        volume.array.shape, (5, 1.5, 1.5), spacing_known=True, positions_known=True
+    )
     unknown = volume.with_array(volume.array, geometry)
     plain = predictor("2D", Halves(), 3).predict(unknown)
     asked = predictor("2D", Halves(), 3, mirror_axis=2).predict(unknown)

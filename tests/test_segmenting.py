@@ -35,7 +35,8 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> ExampleStudy:
 
 def trained(main_dir: Path, **values: object) -> Path:
     settings = make_settings(
-        TrainSettings, {"main_dir": str(main_dir), "model_dir": str(main_dir / "models"), "model_filename": "m", **values}
+        TrainSettings,
+        {"main_dir": str(main_dir), "model_dir": str(main_dir / "models"), "model_filename": "m", **values},
     )
     prepared = prepare_training(check_study(settings), main_dir, nobody, CPU)
     path = train(prepared).model_path
@@ -73,7 +74,9 @@ def test_every_file_of_the_run(example: ExampleStudy, result: SegmentResult):
         assert (folder / "animation.html").is_file()
 
 
-def test_areas_follow_from_the_masks_and_each_slices_own_spacing(example: ExampleStudy, result: SegmentResult):
+def test_areas_follow_from_the_masks_and_each_slices_own_spacing(
+    example: ExampleStudy, result: SegmentResult
+):
     """An independent reading: pydicom for the spacing and position, Pillow for the mask, multiplied by hand."""
     table = pd.read_csv(result.run_folder / "measurements.csv")
     for scan in example.test_scans:
@@ -104,7 +107,9 @@ def test_the_nifti_holds_the_same_labels_at_the_same_places(example: ExampleStud
     assert mask.GetSize() == image.GetSize()
     assert np.allclose(mask.GetDirection(), image.GetDirection(), atol=1e-4)
     assert np.allclose(mask.GetOrigin(), image.GetOrigin(), atol=1e-3)
-    volume = pd.read_csv(result.run_folder / "volumes.csv").query("case == @scan").set_index("label")["volume_ml"]
+    volume = (
+        pd.read_csv(result.run_folder / "volumes.csv").query("case == @scan").set_index("label")["volume_ml"]
+    )
     voxel = float(np.prod(image.GetSpacing()))
     array = sitk.GetArrayFromImage(mask)
     for label in range(1, 7):
@@ -128,7 +133,12 @@ def test_one_bad_scan_does_not_stop_the_others(example: ExampleStudy, model: Pat
     bad.write_bytes(content[: len(content) // 2])
     result = run(folder, model, tmp_path / "out")
     report = json.loads((tmp_path / "out" / "run_report.json").read_text(encoding="utf-8"))
-    said = str(result.failures) + str(result.notes) + str([case.warnings for case in result.cases]) + str(report["skipped"])
+    said = (
+        str(result.failures)
+        + str(result.notes)
+        + str([case.warnings for case in result.cases])
+        + str(report["skipped"])
+    )
     assert bad.name in said
     assert example.test_scans[1] in [case.name for case in result.cases]
 
@@ -158,7 +168,9 @@ def test_a_stopped_run_goes_on(example: ExampleStudy, model: Path, tmp_path: Pat
             stop.set()
 
     settings = make_settings(SegmentSettings, {})
-    first = segment(example.test_images, model, tmp_path / "out", settings, on_event=after_the_first, stop=stop)
+    first = segment(
+        example.test_images, model, tmp_path / "out", settings, on_event=after_the_first, stop=stop
+    )
     assert first.stopped
     assert len(first.cases) == 1
     second = run(example.test_images, model, tmp_path / "out", mode="continue")
@@ -175,7 +187,9 @@ def test_wrong_models_are_refused(example: ExampleStudy, model: Path, tmp_path: 
     with pytest.raises(ModelError, match="it is a pickle or a torch file"):
         run(example.test_images, trap, tmp_path / "out")
     assert not (tmp_path / "was_run").exists()
-    with pytest.raises(SettingsError, match="the model knows 6 ROIs, labels_list names 2 besides the background"):
+    with pytest.raises(
+        SettingsError, match="the model knows 6 ROIs, labels_list names 2 besides the background"
+    ):
         run(example.test_images, model, tmp_path / "out", labels_list=["a", "b"])
     with pytest.raises(SettingsError, match="the model works on 96 × 96 pixels, input_shape = 128"):
         run(example.test_images, model, tmp_path / "out", input_shape=128)
@@ -208,7 +222,9 @@ def test_no_spacing_gives_pixels_but_no_areas_unless_the_protocol_is_given(
     assert all(row.volume_ml is None for row in bare.volumes)
     assert "fov and matrix_size" in bare.cases[0].how_measured
     rows, columns = pydicom.dcmread(next(folder.iterdir())).pixel_array.shape
-    given = run(folder, model, tmp_path / "out2", fov=[rows * 2.0, columns * 2.0], matrix_size=[rows, columns])
+    given = run(
+        folder, model, tmp_path / "out2", fov=[rows * 2.0, columns * 2.0], matrix_size=[rows, columns]
+    )
     assert "Settings" in given.cases[0].how_measured
     row = max(given.measurements, key=lambda r: r.pixels)
     assert row.area_mm2 == pytest.approx(row.pixels * 4.0)
@@ -235,7 +251,9 @@ def test_3d_model_on_a_turned_volume(tmp_path: Path):
     sitk.WriteImage(turned, str(scan.parent / "turned.nii.gz"))
     result = run(scan.parent, model, tmp_path / "out")
     assert not result.failures
-    masks = [sitk.ReadImage(str(tmp_path / "out" / name / "segmentation.nii.gz")) for name in ("plain", "turned")]
+    masks = [
+        sitk.ReadImage(str(tmp_path / "out" / name / "segmentation.nii.gz")) for name in ("plain", "turned")
+    ]
     back = sitk.DICOMOrient(masks[1], "LPS")
     plain = sitk.DICOMOrient(masks[0], "LPS")
     first, second = sitk.GetArrayFromImage(plain), sitk.GetArrayFromImage(back)

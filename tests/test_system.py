@@ -15,7 +15,9 @@ from autoseg_lib.system import Gpu, check_system
 def test_figures_are_those_of_the_operating_system(tmp_path: Path):
     report = check_system(tmp_path / "not" / "yet" / "made")
     assert report.ram_total_gb == pytest.approx(psutil.virtual_memory().total / 1e9, abs=0.1)
-    assert report.disk_free_gb == pytest.approx(psutil.disk_usage(str(tmp_path)).free / 1e9, rel=0.05, abs=0.2)
+    assert report.disk_free_gb == pytest.approx(
+        psutil.disk_usage(str(tmp_path)).free / 1e9, rel=0.05, abs=0.2
+    )
     assert report.python_version == platform.python_version()
     assert report.versions["pydicom"].startswith("3.")
     lines = report.lines()

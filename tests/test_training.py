@@ -43,7 +43,9 @@ def study_folder(tmp_path: Path) -> Path:
 
 def prepare(folder: Path, **changes: object) -> PreparedTraining:
     values = {**QUICK, "main_dir": str(folder), "model_dir": str(folder / "models"), **changes}
-    settings = make_settings(TrainSettings, {key: value for key, value in values.items() if value is not None})
+    settings = make_settings(
+        TrainSettings, {key: value for key, value in values.items() if value is not None}
+    )
     return prepare_training(check_study(settings), folder, nobody, CPU)
 
 
