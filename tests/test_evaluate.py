@@ -36,9 +36,9 @@ def write_png(path: Path, array: np.ndarray) -> None:
     Image.fromarray(array.astype(np.uint8)).save(path)
 
 
-def write_run(folder: Path, *, missing: int = 0) -> Mask:
+def write_run(folder: Path, *, missing: int = 0, names: tuple[str, ...] | None = None) -> Mask:
     """A run folder with one case, as segmenting leaves it. ``missing`` rows of ROI 1 are left away."""
-    scan, mask = small_scan()
+    scan, mask = small_scan(slice_names=names)
     array = mask.array.copy()
     array[:, 5 : 5 + missing] = 0
     mask = mask.with_array(array)
@@ -100,6 +100,67 @@ def test_volumes_match_whatever_way_their_axes_lie(tmp_path: Path) -> None:
     assert [row.dice for row in found.rows] == [1.0, 1.0]
     assert found.rows[0].volume_reference_ml == pytest.approx(0.4)
     assert "The reference names no ROIs" in found.notes[0]
+
+
+def test_a_volume_matches_slices_numbered_as_it_is_shown(tmp_path: Path) -> None:
+    _, truth = small_scan()  # 4 axial slices towards S, P, L; ROI 1 on slices 2 and 3, ROI 2 on slice 3
+    (tmp_path / "truth").mkdir()
+    write_mask_file(
+        tmp_path / "truth" / "scan_1.nii.gz", reorient(truth, "RAI")
+    )  # stored in quite another order
+    for number, plane in enumerate(truth.array, start=1):
+        write_png(tmp_path / "run" / "scan_1" / "masks" / f"slice_{number:04d}.png", plane)
+    left, right = evaluate_folders(tmp_path / "truth", tmp_path / "run").rows
+    assert (left.dice, right.dice) == (1.0, 1.0)
+    assert (left.volume_reference_ml, right.volume_prediction_ml) == pytest.approx((0.40, 0.064))
+    # The other way round, with one slice left out: 25 of the 50 pixels of ROI 1 are on slice 2.
+    (tmp_path / "run" / "scan_1" / "masks" / "slice_0003.png").unlink()
+    found = evaluate_folders(tmp_path / "run", tmp_path / "truth")
+    assert [(row.dice, row.voxels_reference, row.voxels_prediction) for row in found.rows] == [(1.0, 25, 25)]
+    assert "'scan_1': 1 slice of 'scan_1.nii.gz' has no partner and is left out." in found.notes
+
+
+def test_slices_of_a_series_are_placed_in_a_volume_by_what_the_run_remembers(tmp_path: Path) -> None:
+    names = ("IM_9", "IM_7", "IM_5", "IM_3")  # file names run against the slices' positions
+    _, mask = small_scan(slice_names=names)
+    write_run(tmp_path / "run", names=names)
+    for name, plane in zip(names, mask.array, strict=True):
+        write_png(tmp_path / "truth" / "scan_1" / f"{name}.png", plane)
+    # Reference of slices, prediction NAME/segmentation.nii.gz alone.
+    shutil.rmtree(tmp_path / "run" / "scan_1" / "masks")
+    found = evaluate_folders(tmp_path / "truth", tmp_path / "run")
+    assert [row.dice for row in found.rows] == [1.0, 1.0]
+    assert found.rows[0].volume_reference_ml == pytest.approx(0.4)
+    # Reference NAME.nii.gz, prediction NAME/masks alone.
+    write_run(tmp_path / "run2", names=names)
+    (tmp_path / "run2" / "scan_1" / "segmentation.nii.gz").unlink()
+    (tmp_path / "truth2").mkdir()
+    write_mask_file(tmp_path / "truth2" / "scan_1.nii.gz", reorient(mask, "LPI"))
+    found = evaluate_folders(tmp_path / "truth2", tmp_path / "run2")
+    assert [row.dice for row in found.rows] == [1.0, 1.0]
+
+
+def test_slices_whose_place_in_a_volume_is_unknown_are_said(tmp_path: Path) -> None:
+    _, truth = small_scan()
+    (tmp_path / "truth").mkdir()
+    write_mask_file(tmp_path / "truth" / "scan_1.nii.gz", truth)
+    for number, plane in enumerate(truth.array, start=1):
+        write_png(tmp_path / "run" / "scan_1" / f"IM_{number}.png", plane)
+    with pytest.raises(
+        DataError, match=r"one side is the volume 'scan_1.nii.gz', the other slices \('IM_1'.*not known"
+    ):
+        evaluate_folders(tmp_path / "truth", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    for number, plane in enumerate(truth.array, start=3):
+        write_png(tmp_path / "run" / "scan_1" / f"slice_{number:04d}.png", plane)
+    with pytest.raises(DataError, match=r"'scan_1.nii.gz' has 4 slices .* the other side 6"):
+        evaluate_folders(tmp_path / "truth", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    write_png(tmp_path / "run" / "scan_1" / "slice_0001.png", truth.array[0].T)
+    with pytest.raises(
+        DataError, match=r"'slice_0001.png' is 20×30, the slices of 'scan_1.nii.gz' are 30×20"
+    ):
+        evaluate_folders(tmp_path / "truth", tmp_path / "run")
 
 
 def test_other_grids_are_refused_not_resampled(tmp_path: Path) -> None:

@@ -214,6 +214,12 @@ def _check_matrix(geometry: Geometry, override: SpacingOverride | None, notes: l
 # --- which way to slice -----------------------------------------------------------------------------------------------
 
 
+def shown_orientation(geometry: Geometry) -> str:
+    """Returns the directions that a volume file on this grid is turned to when it is loaded: its slices are what
+    slice_0001, slice_0002, ... are numbered along."""
+    return DISPLAY_ORIENTATION[_plane(geometry, "volume", "auto", []) or "axial"]
+
+
 def _plane(geometry: Geometry, kind: str, slice_axis: str, notes: list[str]) -> str | None:
     """Returns the plane to turn to, or None to leave the slices as they are."""
     own = _PLANE_OF_WORLD_AXIS[geometry.closest_world_axes[0]]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from autoseg_lib.errors import AutosegError, DataError, GeometryError, name_list
 from autoseg_lib.evaluate.match import MatchedCase, Matching, find_masks, match
 from autoseg_lib.evaluate.names import RoiNames, RunMemory, find_names, read_run_memory
+from autoseg_lib.evaluate.stacking import slices_and_volume
 from autoseg_lib.evaluate.table import EvaluationRow, SummaryRow, summarise, write_rows, write_summary
 from autoseg_lib.events import Listener, Progress, nobody
 from autoseg_lib.geometry import Geometry
@@ -88,7 +89,7 @@ def evaluate_folders(reference: Path, prediction: Path, on_event: Listener = nob
         except AutosegError as error:
             failures.append((case.name, str(error)))
             continue
-        for side, mask in zip(values, pair, strict=True):
+        for side, mask in zip(values, pair[:2], strict=True):
             side.update(int(value) for value in np.unique(mask.array) if value)
         loaded.append(case)
     rois_of, roi_notes = _choose_rois(names, values)
@@ -97,19 +98,19 @@ def evaluate_folders(reference: Path, prediction: Path, on_event: Listener = nob
     left_out: dict[str, None] = {}
     for number, case in enumerate(loaded):
         on_event(Progress("Comparing", number, len(loaded), case.name))
-        ours, theirs = load_pair(case, memory.get(case.name))
+        ours, theirs, said = load_pair(case, memory.get(case.name))
         rois, alone = rois_of(case.name)
         left_out.update(dict.fromkeys(alone))
         rows += compare_masks(ours, theirs, rois, case.name)
         tilt = memory[case.name].tilt_degrees if case.name in memory else 0.0
-        if tilt > _TILT_WORTH_SAYING and isinstance(case.reference, dict):
+        if tilt > _TILT_WORTH_SAYING and case.is_slices:
             notes.append(
                 f"'{case.name}': its slices are tilted by {tilt:.1f}°; distances between the surfaces are "
                 "measured as if "
                 "they were not. Areas and volumes are not affected."
             )
-        if case.note:
-            notes.append(f"'{case.name}': {case.note}.")
+        if said:
+            notes.append(f"'{case.name}': {said}.")
     on_event(Progress("Comparing", len(loaded), len(loaded)))
     if left_out:
         notes.append(f"ROIs that only one side names are not compared: {name_list(list(left_out), 10)}.")
@@ -119,32 +120,49 @@ def evaluate_folders(reference: Path, prediction: Path, on_event: Listener = nob
     return Evaluation(tuple(rows), tuple(summarise(rows)), tuple(notes), tuple(failures))
 
 
-def load_pair(case: MatchedCase, memory: RunMemory | None = None) -> tuple[Mask, Mask]:
-    """Reads the two masks of a case on one grid, the reference's.
+def load_pair(case: MatchedCase, memory: RunMemory | None = None) -> tuple[Mask, Mask, str]:
+    """Reads the two masks of a case on one grid: the reference's, or the volume's where only one side is a volume.
+
+    Args:
+        case: what belongs together.
+        memory: what a run folder remembers of its slices.
+
+    Returns:
+        Reference, prediction, and a sentence on slices that only one side has ("" where there are none).
 
     Raises:
-        DataError: a file cannot be read, or slices differ in size.
+        DataError: a file cannot be read, slices differ in size, or their places in a volume are not known.
         GeometryError: the masks lie on different grids.
     """
     if isinstance(case.reference, Path) and isinstance(case.prediction, Path):
         ours, theirs = read_label_file(case.reference), read_label_file(case.prediction)
-        return ours, _onto(theirs, ours, case.prediction.name, case.reference.name)
+        return ours, _onto(theirs, ours, case.prediction.name, case.reference.name), case.note
     if isinstance(case.reference, dict) and isinstance(case.prediction, dict):
-        names = list(case.reference)
-        if memory:
-            order = {name: index for index, name in enumerate(memory.position_mm)}
-            names.sort(key=lambda name: order.get(name, len(order)))
-        ours_array = _stack(case.reference, names)
-        theirs_array = _stack(case.prediction, names)
-        if ours_array.shape != theirs_array.shape:
-            raise DataError(
-                f"the reference's slices are {_size(ours_array)}, the prediction's {_size(theirs_array)}. "
-                "Masks of the same slice need the same size."
-            )
-        shape = (ours_array.shape[1], ours_array.shape[2])
-        geometry = memory.geometry(names, shape) if memory else Geometry.from_spacing((len(names), *shape))
-        return Mask(ours_array, geometry), Mask(theirs_array, geometry)
-    raise DataError("one side is a volume, the other slices.")
+        return *_load_slices(case.reference, case.prediction, memory), case.note
+    if isinstance(case.reference, dict) and isinstance(case.prediction, Path):
+        return slices_and_volume(case.name, case.reference, case.prediction, memory)
+    if isinstance(case.reference, Path) and isinstance(case.prediction, dict):
+        theirs, ours, note = slices_and_volume(case.name, case.prediction, case.reference, memory)
+        return ours, theirs, note
+    raise TypeError(f"a case is made of paths or slices, found {type(case.reference).__name__}")
+
+
+def _load_slices(
+    reference: dict[str, Path], prediction: dict[str, Path], memory: RunMemory | None
+) -> tuple[Mask, Mask]:
+    names = list(reference)
+    if memory:
+        order = {name: index for index, name in enumerate(memory.position_mm)}
+        names.sort(key=lambda name: order.get(name, len(order)))
+    ours_array, theirs_array = _stack(reference, names), _stack(prediction, names)
+    if ours_array.shape != theirs_array.shape:
+        raise DataError(
+            f"the reference's slices are {_size(ours_array)}, the prediction's {_size(theirs_array)}. "
+            "Masks of the same slice need the same size."
+        )
+    shape = (ours_array.shape[1], ours_array.shape[2])
+    geometry = memory.geometry(names, shape) if memory else Geometry.from_spacing((len(names), *shape))
+    return Mask(ours_array, geometry), Mask(theirs_array, geometry)
 
 
 def compare_masks(reference: Mask, prediction: Mask, rois: list[_Roi], case: str) -> list[EvaluationRow]:

@@ -58,12 +58,12 @@ class MaskFolder:
 
 @dataclass(frozen=True)
 class MatchedCase:
-    """A case that both folders hold: either two volumes or the slices that both have.
+    """A case that both folders hold: two volumes, the slices that both have, or slices and a volume.
 
     Attributes:
         name: the case.
         reference: volume file, or slice name → file.
-        prediction: the same kind.
+        prediction: likewise; one side may be a volume and the other slices.
         note: slices without partner, "" where all have one.
     """
 
@@ -71,6 +71,11 @@ class MatchedCase:
     reference: Path | dict[str, Path]
     prediction: Path | dict[str, Path]
     note: str = ""
+
+    @property
+    def is_slices(self) -> bool:
+        """Whether both sides are slices."""
+        return isinstance(self.reference, dict) and isinstance(self.prediction, dict)
 
 
 @dataclass(frozen=True)
@@ -196,6 +201,10 @@ def _pair(name: str, ours: MaskCase, theirs: MaskCase) -> MatchedCase | None:
         )
     if ours.volume and theirs.volume:
         return MatchedCase(name, ours.volume, theirs.volume)
+    if ours.volume and theirs.slices:
+        return MatchedCase(name, ours.volume, theirs.slices)
+    if ours.slices and theirs.volume:
+        return MatchedCase(name, ours.slices, theirs.volume)
     return None
 
 

@@ -89,11 +89,15 @@ class RunMemory:
         pixel_mm: distance of rows and of columns; None where unknown.
         position_mm: slice name → position along the normal, in order; None where unknown.
         tilt_degrees: angle between the way from slice to slice and the slices' normal (tilted gantry).
+        orientation: directions in which slices, rows and columns grow ("SPL"); "" where unknown.
+        kind: "dicom", "volume" or "raster"; "" where unknown.
     """
 
     pixel_mm: tuple[float, float] | None
     position_mm: dict[str, float | None]
     tilt_degrees: float = 0.0
+    orientation: str = ""
+    kind: str = ""
 
     def geometry(self, slice_names: list[str], shape: tuple[int, int]) -> Geometry:
         """Returns the grid of these slices (in order of position), axes along the scan's own."""
@@ -123,13 +127,10 @@ class RunMemory:
 
 def read_run_memory(folder: Path) -> dict[str, RunMemory]:
     """Returns case → what measurements.csv and run_report.json of a run folder say of its slices."""
-    pixel: dict[str, tuple[float, float]] = {}
-    tilt: dict[str, float] = {}
+    scans: dict[str, dict[str, Any]] = {}
     for case in read_report(folder / "run_report.json").get("cases", []):
-        spacing = case.get("pixel_spacing_mm") if isinstance(case, dict) else None
-        if isinstance(spacing, list) and len(spacing) == 2:
-            pixel[str(case.get("case"))] = (float(spacing[0]), float(spacing[1]))
-            tilt[str(case.get("case"))] = float(case.get("tilt_degrees") or 0.0)
+        if isinstance(case, dict):
+            scans[str(case.get("case"))] = case
     path = folder / "measurements.csv"
     if not path.is_file():
         return {}
@@ -139,4 +140,16 @@ def read_run_memory(folder: Path) -> dict[str, RunMemory]:
         if name:
             text = row.get("slice_position_mm", "")
             positions.setdefault(row.get("case", ""), {})[name] = float(text) if text else None
-    return {case: RunMemory(pixel.get(case), table, tilt.get(case, 0.0)) for case, table in positions.items()}
+    return {case: _memory(scans.get(case, {}), table) for case, table in positions.items()}
+
+
+def _memory(scan: dict[str, Any], positions: dict[str, float | None]) -> RunMemory:
+    spacing = scan.get("pixel_spacing_mm")
+    known = isinstance(spacing, list) and len(spacing) == 2
+    return RunMemory(
+        (float(spacing[0]), float(spacing[1])) if known and isinstance(spacing, list) else None,
+        positions,
+        float(scan.get("tilt_degrees") or 0.0) if known else 0.0,
+        str(scan.get("orientation") or ""),
+        str(scan.get("kind") or ""),
+    )
