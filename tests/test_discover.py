@@ -11,8 +11,12 @@ import pytest
 from autoseg_lib.data.discover import describe_source, discover
 from autoseg_lib.data.naming import CaseNamer
 from autoseg_lib.errors import DataError, SettingsError
+from autoseg_lib.export.run_folder import open_run
+from autoseg_lib.geometry import Geometry
 from autoseg_lib.io.identity import tells_identity
 from autoseg_lib.io.raster import write_mask_png
+from autoseg_lib.io.volume_files import write_mask_file
+from autoseg_lib.volume import Mask
 from tests.helpers.dicom import write_series, write_slice
 from tests.helpers.real_data import real_data
 
@@ -69,6 +73,48 @@ def test_equal_folder_names_and_odd_letters(tmp_path: Path) -> None:
     namer = CaseNamer(tmp_path)
     assert namer.name('a:b*c?"<>|', tmp_path, ()) == "a_b_c_____"
     assert namer.name("A_B_C_____", tmp_path, ()) == "A_B_C______2"
+
+
+def run_folder(path: Path, case: str) -> Path:
+    """A run folder with one case, as segmenting leaves it."""
+    run = open_run(path)
+    folder = run.begin_case(case)
+    files = [png(folder / "masks" / f"slice_00{number}.png") for number in (1, 2)]
+    files += [png(folder / "overlays" / "slice_001.jpg"), folder / "segmentation.nii.gz"]
+    write_mask_file(files[-1], Mask(np.zeros((2, 5, 6), np.uint8), Geometry.from_spacing((2, 5, 6))))
+    run.finish_case(case, files)
+    run.report.write_text("{}", encoding="utf-8")
+    return path
+
+
+def test_results_of_earlier_runs_are_no_scans(tmp_path: Path) -> None:
+    write_series(tmp_path / "study" / "knee", pixels())
+    run_folder(tmp_path / "study" / "results", "knee")
+    # A case that was interrupted is in no record.
+    png(tmp_path / "study" / "results" / "hip" / "masks" / "slice_001.png")
+    (tmp_path / "study" / "trained_model").mkdir()
+    (tmp_path / "study" / "trained_model" / "m_best.safetensors").write_bytes(b"\x08\x00" + bytes(200))
+    found = discover(tmp_path / "study")
+    assert [source.name for source in found.sources] == ["knee"]
+    assert found.notes == ("results of earlier runs were left aside ('results'); they are no scans.",)
+    assert [(item.reason, item.serious) for item in found.skipped] == [
+        ("a trained model, not an image", False)
+    ]
+
+
+def test_results_written_into_the_folder_of_the_scans(tmp_path: Path) -> None:
+    write_series(tmp_path / "knee", pixels())
+    run_folder(tmp_path, "knee")
+    found = discover(tmp_path)
+    assert [(source.name, len(source.files)) for source in found.sources] == [("knee", 3)]
+    assert [source.name for source in discover(tmp_path / "knee").sources] == ["knee"]
+
+
+@pytest.mark.parametrize("inside", ["", "knee", "knee/masks"])
+def test_a_run_folder_alone_holds_no_scans(tmp_path: Path, inside: str) -> None:
+    run_folder(tmp_path / "run", "knee")
+    with pytest.raises(DataError, match="it holds only results of an earlier run"):
+        discover(tmp_path / "run" / inside)
 
 
 def test_names_that_tell_the_patient_are_hashed(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from autoseg_lib.io.dicom_geometry import series_geometry
 from autoseg_lib.io.dicom_headers import read_headers
 from autoseg_lib.io.dicom_series import DicomSeries, group_series
 from autoseg_lib.io.files import is_junk, natural_key, walk_files
+from autoseg_lib.io.run_record import own_results
 from autoseg_lib.io.slice_header import SkippedFile
 from autoseg_lib.io.volume_files import describe_volume_file, is_volume_file
 
@@ -104,9 +105,10 @@ def discover(
     if path.is_file():
         files, root = [path], path.parent
     else:
-        files, root = _without_labels(path, list(walk_files(path, include_junk=True)), notes), path
-        if not files:
+        everything, root = list(walk_files(path, include_junk=True)), path
+        if not everything:
             raise DataError(f"'{path}': the folder is empty. Choose the folder that holds the scans.")
+        files = _without_results(path, _without_labels(path, everything, notes), notes)
     found = discover_files(files, root, patient_pattern=patient_pattern, on_progress=on_progress, whole=path)
     return choose_series(replace(found, notes=(*notes, *found.notes)), series, path)
 
@@ -342,6 +344,30 @@ def _without_labels(path: Path, files: list[Path], notes: list[str]) -> list[Pat
         f"the label files in {names} were left aside; the scans are read from the folder beside them."
     )
     return [file for file in files if not any(folder in file.parents for folder in aside)]
+
+
+def _without_results(path: Path, files: list[Path], notes: list[str]) -> list[Path]:
+    """Leaves out what earlier runs have written below ``path``, so that masks and overlays are not taken for scans.
+
+    Raises:
+        DataError: there is nothing else.
+    """
+    results = own_results(files, path)
+    if not results:
+        return files
+    left = [file for file in files if file not in results]
+    if all(is_junk(file) for file in left):
+        raise DataError(
+            f"'{path}': it holds only results of an earlier run (masks, tables). Choose the folder that holds the scans."
+        )
+    folders = sorted({_first_folder(file, path) for file in results})
+    notes.append(f"results of earlier runs were left aside ({name_list(folders)}); they are no scans.")
+    return left
+
+
+def _first_folder(file: Path, path: Path) -> str:
+    parts = file.relative_to(path).parts
+    return parts[0] if len(parts) > 1 else path.name
 
 
 def _serious_notes(skipped: Sequence[SkippedFile]) -> tuple[str, ...]:

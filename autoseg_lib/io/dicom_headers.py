@@ -32,6 +32,8 @@ from autoseg_lib.io.files import is_junk
 from autoseg_lib.io.slice_header import HeaderScan, PixelStorage, SkippedFile, SliceHeader
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima", ".dc3")
+# Files of trained_model/; their first bytes are a length, which can look like the beginning of an old DICOM file.
+_MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
 
 # What is not a picture of the patient, by Modality. RTDOSE and SEG have pixels all the same.
 _NOT_IMAGES = {
@@ -132,6 +134,8 @@ def open_dicom(path: Path) -> FileDataset:
 def _read_file(path: Path) -> list[SliceHeader]:
     if is_junk(path):
         raise _SkipError("a file of the operating system")
+    if path.suffix.lower() in _MODEL_SUFFIXES:
+        raise _SkipError("a trained model, not an image")
     named = path.suffix.lower() in DICOM_SUFFIXES
     try:
         with path.open("rb") as stream, warnings.catch_warnings():

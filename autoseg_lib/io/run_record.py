@@ -53,22 +53,24 @@ def own_results(files: Sequence[Path], top: Path) -> set[Path]:
         files: files of any kind.
         top: the folder they were looked for in; a run folder up to two levels above it counts too.
     """
-    places = {parent for file in files for parent in file.parents if top in (parent, *parent.parents)}
-    runs = [folder for folder in (*places, *top.resolve().parents[:2]) if is_run_folder(folder)]
+    above = [folder for folder in top.resolve().parents[:2] if is_run_folder(folder)]
+    recorded = {folder: _recorded(folder) for folder in above}
     found: set[Path] = set()
-    for run in runs:
-        absolute = run.resolve()
-        recorded = {item for case in read_record(run).values() for item in case["files"]}
-        for file in files:
-            try:
-                inside = (
-                    file.relative_to(run) if run in file.parents else file.resolve().relative_to(absolute)
-                )
-            except ValueError:
-                continue
-            if inside.as_posix() in recorded or _is_result(inside.parts):
+    for file in files:
+        places = [(parent, file) for parent in file.parents if top in (parent, *parent.parents)]
+        places += [(run, top.resolve() / file.relative_to(top)) for run in above]
+        for folder, place in places:
+            if folder not in recorded:
+                recorded[folder] = _recorded(folder) if is_run_folder(folder) else None
+            known = recorded[folder]
+            inside = place.relative_to(folder)
+            if known is not None and (inside.as_posix() in known or _is_result(inside.parts)):
                 found.add(file)
     return found
+
+
+def _recorded(folder: Path) -> set[str] | None:
+    return {item for case in read_record(folder).values() for item in case["files"]}
 
 
 def _is_result(parts: tuple[str, ...]) -> bool:
