@@ -262,3 +262,137 @@ def test_3d_model_on_a_turned_volume(tmp_path: Path):
     assert np.allclose(plain.GetOrigin(), back.GetOrigin())
     own = read_volume_file(scan.parent / "turned.nii.gz").geometry
     assert read_volume_file(tmp_path / "out" / "turned" / "segmentation.nii.gz").geometry.is_same_grid(own)
+
+
+def turn_into_cine(source: Path, folder: Path, **tags: object) -> None:
+    """Copies a series; its second half gets the positions of the first half."""
+    shutil.copytree(source, folder)
+    paths = sorted(folder.iterdir())
+    headers = [pydicom.dcmread(path) for path in paths]
+    half = len(paths) // 2
+    for number in range(half, 2 * half):
+        headers[number].ImagePositionPatient = headers[number - half].ImagePositionPatient
+    for path, header in zip(paths, headers, strict=True):
+        for keyword, value in tags.items():
+            setattr(header, keyword, value)
+        header.save_as(path)
+
+
+def test_cine_series_give_areas_but_no_volume(example: ExampleStudy, model: Path, tmp_path: Path):
+    folder = tmp_path / "scans" / "cine"
+    folder.parent.mkdir()
+    turn_into_cine(example.test_images / example.test_scans[0], folder)
+    result = run(folder.parent, model, tmp_path / "out")
+    assert not result.failures
+    (case,) = result.cases
+    assert any("segmentation.nii.gz was left out" in text for text in case.warnings)
+    assert sum(row.pixels for row in case.measurements) > 0
+    assert all(row.area_mm2 is not None for row in case.measurements)
+    assert all(row.volume_ml is None for row in case.volumes)
+    assert "no volume: " in case.how_measured
+    assert (case.folder / "animation.html").is_file()
+    assert len(list((case.folder / "masks").iterdir())) == len(list(folder.iterdir()))
+
+
+def test_a_gap_between_slices_is_measured_by_position(example: ExampleStudy, model: Path, tmp_path: Path):
+    """One slice in the middle removed: each of its neighbours now stands for one and a half distances."""
+    folder = tmp_path / "gap"
+    shutil.copytree(example.test_images / example.test_scans[0], folder)
+    paths = sorted(folder.iterdir(), key=lambda p: float(pydicom.dcmread(p).ImagePositionPatient[2]))
+    step = np.subtract(*(pydicom.dcmread(p).ImagePositionPatient for p in paths[1::-1]))
+    distance = float(np.linalg.norm(step))
+    paths[4].unlink()
+    result = run(folder, model, tmp_path / "out")
+    assert not result.failures
+    areas: dict[int, dict[int, float]] = {}
+    for row in result.measurements:
+        areas.setdefault(row.label, {})[row.slice_number] = row.area_mm2
+    for volume in result.volumes:
+        weights = {number: 1.5 if number in (4, 5) else 1.0 for number in areas[volume.label]}
+        expected = sum(area * weights[number] * distance for number, area in areas[volume.label].items())
+        assert volume.volume_mm3 == pytest.approx(expected, rel=1e-3)
+
+
+def test_rows_of_finished_scans_survive_every_continuation(
+    example: ExampleStudy, model: Path, tmp_path: Path
+):
+    first, second = example.test_scans
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    shutil.copytree(example.test_images / second, folder / second)
+    run(folder, model, output)
+    shutil.copytree(example.test_images / first, folder / first)
+    stop = StopFlag()
+
+    def after_the_first(event: Event) -> None:
+        if isinstance(event, Progress) and event.stage == "Scans" and event.done == 1:
+            stop.set()
+
+    settings = make_settings(SegmentSettings, {})
+    segment(folder, model, output, settings, mode="continue", on_event=after_the_first, stop=stop)
+    assert set(pd.read_csv(output / "volumes.csv")["case"]) == {first, second}
+    again = run(folder, model, output, mode="continue")
+    assert {row.case for row in again.volumes} == {first, second}
+    elsewhere = tmp_path / "other"
+    shutil.copytree(example.test_images / first, elsewhere / "third")
+    run(elsewhere, model, output, mode="continue")
+    table = pd.read_csv(output / "measurements.csv")
+    assert set(table["case"]) == {first, second, "third"}
+    report = json.loads((output / "run_report.json").read_text(encoding="utf-8"))
+    assert {case["case"] for case in report["cases"]} == {first, second, "third"}
+
+
+def test_another_model_never_replaces_masks_unasked(example: ExampleStudy, model: Path, tmp_path: Path):
+    output = tmp_path / "out"
+    run(example.test_images, model, output)
+    before = {path: path.read_bytes() for path in output.rglob("*.png")}
+    other = next(path for path in model.parent.glob("m_*.safetensors") if path != model)
+    with pytest.raises(ExportError, match="were segmented into it before with another model"):
+        run(example.test_images, other, output, mode="continue")
+    assert {path: path.read_bytes() for path in output.rglob("*.png")} == before
+
+
+def test_results_may_not_swallow_their_own_input(example: ExampleStudy, model: Path, tmp_path: Path):
+    shutil.copytree(example.test_images, tmp_path / "out" / "scans")
+    with pytest.raises(ExportError, match="lie inside it"):
+        run(tmp_path / "out" / "scans", model, tmp_path / "out", mode="overwrite")
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == len(list(example.test_images.rglob("*.dcm")))
+
+
+def test_a_table_open_in_another_program_does_not_end_the_run(
+    example: ExampleStudy, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real, refused = Path.replace, []
+
+    def locked(self: Path, target: Path) -> Path:
+        if Path(target).name == "volumes.csv" and not refused:
+            refused.append(target)
+            raise PermissionError(13, "Permission denied")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", locked)
+    result = run(example.test_images, model, tmp_path / "out")
+    assert refused
+    assert len(result.cases) == 2
+    assert set(pd.read_csv(tmp_path / "out" / "volumes.csv")["case"]) == set(example.test_scans)
+
+
+def test_nothing_of_the_person_in_any_output(example: ExampleStudy, model: Path, tmp_path: Path):
+    """Folder and files named after the patient, as clinics do; the report and every table stay silent about it."""
+    folder = tmp_path / "in" / "Mustermann_Max"
+    tags = {"PatientName": "Mustermann^Max", "PatientID": "8877665544", "PatientBirthDate": "19610203"}
+    turn_into_cine(example.test_images / example.test_scans[0], folder, **tags)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        path.rename(folder / f"Mustermann_Max_{number:03d}.dcm")
+    (folder / "Mustermann_Max_report.dcm").write_text("a letter", encoding="utf-8")
+    result = run(folder.parent, model, tmp_path / "out", input_dir=str(folder.parent))
+    assert len(result.cases) == 1
+    told = []
+    for path in (tmp_path / "out").rglob("*"):
+        content = path.read_bytes().decode("latin-1") if path.is_file() else ""
+        if path.suffix == ".gz":
+            content = ""
+        for secret in ("mustermann", "8877665544", "19610203"):
+            if secret in content.lower() or secret in path.name.lower():
+                told.append((path.name, secret))
+    assert told == []
