@@ -524,6 +524,18 @@ def test_slice_names_do_not_spell_out_the_patient(tmp_path: Path) -> None:
     assert first == ["slice_0001", "slice_0001", "SCD01_001"]
 
 
+def test_slice_names_do_not_spell_out_names_in_other_letters(tmp_path: Path) -> None:
+    utf8 = {"SpecificCharacterSet": "ISO_IR 192"}
+    write_series(tmp_path / "a", numbers(), prefix="王小明", PatientName="王^小明", **utf8)
+    write_series(tmp_path / "b", numbers(), prefix="Muller_Jorg", PatientName="Müller^Jörg", **utf8)
+    write_series(tmp_path / "c", numbers(), prefix="Na-Li", PatientName="Li^Na")
+    write_series(tmp_path / "d", numbers(), prefix="03021961", PatientBirthDate="19610203")
+    # A code with letters stays: research data name their files so, and masks are matched by these names.
+    write_series(tmp_path / "e", numbers(), prefix="MRN77812", PatientID="MRN77812", PatientName="Li^Na")
+    first = [series.slice_names[0] for series in all_series(tmp_path)]
+    assert first == ["slice_0001"] * 4 + ["MRN77812_001"]
+
+
 def test_headers_do_not_show_the_patient(tmp_path: Path) -> None:
     path = write_slice(tmp_path / "a.dcm", numbers()[0], PatientName="Doe^John", PatientID="1234567")
     (header,) = read_headers([path]).headers

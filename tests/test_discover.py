@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import nibabel
@@ -126,6 +127,56 @@ def test_names_that_tell_the_patient_are_hashed(tmp_path: Path) -> None:
     assert "knee left" in names
     again = [source.name for source in discover(tmp_path).sources]
     assert names == again
+
+
+@pytest.mark.parametrize(
+    ("name", "person"),
+    [
+        ("Li_Na", {"PatientName": "Li^Na"}),
+        ("knee NaLi 2", {"PatientName": "Li^Na"}),
+        ("王小明", {"PatientName": "王^小明"}),
+        ("小明王膝盖", {"PatientName": "王^小明"}),
+        ("김민수_knee", {"PatientName": "Kim^Minsu=김^민수"}),
+        (
+            unicodedata.normalize("NFD", "Müller_Jörg"),
+            {"PatientName": unicodedata.normalize("NFC", "Müller^Jörg")},
+        ),
+        (
+            unicodedata.normalize("NFC", "Müller_Jörg"),
+            {"PatientName": unicodedata.normalize("NFD", "Müller^Jörg")},
+        ),
+        ("Muller knee", {"PatientName": "Müller^Jörg"}),
+        ("Mueller knee", {"PatientName": "Müller^Jörg"}),
+        ("Søren", {"PatientName": "Soren^A"}),
+        ("02-03-1961", {"PatientBirthDate": "19610203"}),
+        ("knee 3.2.1961", {"PatientBirthDate": "19610203"}),
+        ("03021961_knee", {"PatientBirthDate": "1961.02.03"}),
+        ("knee_MRN77812", {"PatientID": "MRN77812"}),
+        ("mrn-77812", {"PatientID": "MRN77812"}),
+    ],
+)
+def test_names_that_tell_the_patient_in_other_letters(
+    tmp_path: Path, name: str, person: dict[str, str]
+) -> None:
+    write_series(tmp_path / name, pixels(), SpecificCharacterSet="ISO_IR 192", **person)
+    (source,) = discover(tmp_path).sources
+    assert source.name.startswith("case_")
+    assert len(source.name) == 13
+
+
+@pytest.mark.parametrize(
+    ("name", "person"),
+    [
+        ("spinalina", {"PatientName": "Li^Na"}),
+        ("li knee", {"PatientName": "Li^Na"}),
+        ("knee 2_3", {"PatientBirthDate": "19610203"}),
+        ("scan_12_3", {"PatientID": "123"}),
+        ("case 1", {"PatientName": "Case^1", "PatientID": "1"}),
+    ],
+)
+def test_names_that_only_look_alike_stay(tmp_path: Path, name: str, person: dict[str, str]) -> None:
+    write_series(tmp_path / name, pixels(), **person)
+    assert discover(tmp_path).sources[0].name == name
 
 
 def test_short_names_are_found_as_words_only() -> None:

@@ -70,6 +70,10 @@ _KEYWORDS = [
 ]  # fmt: skip
 
 
+# CJK ideographs and Korean syllables come after this in Unicode, all alphabets before it.
+_FIRST_IDEOGRAPH = 0x2E80
+
+
 class _SkipError(Exception):
     """Raised inside this module where a file is to be left out."""
 
@@ -258,7 +262,12 @@ def _headers_of(path: Path, dataset: FileDataset, storage: PixelStorage) -> list
         "sop_uid": text_of(dataset, "SOPInstanceUID"),
         "patient_key": hashlib.sha256(patient_id.encode()).hexdigest()[:12] if patient_id else "",
         "identity": identity_of(dataset, patient_id),
-        "person_name": tuple(part for part in name_words_of(dataset) if len(part) > 1),
+        "person_name": tuple(
+            # One letter is an initial, one Chinese character a name.
+            part
+            for part in name_words_of(dataset)
+            if len(part) > 1 or ord(part) >= _FIRST_IDEOGRAPH
+        ),
         "modality": text_of(dataset, "Modality").upper(),
         "rows": integer_of(dataset, "Rows"),
         "columns": integer_of(dataset, "Columns"),

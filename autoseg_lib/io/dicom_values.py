@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -81,13 +82,31 @@ def time_key_of(dataset: Dataset) -> tuple[float, ...]:
 
 
 def name_words_of(dataset: Dataset) -> list[str]:
-    """Returns the lower-case words of PatientName."""
-    return re.findall(r"[^\W_]+", text_of(dataset, "PatientName").lower())
+    """Returns the lower-case words of PatientName, all ways of writing it ("Yamada^Tarou=山田^太郎") one after another."""
+    return [word for words in _ways_of_writing(dataset) for word in words]
+
+
+def _ways_of_writing(dataset: Dataset) -> list[list[str]]:
+    text = unicodedata.normalize("NFC", text_of(dataset, "PatientName").lower())
+    return [words for part in text.split("=") if (words := re.findall(r"[^\W_]+", part))]
 
 
 def identity_of(dataset: Dataset, patient_id: str) -> frozenset[str]:
-    """Returns lower-case texts that would tell who the patient is: name, number, birth date."""
+    """Returns lower-case texts that would tell who the patient is: name, number, birth date in its usual orders.
+
+    Words of a name that are too short to mean something alone ("Li^Na") are there as the whole name, both ways round.
+    """
+    found = {part for part in name_words_of(dataset) if sum(letter.isalpha() for letter in part) >= 3}
+    for words in _ways_of_writing(dataset):
+        if len(words) > 1 and all(word.isalpha() for word in words) and min(map(len, words)) < 3:
+            found |= {" ".join(words), " ".join(words[:2]), " ".join([*words[1:], words[0]])}
+            found.add(" ".join([words[1], words[0]]))
+        elif len(words) == 1 and len(words[0]) == 2 and words[0].isalpha() and not words[0].isascii():
+            found.add(words[0])  # 李娜 is a whole name
     birth = text_of(dataset, "PatientBirthDate")
-    words = {part for part in name_words_of(dataset) if sum(letter.isalpha() for letter in part) >= 3}
-    words |= {text.lower() for text in (patient_id, birth) if len(text) >= 3}
-    return frozenset(words)
+    found |= {text.lower() for text in (patient_id, birth) if len(text) >= 3}
+    digits = re.sub(r"\D", "", birth)
+    if len(digits) == 8:
+        year, month, day = digits[:4], digits[4:6], digits[6:]
+        found |= {digits, day + month + year, month + day + year}
+    return frozenset(found)
