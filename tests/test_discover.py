@@ -171,6 +171,7 @@ def test_names_that_tell_the_patient_in_other_letters(
         ("li knee", {"PatientName": "Li^Na"}),
         ("knee 2_3", {"PatientBirthDate": "19610203"}),
         ("scan_12_3", {"PatientID": "123"}),
+        ("pat_1", {"PatientID": "pat1"}),
         ("case 1", {"PatientName": "Case^1", "PatientID": "1"}),
     ],
 )

@@ -57,11 +57,14 @@ def _occurs(text: str, name: str) -> bool:
 
 
 def _is_words(compact: str, name: str) -> bool:
-    """Whether neighbouring words of a folded name make up ``compact``; a number alone counts as one word only."""
+    """Whether one word of a folded name is ``compact``, or neighbouring words make it up where it is a name ("li na").
+
+    Short codes with digits count as one word only: "pat1" is as common in research as "pat_1".
+    """
     if compact in re.findall(r"[^\W_]+", name):
         return True
     words = re.findall(r"[a-z]+|\d+|[^\W_a-z\d]+", name)
-    if compact.isdecimal():
+    if not compact.isalpha():
         return compact in words
     return any(
         compact == "".join(words[start : start + count])
