@@ -11,6 +11,7 @@ import pytest
 
 from autoseg_lib.data.discover import describe_source, discover
 from autoseg_lib.data.naming import CaseNamer
+from autoseg_lib.data.scan import load_scan
 from autoseg_lib.errors import DataError, SettingsError
 from autoseg_lib.export.run_folder import open_run
 from autoseg_lib.geometry import Geometry
@@ -18,7 +19,7 @@ from autoseg_lib.io.identity import tells_identity
 from autoseg_lib.io.raster import write_mask_png
 from autoseg_lib.io.volume_files import write_mask_file
 from autoseg_lib.volume import Mask
-from tests.helpers.dicom import write_series, write_slice
+from tests.helpers.dicom import uid, write_series, write_slice
 from tests.helpers.real_data import real_data
 
 
@@ -74,6 +75,59 @@ def test_equal_folder_names_and_odd_letters(tmp_path: Path) -> None:
     namer = CaseNamer(tmp_path)
     assert namer.name('a:b*c?"<>|', tmp_path, ()) == "a_b_c_____"
     assert namer.name("A_B_C_____", tmp_path, ()) == "A_B_C______2"
+
+
+def dealt_out(root: Path, *, step: float = 3.0, shift: float = 0.0, **tags: object) -> None:
+    """Six slices of one series: three in DIR0, three in DIR1, named alike as archives do."""
+    for index, plane in enumerate(pixels(6)):
+        folder, place = divmod(index, 3)
+        write_slice(
+            root / f"DIR{folder}" / f"I{place}",
+            plane,
+            position=(shift * folder, 0, step * index),
+            number=index + 1,
+            SOPInstanceUID=uid(root.name, index),
+            **tags,
+        )
+
+
+def test_a_series_dealt_out_to_folders_is_one_scan(tmp_path: Path) -> None:
+    dealt_out(tmp_path / "export")
+    (source,) = discover(tmp_path / "export").sources
+    assert (source.name, len(source.files)) == ("export", 6)
+    assert source.slice_names[:2] == ("slice_0001", "slice_0002")  # I0 would be there twice
+    assert describe_source(source) == "MR, 6 slices, 5×6, 1.00 mm, 3.0 mm between slices"
+    assert source.warnings == ("its slices lie in 2 folders; they were put together to one scan.",)
+    assert np.array_equal(load_scan(source).volume.array, pixels(6))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 0.0},  # the same places again (a dynamic series)
+        {"shift": 5.0},  # not in one line
+        {"SOPInstanceUID": "1.2.3"},  # perhaps copies
+    ],
+)
+def test_folders_of_one_uid_that_make_no_stack_stay_apart(tmp_path: Path, change: dict[str, object]) -> None:
+    copies = change.pop("SOPInstanceUID", None)
+    dealt_out(tmp_path / "export", **change)
+    if copies:
+        write_series(tmp_path / "export" / "DIR1", pixels(3), series=1)
+        for file in (tmp_path / "export" / "DIR1").glob("I*"):
+            file.write_bytes((tmp_path / "export" / "DIR0" / file.name).read_bytes())
+    found = discover(tmp_path / "export")
+    assert [source.name for source in found.sources] == ["DIR0", "DIR1"]
+    assert (
+        "2 folders hold images of one series (one SeriesInstanceUID) that do not make one stack"
+        in found.notes[0]
+    )
+
+
+def test_two_patients_under_one_uid_stay_apart(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", pixels(3), PatientID="A", prefix="a")
+    write_series(tmp_path / "b", pixels(3), PatientID="B", prefix="b", origin=(0, 0, 3))
+    assert [source.name for source in discover(tmp_path).sources] == ["a", "b"]
 
 
 def run_folder(path: Path, case: str) -> Path:
@@ -150,7 +204,7 @@ def test_names_that_tell_the_patient_are_hashed(tmp_path: Path) -> None:
         ("Søren", {"PatientName": "Soren^A"}),
         ("02-03-1961", {"PatientBirthDate": "19610203"}),
         ("knee 3.2.1961", {"PatientBirthDate": "19610203"}),
-        ("03021961_knee", {"PatientBirthDate": "1961.02.03"}),
+        ("03021961_knee", {"PatientBirthDate": "19610203"}),
         ("knee_MRN77812", {"PatientID": "MRN77812"}),
         ("mrn-77812", {"PatientID": "MRN77812"}),
     ],

@@ -99,6 +99,20 @@ def test_slices_in_a_folder_per_scan_with_equal_names(tmp_path: Path) -> None:
     assert [load_case(case)[1].array.max() for case in found.cases] == [1, 2]
 
 
+def test_folders_are_the_users_own_division(tmp_path: Path) -> None:
+    # Upper and lower half of one series: one stack, but a folder of labels for each.
+    for half, name in enumerate(("upper", "lower")):
+        planes = pixels(6)[3 * half : 3 * half + 3]
+        write_series(
+            tmp_path / "train" / "dicoms" / name, planes, prefix=name, origin=(0, 0, 3 * half), series="one"
+        )
+        for number in (1, 2, 3):
+            label(tmp_path / "train" / "labels" / name / f"{name}_{number:03d}.png")
+    found = paired(tmp_path)
+    assert [(case.name, len(case.labels)) for case in found.cases] == [("lower", 3), ("upper", 3)]
+    assert not found.issues
+
+
 def test_two_series_in_one_scan_folder_are_told_apart(tmp_path: Path) -> None:
     folder = tmp_path / "train/images/S"
     write_series(folder, pixels(3), prefix="a", series=1, SeriesNumber=1)

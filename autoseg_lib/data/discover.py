@@ -14,7 +14,7 @@ from autoseg_lib.errors import DataError, name_list
 from autoseg_lib.io import raster
 from autoseg_lib.io.dicom_geometry import series_geometry
 from autoseg_lib.io.dicom_headers import read_headers
-from autoseg_lib.io.dicom_series import DicomSeries, group_series
+from autoseg_lib.io.dicom_series import DicomSeries, group_series, spread_series
 from autoseg_lib.io.files import is_junk, natural_key, walk_files
 from autoseg_lib.io.run_record import own_results
 from autoseg_lib.io.slice_header import SkippedFile
@@ -109,7 +109,14 @@ def discover(
         if not everything:
             raise DataError(f"'{path}': the folder is empty. Choose the folder that holds the scans.")
         files = _without_results(path, _without_labels(path, everything, notes), notes)
-    found = discover_files(files, root, patient_pattern=patient_pattern, on_progress=on_progress, whole=path)
+    found = discover_files(
+        files,
+        root,
+        patient_pattern=patient_pattern,
+        on_progress=on_progress,
+        whole=path,
+        across_folders=True,
+    )
     return choose_series(replace(found, notes=(*notes, *found.notes)), series, path)
 
 
@@ -153,6 +160,7 @@ def discover_files(
     on_progress: OnProgress | None = None,
     whole: Path | None = None,
     folders_are_scans: bool = True,
+    across_folders: bool = False,
 ) -> Discovery:
     """Sorts ``files`` into scans; all series are kept, localizers too (see ``choose_series``).
 
@@ -163,6 +171,7 @@ def discover_files(
         on_progress: called with (files read, files).
         whole: what the user named, for the message.
         folders_are_scans: whether pictures in one sub-folder are the slices of one scan.
+        across_folders: whether a DICOM series that is dealt out to several folders is put together.
 
     Raises:
         DataError: there is nothing readable among them.
@@ -173,12 +182,12 @@ def discover_files(
     others = [file for file in files if file not in taken]
     scan = read_headers(others, on_progress)
     skipped = list(scan.skipped)
-    groups = group_series(scan.headers)
+    groups = group_series(scan.headers, across_folders=across_folders)
     used = {(header.path, header.frame) for group in groups for header in group.headers}
     for header in scan.headers:
         if (header.path, header.frame) not in used:
             skipped.append(SkippedFile(header.path, "the same image is there under another name"))
-    dicom_folders = {group.folder for group in groups}
+    dicom_folders = {file.parent for group in groups for file in group.files}
     beside = [file for file in pictures if file.parent in dicom_folders]
     skipped += [
         SkippedFile(file, "a picture beside a DICOM series; the DICOM files are used") for file in beside
@@ -191,7 +200,8 @@ def discover_files(
     sources += _raster_sources(pictures, namer, root, patient_pattern, folders_are_scans)
     if not sources:
         raise DataError(_nothing(whole or root, skipped))
-    return Discovery(tuple(sources), tuple(skipped), (), _serious_notes(skipped))
+    notes = [*_serious_notes(skipped), *(_spread_notes(groups, sources) if across_folders else ())]
+    return Discovery(tuple(sources), tuple(skipped), (), tuple(notes))
 
 
 def choose_series(found: Discovery, series: str | int | list[int], path: Path) -> Discovery:
@@ -378,6 +388,16 @@ def _serious_notes(skipped: Sequence[SkippedFile]) -> tuple[str, ...]:
     names = name_list([item.path.name for item in serious])
     count = "1 file looks" if len(serious) == 1 else f"{len(serious)} files look"
     return (f"{count} damaged: {names} ({reasons}).",)
+
+
+def _spread_notes(groups: list[DicomSeries], sources: Sequence[ImageSource]) -> list[str]:
+    names = {id(source.series): source.name for source in sources}
+    return [
+        f"{len(cluster)} folders hold images of one series (one SeriesInstanceUID) that do not make one stack; each is "
+        f"a scan of its own: {name_list([names[id(group)] for group in cluster], 3)}."
+        for cluster in spread_series(groups)
+        if not cluster[0].is_localizer
+    ]
 
 
 def _series_notes(kept: Sequence[ImageSource], left: Sequence[ImageSource], series: object) -> list[str]:

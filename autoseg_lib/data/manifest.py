@@ -102,6 +102,7 @@ def manifest_sources(
                 patient_pattern=patient_pattern,
                 whole=parent,
                 folders_are_scans=bool(members[0].case),
+                across_folders=bool(members[0].case),
             )
         except DataError as error:
             if len(groups) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg_lib.io.dicom_folders import join_folders
 from autoseg_lib.io.dicom_geometry import series_geometry
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
 from autoseg_lib.io.dicom_pixels import read_pixels
@@ -51,8 +53,12 @@ class DicomSeries:
 
     @property
     def folder(self) -> Path:
-        """The folder of the first slice."""
-        return self.headers[0].path.parent
+        """The folder of the slices; the one above them where they lie in several."""
+        folders = sorted({header.path.parent for header in self.headers})
+        try:
+            return folders[0] if len(folders) == 1 else Path(os.path.commonpath(folders))
+        except ValueError:  # a manifest that names files on two drives
+            return self.headers[0].path.parent
 
     @property
     def identity(self) -> frozenset[str]:
@@ -60,21 +66,42 @@ class DicomSeries:
         return frozenset().union(*(header.identity for header in self.headers))
 
 
-def group_series(headers: Iterable[SliceHeader]) -> list[DicomSeries]:
+def group_series(headers: Iterable[SliceHeader], *, across_folders: bool = False) -> list[DicomSeries]:
     """Groups slices into series, in a fixed order: by folder, series number, then file name.
 
     Slices belong together that share SeriesInstanceUID, matrix, directions and pixel spacing and lie in one folder
     (a series whose every slice has a folder of its own is put together). The same image stored twice counts once.
+
+    Args:
+        headers: slices of any number of series.
+        across_folders: whether folders of one SeriesInstanceUID are put together where their slices make one stack.
+            False where folders are the user's own division (training data).
     """
     by_uid: dict[str, list[SliceHeader]] = defaultdict(list)
     for header in headers:
         by_uid[header.series_uid].append(header)
     series: list[DicomSeries] = []
     for uid, members in by_uid.items():
-        for group in _by_folder(uid, members):
-            for alike in _by_kind(group):
-                series.append(series_from(alike))
+        parts = [alike for group in _by_folder(uid, members) for alike in _by_kind(group)]
+        series += [
+            series_from(part) for part in (join_folders(parts, _alike) if across_folders and uid else parts)
+        ]
     return sorted(series, key=_order)
+
+
+def spread_series(groups: Sequence[DicomSeries]) -> list[list[DicomSeries]]:
+    """Returns the scans that share one SeriesInstanceUID and kind of slices but lie in different folders."""
+    clusters: list[list[DicomSeries]] = []
+    for group in groups:
+        first = group.headers[0]
+        for cluster in clusters:
+            other = cluster[0].headers[0]
+            if first.series_uid == other.series_uid and first.series_uid and _alike(first, other):
+                cluster.append(group)
+                break
+        else:
+            clusters.append([group])
+    return [cluster for cluster in clusters if len({group.folder for group in cluster}) > 1]
 
 
 def read_series(series: DicomSeries) -> Volume:
@@ -185,9 +212,14 @@ def series_from(members: Sequence[SliceHeader]) -> DicomSeries:
         key=hashlib.sha256(text.encode()).hexdigest()[:8],
         modality=first.modality,
         is_localizer=first.is_localizer,
-        warnings=(*series_geometry(headers)[1], *_pixel_notes(first)),
+        warnings=(*_folder_notes(headers), *series_geometry(headers)[1], *_pixel_notes(first)),
         slice_names=_slice_names(headers),
     )
+
+
+def _folder_notes(headers: Sequence[SliceHeader]) -> list[str]:
+    count = len({header.path.parent for header in headers})
+    return [f"its slices lie in {count} folders; they were put together to one scan."] if count > 1 else []
 
 
 # Modalities that project the body onto a detector.
