@@ -301,3 +301,73 @@ def test_one_patient_keeps_a_block_of_slices_back(tmp_path: Path):
     )
     assert result.split_kind == "same scan"
     assert "same scan" in result.verdict
+
+
+def test_without_validation_the_latest_weights_are_the_model(study_folder: Path):
+    run(study_folder, 4, validation_fraction=0)
+    resumed, _ = run(study_folder, validation_fraction=0)
+    assert resumed.epochs_done == 4
+    best = load_file(study_folder / "models" / "tiny_best.safetensors")
+    last = load_file(study_folder / "models" / "tiny_4.safetensors")
+    assert all(torch.equal(best[name], last[name]) for name in last)
+    assert resumed.verdict.startswith("No scan was kept back")
+
+
+def test_a_stop_looks_once_more_at_what_was_learned(study_folder: Path):
+    """Validation falls on epochs 1, 40, 80 ...; a stop in between must not hand back the model of epoch 1."""
+    result, _ = run(study_folder, 60, epochs=1000)
+    assert result.reason == "stopped"
+    assert result.scores.mean > 0.6
+    first = [row["val_dice"] for row in result.history if row["val_dice"] is not None][0]
+    assert result.scores.mean > first
+
+
+def test_a_stop_within_the_first_pass_keeps_a_model_too(study_folder: Path):
+    result, _ = run(study_folder, 2, epochs=1000)
+    assert result.epochs_done == 0
+    assert result.model_path.is_file()
+
+
+def test_a_run_that_hit_its_time_limit_goes_on_without_it(study_folder: Path):
+    first, _ = run(study_folder, epochs=60, time_limit_minutes=0.03)
+    assert first.reason == "time limit"
+    second, _ = run(study_folder, epochs=60)
+    assert second.epochs_done == 60
+
+
+def test_resuming_from_elsewhere_sets_a_run_of_the_same_name_aside(study_folder: Path):
+    run(study_folder, epochs=2)
+    other = write_png_study(study_folder.parent / "other", seed=9)
+    run(other, epochs=1, model_dir=str(study_folder / "models"), model_filename="b")
+    before = (study_folder / "models" / "b_1.safetensors").read_bytes()
+    resumed, _ = run(
+        study_folder, epochs=3, model_filename="b", resume=str(study_folder / "models" / "tiny_last.ckpt")
+    )
+    assert resumed.epochs_done == 3
+    (aside,) = (study_folder / "models").glob("b_replaced_*")
+    assert (aside / "b_1.safetensors").read_bytes() == before
+
+
+def test_a_history_open_in_another_program_does_not_end_the_training(
+    study_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real, refused = Path.replace, []
+
+    def locked(self: Path, target: Path) -> Path:
+        if Path(target).name == "tiny_history.csv" and len(refused) < 2:
+            refused.append(target)
+            raise PermissionError(13, "Permission denied")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", locked)
+    result, events = run(study_folder)
+    assert result.epochs_done == 4
+    assert any("Training goes on" in event.text for event in events if isinstance(event, Message))
+    assert list(pd.read_csv(study_folder / "models" / "tiny_history.csv")["epoch"]) == [1, 2, 3, 4]
+
+
+def test_the_report_names_no_file(study_folder: Path):
+    image = next((study_folder / "train" / "images").iterdir())
+    image.rename(image.with_name("Mustermann_Max.png"))
+    run(study_folder, epochs=1)
+    assert "Mustermann" not in (study_folder / "models" / "tiny_report.json").read_text(encoding="utf-8")
