@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,20 @@ def test_volumes_match_whatever_way_their_axes_lie(tmp_path: Path) -> None:
     assert [row.dice for row in found.rows] == [1.0, 1.0]
     assert found.rows[0].volume_reference_ml == pytest.approx(0.4)
     assert "The reference names no ROIs" in found.notes[0]
+
+
+def test_letters_with_accents_match_however_they_are_stored(tmp_path: Path) -> None:
+    _, truth = small_scan()
+    for side, form in (("a", "NFC"), ("b", "NFD")):
+        write_png(
+            tmp_path / side / unicodedata.normalize(form, "Jörg") / unicodedata.normalize(form, "é.png"),
+            np.eye(4),
+        )
+        write_png(tmp_path / side / unicodedata.normalize(form, "ü.png"), np.eye(4))
+        write_mask_file(tmp_path / side / unicodedata.normalize(form, "façade.nii.gz"), truth)
+    found = evaluate_folders(tmp_path / "a", tmp_path / "b")
+    assert {row.case for row in found.rows} == {"Jörg", "ü", "façade"}
+    assert {row.dice for row in found.rows if row.voxels_reference} == {1.0}
 
 
 def test_a_volume_matches_slices_numbered_as_it_is_shown(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,18 @@ def test_a_failed_measurement_leaves_the_earlier_tables(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing could be measured"):
         measure_masks(tmp_path / "a.nii.gz", tmp_path / "out", mode="overwrite")
     assert (tmp_path / "out" / "volumes.csv").read_bytes() == before
+
+
+def test_letters_with_accents_match_however_they_are_stored(tmp_path: Path) -> None:
+    scan, mask = small_scan()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    image, label = (unicodedata.normalize(form, "Jörg.nii.gz") for form in ("NFC", "NFD"))
+    write_volume_file(tmp_path / "images" / image, scan.volume)
+    write_mask_file(tmp_path / "masks" / label, mask)
+    result = measure_masks(tmp_path / "masks", tmp_path / "out", tmp_path / "images")
+    assert [row.volume_mm3 for row in result.volumes] == pytest.approx([400, 64])
+    assert not [note for note in result.notes if "without an image" in note]
 
 
 def test_names_come_from_labels_csv(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 
 import nibabel
@@ -13,6 +14,7 @@ from PIL import Image
 from autoseg_lib.data.masks import load_case
 from autoseg_lib.data.pairing import Pairing, PairingIssue, pair
 from autoseg_lib.errors import DataError
+from autoseg_lib.geometry import Geometry
 from autoseg_lib.io.raster import write_mask_npy, write_mask_png
 from autoseg_lib.io.volume_files import read_volume_file, write_mask_file
 from autoseg_lib.settings import TrainSettings, make_settings
@@ -97,6 +99,18 @@ def test_slices_in_a_folder_per_scan_with_equal_names(tmp_path: Path) -> None:
     assert [case.name for case in found.cases] == ["A", "B"]
     assert len({case.patient for case in found.cases}) == 2
     assert [load_case(case)[1].array.max() for case in found.cases] == [1, 2]
+
+
+@pytest.mark.parametrize(("image", "mask"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_letters_with_accents_pair_however_they_are_stored(tmp_path: Path, image: str, mask: str) -> None:
+    for place, form in (("images", image), ("labels", mask)):
+        label(tmp_path / "train" / place / unicodedata.normalize(form, "é_1.png"))
+        label(tmp_path / "train" / place / unicodedata.normalize(form, "façade") / "ü.png")
+        scan = np.zeros((3, 5, 6), np.uint8)
+        path = tmp_path / "train" / place / unicodedata.normalize(form, "Jörg.nii.gz")
+        write_mask_file(path, Mask(scan, Geometry.from_spacing(scan.shape)))
+    found = paired(tmp_path)
+    assert (found.pairs, found.issues) == (3, ())
 
 
 def test_folders_are_the_users_own_division(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autoseg_lib.errors import SettingsError
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
+from autoseg_lib.io.files import same_text
 from autoseg_lib.io.identity import tells_identity
 from autoseg_lib.io.raster import IMAGE_SUFFIXES
 from autoseg_lib.io.volume_files import is_volume_file, stem_of
@@ -59,17 +60,21 @@ class CaseNamer:
         name, number = candidate, 2
         while self._taken(name):
             name, number = f"{candidate}_{number}", number + 1
-        self._used.add(name.casefold())
+        self._used.add(_used_name(name))
         return name
 
     def _taken(self, name: str) -> bool:
-        return _FORBIDDEN.sub("_", name).strip(" .").casefold() in self._used
+        return _used_name(_FORBIDDEN.sub("_", name).strip(" .")) in self._used
 
     def _relative(self, folder: Path) -> Path:
         try:
             return folder.relative_to(self._root)
         except ValueError:
             return Path(folder.name)
+
+
+def _used_name(name: str) -> str:
+    return same_text(name).casefold()
 
 
 def patient_of(

@@ -14,6 +14,7 @@ from autoseg_lib.data.naming import image_stem
 from autoseg_lib.data.pairing_issues import (
     doubled_images,
     doubled_labels,
+    folders_of,
     key_of,
     left_out_issues,
     no_pairs,
@@ -23,7 +24,7 @@ from autoseg_lib.data.pairing_issues import (
 from autoseg_lib.errors import AutosegError, DataError, name_list
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
 from autoseg_lib.io.dicom_series import series_from
-from autoseg_lib.io.files import walk_files
+from autoseg_lib.io.files import same_text, walk_files
 from autoseg_lib.io.raster import LABEL_SUFFIXES
 from autoseg_lib.io.volume_files import is_volume_file
 from autoseg_lib.settings import TrainSettings
@@ -220,7 +221,7 @@ def _label_volume(source: ImageSource, labels: dict[Key, list[Path]], root: Path
         folder = source.files[0].parent
         if folder == root:
             return None
-        parts = folder.relative_to(root).parts
+        parts = folders_of(folder, root)
         candidates = labels.get((parts[:-1], parts[-1]), [])
     volumes = [file for file in candidates if is_volume_file(file)]
     return volumes[0] if len(volumes) == 1 and len(candidates) == 1 else None
@@ -335,5 +336,6 @@ def _manifest_label(by_image: dict[Path, ManifestRow], file: Path) -> Path | Non
         return None
     if not row.label.is_dir():
         return row.label if file in by_image else None
-    partners = [item for item in walk_files(row.label) if image_stem(item) == image_stem(file)]
+    wanted = same_text(image_stem(file))
+    partners = [item for item in walk_files(row.label) if same_text(image_stem(item)) == wanted]
     return partners[0] if len(partners) == 1 else None

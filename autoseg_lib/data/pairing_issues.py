@@ -10,12 +10,17 @@ from autoseg_lib.data.cases import Key, PairingIssue
 from autoseg_lib.data.discover import IMAGE_FOLDERS, Discovery
 from autoseg_lib.data.naming import image_stem
 from autoseg_lib.errors import name_list
-from autoseg_lib.io.files import natural_key
+from autoseg_lib.io.files import natural_key, same_text
 
 
 def key_of(file: Path, root: Path) -> Key:
-    """Returns a file's place in the layout below ``root``."""
-    return tuple(file.relative_to(root).parts[:-1]), image_stem(file)
+    """Returns a file's place in the layout below ``root``, for comparing."""
+    return folders_of(file.parent, root), same_text(image_stem(file))
+
+
+def folders_of(folder: Path, root: Path) -> tuple[str, ...]:
+    """Returns the folders from ``root`` down to ``folder``, for comparing."""
+    return tuple(same_text(part) for part in folder.relative_to(root).parts)
 
 
 def doubled_labels(labels: dict[Key, list[Path]]) -> list[PairingIssue]:

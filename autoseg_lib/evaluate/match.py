@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoseg_lib.errors import DataError, name_list
-from autoseg_lib.io.files import natural_key
+from autoseg_lib.io.files import natural_key, same_text
 from autoseg_lib.io.raster import LABEL_SUFFIXES
 from autoseg_lib.io.volume_files import is_volume_file, stem_of
 
@@ -99,15 +99,15 @@ def find_masks(folder: Path) -> MaskFolder:
     loose = slice_files(folder)
     for path in _entries(folder):
         if path.is_file() and is_volume_file(path):
-            name = stem_of(path)
+            name = same_text(stem_of(path))
             cases[name] = MaskCase(name, path, cases[name].slices if name in cases else {})
         elif path.is_dir() and path.name == "masks":
             loose = {**slice_files(path), **loose}
         elif path.is_dir() and path.name not in _NOT_MASKS:
             found = mask_case(path)
             if found:
-                volume = cases[path.name].volume if path.name in cases else None
-                cases[path.name] = MaskCase(path.name, volume or found.volume, found.slices)
+                volume = cases[found.name].volume if found.name in cases else None
+                cases[found.name] = MaskCase(found.name, volume or found.volume, found.slices)
     if not cases and not loose:
         raise DataError(
             f"'{folder}': found no masks. Expected volumes (NAME.nii.gz, .nrrd, .mha), folders of slices, "
@@ -124,7 +124,7 @@ def mask_case(folder: Path) -> MaskCase | None:
     volume = named[0] if named else volumes[0] if len(volumes) == 1 else None
     masks = folder / "masks"
     slices = slice_files(masks) if masks.is_dir() else slice_files(folder)
-    return MaskCase(folder.name, volume, slices) if volume or slices else None
+    return MaskCase(same_text(folder.name), volume, slices) if volume or slices else None
 
 
 def slice_files(folder: Path) -> dict[str, Path]:
@@ -134,9 +134,10 @@ def slice_files(folder: Path) -> dict[str, Path]:
         suffix = path.suffix.lower()
         if not path.is_file() or suffix not in LABEL_SUFFIXES:
             continue
-        other = found.get(path.stem)
+        name = same_text(path.stem)
+        other = found.get(name)
         if other is None or _PREFERENCE.index(suffix) < _PREFERENCE.index(other.suffix.lower()):
-            found[path.stem] = path
+            found[name] = path
     return found
 
 

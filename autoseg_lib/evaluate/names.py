@@ -10,6 +10,7 @@ from typing import Any
 
 from autoseg_lib.geometry import EVEN_SPACING_TOLERANCE, Geometry
 from autoseg_lib.io.csv_files import read_csv
+from autoseg_lib.io.files import same_text
 
 _VALUE_COLUMNS = ("value", "label", "key")
 _NAME_COLUMNS = ("name", "roi")
@@ -66,7 +67,7 @@ def _from_table(path: Path) -> RoiNames | None:
         value, name = row[value_column].strip(), row[name_column].strip()
         if not value.isdecimal() or int(value) == 0 or not name:
             continue
-        case = row.get(columns.get("file", ""), "").strip()
+        case = same_text(row.get(columns.get("file", ""), "").strip())
         table = names.by_case.setdefault(case, {}) if case else names.general
         table[int(value)] = name
     return names if names.general or names.by_case else None
@@ -130,16 +131,16 @@ def read_run_memory(folder: Path) -> dict[str, RunMemory]:
     scans: dict[str, dict[str, Any]] = {}
     for case in read_report(folder / "run_report.json").get("cases", []):
         if isinstance(case, dict):
-            scans[str(case.get("case"))] = case
+            scans[same_text(str(case.get("case")))] = case
     path = folder / "measurements.csv"
     if not path.is_file():
         return {}
     positions: dict[str, dict[str, float | None]] = {}
     for row in read_csv(path)[1]:
-        name = row.get("slice_name", "")
+        name = same_text(row.get("slice_name", ""))
         if name:
             text = row.get("slice_position_mm", "")
-            positions.setdefault(row.get("case", ""), {})[name] = float(text) if text else None
+            positions.setdefault(same_text(row.get("case", "")), {})[name] = float(text) if text else None
     return {case: _memory(scans.get(case, {}), table) for case, table in positions.items()}
 
 

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import unicodedata
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,14 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     # The text itself comes last so that "1" and "01" keep one fixed order.
     key = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
     return (*key, (2, 0, name))
+
+
+def same_text(name: str) -> str:
+    """Returns a name for comparing: "é" as one letter, however a file system or archive stores it (Unicode NFC).
+
+    macOS takes letters and accents apart, Windows and Linux keep them together; files travel between them.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def is_junk(path: Path) -> bool:

@@ -18,6 +18,7 @@ from autoseg_lib.errors import DataError, name_list
 from autoseg_lib.evaluate.match import MaskCase, MaskFolder, find_masks
 from autoseg_lib.evaluate.names import RunMemory, read_run_memory
 from autoseg_lib.geometry import Geometry
+from autoseg_lib.io.files import same_text
 from autoseg_lib.io.raster import LABEL_SUFFIXES, read_label
 from autoseg_lib.io.volume_files import is_volume_file, stem_of
 from autoseg_lib.volume import Mask, Volume
@@ -95,10 +96,10 @@ def _find(masks: Path) -> MaskFolder:
     if masks.is_dir():
         return find_masks(masks)
     if is_volume_file(masks):
-        name = stem_of(masks)
+        name = same_text(stem_of(masks))
         return MaskFolder(masks.parent, {name: MaskCase(name, masks)}, {})
     if masks.suffix.lower() in LABEL_SUFFIXES:
-        return MaskFolder(masks.parent, {}, {masks.stem: masks})
+        return MaskFolder(masks.parent, {}, {same_text(masks.stem): masks})
     raise DataError(f"'{masks.name}': found no mask. Expected .nii.gz, .nrrd, .mha, .png or .npy.")
 
 
@@ -108,7 +109,8 @@ def _find(masks: Path) -> MaskFolder:
 
 def _job_of(source: ImageSource, found: MaskFolder, slice_axis: str) -> MaskJob | None:
     names = (source.name, source.files[0].parent.name, image_stem(source.files[0]))
-    named = [found.cases[name] for name in dict.fromkeys(names) if name in found.cases]
+    wanted = dict.fromkeys(same_text(name) for name in names)
+    named = [found.cases[name] for name in wanted if name in found.cases]
     for pool in [*(case.slices for case in named), found.loose, *_only_fit(source, found)]:
         case = labelled_part(source, _partners(source, pool)) if pool else None
         if case is not None:
@@ -124,8 +126,8 @@ def _partners(source: ImageSource, pool: dict[str, Path]) -> list[Path | None]:
     frames = len(set(source.files)) < len(source.files)
     result: list[Path | None] = []
     for index, file in enumerate(source.files):
-        name = source.slice_names[index] if source.slice_names else ""
-        result.append(pool.get(name) or (None if frames else pool.get(image_stem(file))))
+        name = same_text(source.slice_names[index]) if source.slice_names else ""
+        result.append(pool.get(name) or (None if frames else pool.get(same_text(image_stem(file)))))
     return result
 
 
