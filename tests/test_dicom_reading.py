@@ -150,19 +150,19 @@ def test_slices_shifted_in_plane_are_not_taken_for_a_straight_stack(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("tags", "distance", "known"),
+    ("tags", "distance"),
     [
-        ({"SpacingBetweenSlices": 4.0, "SliceThickness": 3.0}, 4.0, True),
-        ({"SliceThickness": 3.0}, 3.0, True),
-        ({}, 1.0, False),
-        ({"SliceThickness": 0}, 1.0, False),
+        ({"SpacingBetweenSlices": 4.0, "SliceThickness": 3.0}, 4.0),
+        ({"SliceThickness": 3.0}, 3.0),
+        ({}, 1.0),
+        ({"SliceThickness": 0}, 1.0),
     ],
 )
-def test_single_slice(tmp_path: Path, tags, distance, known) -> None:
+def test_a_single_slice_has_no_known_distance(tmp_path: Path, tags, distance) -> None:
     write_slice(tmp_path / "one.dcm", numbers()[0], **tags)
     geometry = read_series(only(tmp_path)).geometry
     assert geometry.spacing_zyx_mm[0] == distance
-    assert geometry.positions_known is known
+    assert not geometry.positions_known
 
 
 def test_thickness_never_stands_for_distance(tmp_path: Path) -> None:

@@ -4,16 +4,21 @@ stacked.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from autoseg_lib.errors import DataError
 from autoseg_lib.geometry import Geometry
+from autoseg_lib.io.dicom_headers import read_headers
+from autoseg_lib.io.dicom_series import group_series, read_series
 from autoseg_lib.io.volume_files import read_label_file
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import mean_and_std, measure_slices
 from autoseg_lib.measure.volumes import measure_volumes
 from autoseg_lib.volume import Mask, reorient
+from tests.helpers.dicom import write_slice
 from tests.helpers.real_data import real_data
 
 TWO = LabelTable(["psoas left", "psoas right"])
@@ -121,6 +126,23 @@ def test_a_single_slice_has_a_volume_only_with_a_known_extent() -> None:
     array = np.ones((1, 2, 2), np.uint8)
     known = Geometry.from_spacing(array.shape, (5.0, 1.0, 1.0), spacing_known=True, positions_known=True)
     assert measure_volumes(Mask(array, known), LabelTable(["a"]), case="x")[0].volume_mm3 == 20.0
+
+
+def test_a_single_dicom_slice_has_an_area_and_a_place_but_no_volume(tmp_path: Path) -> None:
+    write_slice(
+        tmp_path / "one.dcm",
+        np.zeros((4, 5), np.int16),
+        position=(0, 0, -30),
+        spacing=(0.5, 2),
+        SliceThickness=5,
+    )
+    (series,) = group_series(read_headers([tmp_path / "one.dcm"]).headers)
+    mask = Mask(stack().array[2:], read_series(series).geometry)
+    (volume, _) = measure_volumes(mask, TWO, case="x")
+    assert (volume.volume_mm3, volume.max_area_mm2) == (None, 2.0)
+    assert volume.note == "a single slice has no distance to a neighbour"
+    row = measure_slices(mask, TWO, case="x")[0]
+    assert (row.area_mm2, row.slice_position_mm) == (2.0, -30.0)
 
 
 def test_volume_is_the_same_however_the_axes_lie() -> None:

@@ -20,7 +20,8 @@ def series_geometry(headers: Sequence[SliceHeader]) -> tuple[Geometry, list[str]
     """Returns the grid of sorted slices, and sentences on what is odd about it.
 
     The slice step is the mean step between the slices' positions, so the shear of a tilted gantry is kept. Where slices
-    are uneven, repeated or shifted against each other the positions along the normal are kept one by one.
+    are uneven, repeated or shifted against each other the positions along the normal are kept one by one. A single slice
+    has no distance to a neighbour: its grid is as deep as the header says the slice is, but that is not called known.
 
     Args:
         headers: slices of one series, sorted along the normal.
@@ -43,7 +44,7 @@ def series_geometry(headers: Sequence[SliceHeader]) -> tuple[Geometry, list[str]
     positions: tuple[float, ...] | None = None
     given = first.spacing_between_slices_mm or first.slice_thickness_mm
     if first.position_xyz_mm is None or not orientation_known:
-        positions_known = len(headers) == 1 and given is not None
+        positions_known = False
         affine[:3, 0] = normal * (given or 1.0)
         if len(headers) > 1:
             notes.append(
@@ -53,7 +54,8 @@ def series_geometry(headers: Sequence[SliceHeader]) -> tuple[Geometry, list[str]
         origins = np.array([header.position_xyz_mm for header in headers], dtype=np.float64)
         affine[:3, 3] = origins[0]
         if len(headers) == 1:
-            positions_known = given is not None
+            # How thick a slice is, or how far apart the scanner placed others, is no distance to a slice that is here.
+            positions_known = False
             affine[:3, 0] = normal * (given or 1.0)
         else:
             positions_known = True

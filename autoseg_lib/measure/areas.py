@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg_lib.errors import DataError
+from autoseg_lib.geometry import FloatArray, Geometry
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.volume import Mask
 
@@ -98,7 +99,7 @@ def measure_slices(
                 "expected."
             )
     counts = count_pixels(mask, labels, case)
-    positions = geometry.positions_mm if geometry.positions_known else None
+    positions = _positions(geometry)
     rows = []
     for index in range(number):
         for column, label in enumerate(labels):
@@ -117,6 +118,12 @@ def measure_slices(
                 )
             )
     return rows
+
+
+def _positions(geometry: Geometry) -> FloatArray | None:
+    """Returns the slices' positions along the normal; a single slice has one where the file places it."""
+    placed = geometry.shape_zyx[0] == 1 and geometry.orientation_known and bool(geometry.origin_xyz_mm.any())
+    return geometry.positions_mm if geometry.positions_known or placed else None
 
 
 def mean_and_std(areas_mm2: Iterable[float | None]) -> tuple[float | None, float | None]:

@@ -48,6 +48,8 @@ def why_no_volume(geometry: Geometry) -> str:
     if not geometry.spacing_known:
         return "the pixel spacing is unknown"
     if not geometry.positions_known:
+        if geometry.shape_zyx[0] == 1:
+            return "a single slice has no distance to a neighbour"
         return "the distance between slices is unknown"
     if not geometry.has_one_image_per_position:
         return "the series has several images at one position (cine or dynamic)"
