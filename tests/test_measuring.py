@@ -159,6 +159,14 @@ def test_255_is_one_roi_not_255(tmp_path: Path) -> None:
     assert "the masks hold the values 0 and 255; 255 is taken as ROI 1." in result.notes
 
 
+def test_a_lone_small_value_is_a_label_as_it_is(tmp_path: Path) -> None:
+    scan, mask = small_scan()
+    write_slices(tmp_path / "masks" / "x", (mask.array == 1).astype(np.uint8) * 2, scan.slice_names)
+    result = measure_masks(tmp_path / "masks", tmp_path / "out")
+    assert [(row.label, row.roi, row.voxels) for row in result.volumes] == [(2, "ROI 2", 50)]
+    assert not [note for note in result.notes if "taken as" in note]
+
+
 def test_one_file(tmp_path: Path) -> None:
     _, mask = small_scan()
     write_mask_file(tmp_path / "a b ä.nii.gz", mask)

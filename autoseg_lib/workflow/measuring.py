@@ -31,6 +31,9 @@ from autoseg_lib.workflow.mask_jobs import MaskJob, find_jobs
 # A file with higher values is an image, or needs names: the setting num_labels ends here too.
 _MOST_ROIS = 254
 
+# A lone value from here on is a code for "inside" (63, 64, 100, 127, 128, 200, 255 are in use); a smaller one is a label.
+_FIRST_CODE = 63
+
 
 @dataclass(frozen=True)
 class MeasureResult:
@@ -180,7 +183,7 @@ def _case_report(
 def _label_table(
     masks: Path, given: Sequence[str] | None, jobs: list[MaskJob], notes: list[str]
 ) -> tuple[LabelTable, dict[int, int], set[int]]:
-    """Returns the ROIs, value → value where the only ROI has another than 1 (0 and 255), and the values to
+    """Returns the ROIs, value → value where the only ROI has a code (0 and 255), and the values to
     report.
 
     ROIs that someone named are always reported; numbered ones only where a mask has them.
@@ -192,7 +195,7 @@ def _label_table(
     )
     values = _values(jobs) if len(names) < 2 else set()
     only = next(iter(values)) if len(values) == 1 else 0
-    if only > 1 and only not in names:
+    if only >= _FIRST_CODE and only not in names:
         notes.append(f"the masks hold the values 0 and {only}; {only} is taken as ROI 1.")
         return LabelTable([names.get(1, "ROI 1")]), {only: 1}, {1}
     if names:
