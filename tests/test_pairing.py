@@ -113,6 +113,12 @@ def test_letters_with_accents_pair_however_they_are_stored(tmp_path: Path, image
     assert (found.pairs, found.issues) == (3, ())
 
 
+def test_layout_folders_in_any_case(tmp_path: Path) -> None:
+    write_series(tmp_path / "Train" / "Images" / "A", pixels())
+    label(tmp_path / "Train" / "LABELS" / "A" / "slice_001.png")
+    assert paired(tmp_path).pairs == 1
+
+
 def test_folders_are_the_users_own_division(tmp_path: Path) -> None:
     # Upper and lower half of one series: one stack, but a folder of labels for each.
     for half, name in enumerate(("upper", "lower")):

@@ -35,18 +35,8 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     Raises:
         DataError: no table, no column ``image``, no rows, or files that are not there (all listed at once).
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        text = path.read_text(encoding="cp1252", errors="replace")
-    except OSError as error:
-        raise DataError(
-            f"manifest '{path}': it cannot be opened ({error.strerror}). Check the path."
-        ) from None
-    first = text.splitlines()[0] if text.strip() else ""
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
-    names = {(name or "").strip().lower(): name for name in reader.fieldnames or []}
+    reader = _reader(path)
+    names = _columns(reader)
     if "image" not in names:
         found = ", ".join(names) or "nothing"
         raise DataError(
@@ -70,6 +60,34 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     if not rows:
         raise DataError(f"manifest '{path.name}': it lists no images. Write one image a line.")
     return rows
+
+
+def manifest_columns(path: Path) -> set[str]:
+    """Returns the names of a manifest's columns in lower case.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    return set(_columns(_reader(path)))
+
+
+def _reader(path: Path) -> csv.DictReader[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        text = path.read_text(encoding="cp1252", errors="replace")
+    except OSError as error:
+        raise DataError(
+            f"manifest '{path}': it cannot be opened ({error.strerror}). Check the path."
+        ) from None
+    first = text.splitlines()[0] if text.strip() else ""
+    delimiter = max(",;\t", key=first.count)
+    return csv.DictReader(text.splitlines(), delimiter=delimiter)
+
+
+def _columns(reader: csv.DictReader[str]) -> dict[str, str]:
+    """Returns the columns: name in lower case → name as it is written."""
+    return {(name or "").strip().lower(): name for name in reader.fieldnames or []}
 
 
 def manifest_sources(

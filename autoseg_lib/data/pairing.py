@@ -97,10 +97,9 @@ def _pair_folder(path: Path, settings: TrainSettings, on_progress: OnProgress | 
 
 def _layout(path: Path, notes: list[str]) -> tuple[Path, Path] | str:
     """Returns (images, labels), or the text of what is missing."""
-    for base in (path / "train", path):
-        folders = (
-            {child.name.lower(): child for child in base.iterdir() if child.is_dir()} if base.is_dir() else {}
-        )
+    train = _folders(path).get("train")
+    for base in (path,) if train is None else (train, path):
+        folders = _folders(base)
         images = [folders[name] for name in IMAGE_FOLDERS if name in folders]
         if not images:
             continue
@@ -117,6 +116,11 @@ def _layout(path: Path, notes: list[str]) -> tuple[Path, Path] | str:
         f"main_dir '{path}': no train/images (or train/dicoms) with train/labels in it; found {found}. "
         "Choose the folder above train/, or arrange the files so."
     )
+
+
+def _folders(place: Path) -> dict[str, Path]:
+    """Returns name in lower case → sub-folder."""
+    return {child.name.lower(): child for child in place.iterdir() if child.is_dir()}
 
 
 def _label_kinds(files: Sequence[Path]) -> list[PairingIssue]:

@@ -102,17 +102,9 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[Any], NiftiHeader]:
         DataError: damaged, cut off, of an odd pixel type, or not three-dimensional.
     """
     header = read_header(path)
-    shape = header.shape
-    if any(size > 1 for size in shape[3:]):
-        raise DataError(
-            f"'{path.name}': found {len(shape)} dimensions ({' × '.join(map(str, shape))}), expected 3. "
-            "Split the time points into files of their own."
-        )
-    if header.type_code not in _TYPES:
-        what = _OTHER_TYPES.get(header.type_code, f"values of type {header.type_code}")
-        raise DataError(f"'{path.name}': found {what}, expected one plain number per voxel. Save it as such.")
+    check_kind(header, path.name)
     kind = np.dtype(header.order + _TYPES[header.type_code])
-    shape = (*shape[:3], 1, 1)[:3]
+    shape = (*header.shape[:3], 1, 1)[:3]
     count = int(np.prod(shape))
     needed = count * kind.itemsize
     raw = _bytes(path, header.data_start + needed)[header.data_start :]
@@ -124,6 +116,23 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[Any], NiftiHeader]:
     if (header.slope, header.intercept) != (1.0, 0.0):
         array = (array.astype(np.float64) * header.slope + header.intercept).astype(np.float32)
     return array, header
+
+
+def check_kind(header: NiftiHeader, name: str) -> None:
+    """Checks that a header speaks of one plain number per voxel in three dimensions.
+
+    Raises:
+        DataError: it does not.
+    """
+    shape = header.shape
+    if any(size > 1 for size in shape[3:]):
+        raise DataError(
+            f"'{name}': found {len(shape)} dimensions ({' × '.join(map(str, shape))}), expected 3. "
+            "Split the time points into files of their own."
+        )
+    if header.type_code not in _TYPES:
+        what = _OTHER_TYPES.get(header.type_code, f"values of type {header.type_code}")
+        raise DataError(f"'{name}': found {what}, expected one plain number per voxel. Save it as such.")
 
 
 def _header(raw: bytes, name: str) -> NiftiHeader:

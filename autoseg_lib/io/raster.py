@@ -117,17 +117,55 @@ def write_jpg(path: Path, rgb: npt.NDArray[np.uint8]) -> None:
 def picture_size(path: Path) -> tuple[int, int] | None:
     """Returns (rows, columns) from the header alone, None where it cannot be told."""
     try:
-        if path.suffix.lower() == ".npy":
-            shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
-        elif path.suffix.lower() in (".tif", ".tiff"):
-            with tifffile.TiffFile(path) as tiff:
-                shape = tiff.series[0].shape
-        else:
-            with Image.open(path) as picture:
-                shape = (picture.height, picture.width)
-    except (OSError, ValueError, EOFError, IndexError, Image.DecompressionBombError):
+        return _header_size(path)
+    except DataError:
         return None
-    return (int(shape[0]), int(shape[1])) if len(shape) >= 2 else None
+
+
+def check_picture_header(path: Path) -> None:
+    """Checks from the header alone that a file is a picture or an array; its pixels are not looked at.
+
+    Raises:
+        DataError: it is none.
+    """
+    _header_size(path)
+
+
+def _header_size(path: Path) -> tuple[int, int]:
+    suffix = path.suffix.lower()
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"image '{path.name}': the file is empty (0 bytes). Copy or save it again.")
+        if suffix == ".npy":
+            return _npy_size(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if suffix in (".tif", ".tiff"):
+                with tifffile.TiffFile(path) as tiff:
+                    shape = tiff.series[0].shape
+                return int(shape[0]), int(shape[1])
+            with Image.open(path) as picture:
+                return picture.height, picture.width
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001  # decoders raise anything on damaged files
+        raise DataError(
+            f"image '{path.name}': it cannot be read as a picture ({_first_line(error)}). Copy or save it again."
+        ) from None
+
+
+def _npy_size(path: Path) -> tuple[int, int]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        array = None
+    if isinstance(array, np.ndarray):
+        plane = _plane(array, path, "image")
+    else:
+        if array is not None:
+            array.close()
+        plane = _npy(path, "image", path.read_bytes())  # says what it is instead
+    return int(plane.shape[0]), int(plane.shape[1])
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------
@@ -178,6 +216,10 @@ def _npy(path: Path, what: str, data: bytes) -> npt.NDArray[Any]:
         raise DataError(
             f"{what} '{path.name}': found an archive of arrays, expected one array. Save it with numpy.save."
         )
+    return _plane(array, path, what)
+
+
+def _plane(array: npt.NDArray[Any], path: Path, what: str) -> npt.NDArray[Any]:
     squeezed = array if array.ndim <= 2 else array.reshape([n for n in array.shape if n != 1] or [1])
     if squeezed.ndim == 3 and squeezed.shape[2] in (3, 4):
         return squeezed

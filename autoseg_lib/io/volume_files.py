@@ -14,7 +14,7 @@ from autoseg_lib.errors import DataError, GeometryError
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.io import nifti
 from autoseg_lib.io.files import atomic_write
-from autoseg_lib.io.volume_headers import header_facts
+from autoseg_lib.io.volume_headers import HeaderFacts, header_facts
 from autoseg_lib.volume import Mask, Volume
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -63,14 +63,31 @@ def read_label_file(path: Path) -> Mask:
 
 def describe_volume_file(path: Path) -> str:
     """Returns the size and spacing from the header alone: "35×51×35, 1.00 × 1.00 × 1.00 mm" (in the file's order)."""
-    reader = sitk.ImageFileReader()
     try:
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-    except RuntimeError:
+        size, spacing = _size_and_spacing(path)
+    except DataError:
         return "a volume file that cannot be read"
-    size, spacing = reader.GetSize(), reader.GetSpacing()
     return f"{'×'.join(map(str, size))}, {' × '.join(f'{value:.2f}' for value in spacing)} mm"
+
+
+def check_volume_header(path: Path) -> None:
+    """Checks from the header alone that a file is a volume that can be read; its pixels are not looked at.
+
+    Raises:
+        DataError: damaged, not three-dimensional, or colour.
+    """
+    _size_and_spacing(path)
+
+
+def _size_and_spacing(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Returns sizes and spacings in the file's own order (i, j, k)."""
+    if _is_plain_nifti(path):
+        header = nifti.read_header(path)
+        nifti.check_kind(header, path.name)
+        lengths = np.linalg.norm(header.affine[:3, :3], axis=0)[::-1]
+        return header.shape[:3], tuple(float(value) for value in lengths[: len(header.shape)])
+    reader, _ = _open(path)
+    return tuple(reader.GetSize()[:3]), tuple(reader.GetSpacing()[:3])
 
 
 def as_labels(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
@@ -130,33 +147,15 @@ def write_volume_file(path: Path, volume: Volume) -> None:
 def _read(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
     if not path.is_file():
         raise DataError(f"'{path}': not found. Check the path.")
-    if path.name.lower().endswith((".nii", ".nii.gz")) and not nifti.is_nifti2(path):
+    if _is_plain_nifti(path):
         array, header = nifti.read_nifti(path)
         shape = (array.shape[0], array.shape[1], array.shape[2])
         geometry = Geometry(
             shape, header.affine, None, header.spacing_known, header.spacing_known, header.orientation_known
         )
         return array, geometry, "NIfTI header"
-    facts = header_facts(path)
-    reader = sitk.ImageFileReader()
-    try:
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        size = list(reader.GetSize())
-    except RuntimeError as error:
-        raise DataError(
-            f"'{path.name}': it cannot be read as {facts.format_name} ({_reason(error)}). Save it again."
-        ) from error
-    if reader.GetNumberOfComponents() > 1:
-        raise DataError(
-            f"'{path.name}': found {reader.GetNumberOfComponents()} values per voxel (colour, vectors or a time series), "
-            "expected one. Save one channel as a file of its own."
-        )
-    if len(size) > 3 and max(size[3:]) > 1:
-        raise DataError(
-            f"'{path.name}': found {len(size)} dimensions ({' × '.join(map(str, size))}), expected 3. "
-            "Split the time points into files of their own."
-        )
+    reader, facts = _open(path)
+    size = list(reader.GetSize())
     try:
         if len(size) > 3:
             reader.SetExtractSize(size[:3] + [0] * (len(size) - 3))
@@ -182,6 +181,35 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
         facts.orientation_known and image.GetDimension() == 3,
     )
     return array, geometry, facts.format_name
+
+
+def _is_plain_nifti(path: Path) -> bool:
+    return path.name.lower().endswith((".nii", ".nii.gz")) and not nifti.is_nifti2(path)
+
+
+def _open(path: Path) -> tuple[sitk.ImageFileReader, HeaderFacts]:
+    """Returns a reader that has read the header."""
+    facts = header_facts(path)
+    reader = sitk.ImageFileReader()
+    try:
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise DataError(
+            f"'{path.name}': it cannot be read as {facts.format_name} ({_reason(error)}). Save it again."
+        ) from error
+    size = reader.GetSize()
+    if reader.GetNumberOfComponents() > 1:
+        raise DataError(
+            f"'{path.name}': found {reader.GetNumberOfComponents()} values per voxel (colour, vectors or a time series), "
+            "expected one. Save one channel as a file of its own."
+        )
+    if len(size) > 3 and max(size[3:]) > 1:
+        raise DataError(
+            f"'{path.name}': found {len(size)} dimensions ({' × '.join(map(str, size))}), expected 3. "
+            "Split the time points into files of their own."
+        )
+    return reader, facts
 
 
 def _affine(image: sitk.Image) -> npt.NDArray[np.float64]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoseg_lib.data.discover import Discovery, describe_source, discover
+from autoseg_lib.data.discover import IMAGE_FOLDERS, Discovery, ImageSource, describe_source, discover
+from autoseg_lib.data.manifest import manifest_columns
+from autoseg_lib.errors import DataError
 from autoseg_lib.events import Listener, Progress, nobody
+from autoseg_lib.io.raster import check_picture_header
+from autoseg_lib.io.slice_header import SkippedFile
+from autoseg_lib.io.volume_files import check_volume_header
 
 
 @dataclass(frozen=True)
@@ -52,15 +58,19 @@ class Listing:
 
 
 def holds_training_data(path: Path) -> bool:
-    """Whether ``path`` is laid out for training: train/ with labels, labels beside images, or a manifest with labels."""
+    """Whether ``path`` is laid out for training: train/ with labels, labels beside images, or a manifest with labels.
+
+    Folder names count in upper and lower case, as Windows and macOS see them.
+    """
     if path.is_file():
         if path.suffix.lower() != ".csv":
             return False
-        first = path.open(encoding="utf-8-sig", errors="replace").readline()
-        return "label" in [cell.strip().lower() for cell in first.split(",")]
-    return (path / "train").is_dir() or (
-        (path / "labels").is_dir() and any((path / n).is_dir() for n in ("images", "dicoms"))
-    )
+        return "label" in manifest_columns(path)
+    try:
+        folders = {child.name.lower() for child in path.iterdir() if child.is_dir()}
+    except OSError:
+        return False  # listing it tells why it cannot be opened
+    return "train" in folders or ("labels" in folders and any(name in folders for name in IMAGE_FOLDERS))
 
 
 def list_scans(path: Path, on_event: Listener = nobody) -> Listing:
@@ -69,9 +79,35 @@ def list_scans(path: Path, on_event: Listener = nobody) -> Listing:
     Raises:
         DataError: nothing there can be read.
     """
-    return Listing(
-        path, discover(path, on_progress=lambda done, total: on_event(Progress("Looking", done, total)))
-    )
+    found = discover(path, on_progress=lambda done, total: on_event(Progress("Looking", done, total)))
+    sources, damaged = [], []
+    for source in found.sources:
+        faults = _faults(source)
+        damaged += faults
+        if not faults:
+            sources.append(source)
+    if not sources:
+        raise DataError(
+            f"'{path}': no scan in it can be read: {damaged[0].path.name}: {damaged[0].reason}. Choose another folder or file."
+        )
+    return Listing(path, replace(found, sources=tuple(sources), skipped=(*found.skipped, *damaged)))
+
+
+def _faults(source: ImageSource) -> list[SkippedFile]:
+    """Returns the files of a scan whose header cannot be read; DICOM headers were read when they were found."""
+    faults = []
+    for file in source.files if source.series is None else ():
+        try:
+            if source.kind == "volume":
+                check_volume_header(file)
+            else:
+                check_picture_header(file)
+        except DataError as error:
+            text = re.sub(rf"^(image )?'{re.escape(file.name)}': ", "", str(error))
+            text = re.sub(r"\. [A-Z][^.]*\.$", "", text)  # what to do about it is told when it is used
+            more = f"; the scan '{source.name}' needs it" if len(source.files) > 1 else ""
+            faults.append(SkippedFile(file, text + more, serious=True))
+    return faults
 
 
 def _count(number: int, what: str) -> str:
