@@ -293,7 +293,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     with Terminal() as terminal:
         result = evaluate(options.reference, options.prediction, options.output, on_event=terminal)
     _print("\n".join(result.lines()))
-    return 0
+    return 1 if result.failures else 0
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from autoseg_lib.cli import main
+from autoseg_lib.io.raster import write_mask_png
 from tests.helpers.dicom import write_slice
 from tests.helpers.real_data import real_data
 from tests.helpers.studies import write_png_study
@@ -27,7 +28,9 @@ def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
 
 
 def test_module_and_console_script_are_the_same_program():
-    done = subprocess.run([sys.executable, "-m", "autoseg_lib", "--version"], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "autoseg_lib", "--version"], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0
     assert done.stdout.startswith("autoseg-workbench ")
 
@@ -141,6 +144,25 @@ def test_no_write_permission(capsys, tmp_path: Path):
     )
     assert code == 1
     assert "cannot be written" in err or "no permission" in err
+
+
+def test_evaluate_exits_with_1_where_a_case_failed(capsys, tmp_path: Path):
+    for case, shape in (("good", (8, 8)), ("bad", (4, 8))):
+        write_mask_png(tmp_path / "r" / case / "s1.png", np.ones((8, 8), np.uint8))
+        write_mask_png(tmp_path / "p" / case / "s1.png", np.ones(shape, np.uint8))
+    command = (
+        "evaluate",
+        "--reference",
+        str(tmp_path / "r"),
+        "--output",
+        str(tmp_path / "e.csv"),
+        "--prediction",
+    )
+    code, out, _ = call(capsys, *command, str(tmp_path / "p"))
+    assert code == 1
+    assert "'bad' was not compared: the reference's slices are 8×8, the prediction's 8×4" in out
+    assert pd.read_csv(tmp_path / "e.csv")["case"].tolist() == ["good"]
+    assert call(capsys, *command, str(tmp_path / "r"))[0] == 0
 
 
 def test_train_segment_evaluate_measure_in_a_shell(capsys, tmp_path: Path, monkeypatch):
