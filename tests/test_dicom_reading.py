@@ -141,6 +141,32 @@ def test_all_images_at_one_position(tmp_path: Path) -> None:
     assert geometry.spacing_zyx_mm[0] == 8
 
 
+def test_slices_closer_than_a_clinical_scanner_places_them(tmp_path: Path) -> None:
+    for index in range(4):  # the numbers run against the positions
+        write_slice(
+            tmp_path / f"{index}.dcm",
+            numbers()[index],
+            position=(0, 0, 0.009 * index),
+            number=9 - index,
+            spacing=(0.009, 0.009),
+            modality="CT",
+        )
+    series = only(tmp_path)
+    assert [path.stem for path in series.files] == ["0", "1", "2", "3"]
+    assert series.warnings == ()
+    geometry = read_series(series).geometry
+    assert geometry.is_even
+    assert geometry.spacing_zyx_mm == pytest.approx((0.009, 0.009, 0.009))
+
+
+def test_images_at_one_position_stay_together_in_the_last_digit(tmp_path: Path) -> None:
+    for index, height in enumerate(
+        (10.004, 10.0051, 10.0049, 0, 0, 0)
+    ):  # 10.005 is where rounding would part them
+        write_slice(tmp_path / f"{index}.dcm", numbers()[0], position=(0, 0, height), number=index)
+    assert [path.stem for path in only(tmp_path).files] == ["3", "4", "5", "0", "1", "2"]
+
+
 def test_slices_shifted_in_plane_are_not_taken_for_a_straight_stack(tmp_path: Path) -> None:
     for index, shift in enumerate((0, 5, -3, 0)):
         write_slice(tmp_path / f"{index}.dcm", numbers()[index], position=(shift, 0, index), number=index)

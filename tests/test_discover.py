@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from autoseg_lib.data.discover import describe_source, discover
 from autoseg_lib.data.naming import CaseNamer
@@ -19,6 +20,7 @@ from autoseg_lib.io.identity import tells_identity
 from autoseg_lib.io.raster import write_mask_png
 from autoseg_lib.io.volume_files import write_mask_file
 from autoseg_lib.volume import Mask
+from autoseg_lib.workflow.finished import result_key
 from tests.helpers.dicom import uid, write_series, write_slice
 from tests.helpers.real_data import real_data
 
@@ -128,6 +130,22 @@ def test_two_patients_under_one_uid_stay_apart(tmp_path: Path) -> None:
     write_series(tmp_path / "a", pixels(3), PatientID="A", prefix="a")
     write_series(tmp_path / "b", pixels(3), PatientID="B", prefix="b", origin=(0, 0, 3))
     assert [source.name for source in discover(tmp_path).sources] == ["a", "b"]
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_a_header_and_its_pixels_are_one_scan(tmp_path: Path, suffix: str) -> None:
+    image = sitk.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(3, 4, 5))
+    sitk.WriteImage(image, str(tmp_path / f"a{suffix}"))
+    found = discover(tmp_path)
+    (source,) = found.sources
+    assert [file.name for file in source.files] == [f"a{suffix}", "a.raw"]
+    assert [file.name for file in source.images] == [f"a{suffix}"]
+    assert found.skipped == ()
+    assert load_scan(source).volume.array.shape == (3, 4, 5)
+    # A result holds for these pixels, not for others under the same header.
+    before = result_key(source, "m", {})
+    (tmp_path / "a.raw").write_bytes((tmp_path / "a.raw").read_bytes()[::-1])
+    assert result_key(source, "m", {}) != before
 
 
 def run_folder(path: Path, case: str) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from PIL import Image
 
 from autoseg_lib.data.masks import load_case
@@ -184,6 +185,15 @@ def test_other_volume_formats(tmp_path: Path, suffix: str) -> None:
     )
     scan, mask, _ = load_case(paired(tmp_path).cases[0])
     assert np.array_equal(mask.array, scan.volume.array)
+
+
+def test_headers_with_their_pixels_in_another_file(tmp_path: Path) -> None:
+    for folder, suffix in (("images", ".mhd"), ("labels", ".nhdr")):
+        (tmp_path / "train" / folder).mkdir(parents=True)
+        image = sitk.GetImageFromArray(np.arange(60, dtype=np.uint8).reshape(3, 4, 5))
+        sitk.WriteImage(image, str(tmp_path / "train" / folder / f"a{suffix}"))
+    found = paired(tmp_path)
+    assert (found.images, found.labels, found.pairs, found.issues) == (1, 1, 1, ())
 
 
 def test_label_volume_for_a_dicom_series(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from autoseg_lib.errors import DataError, GeometryError
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.io.volume_files import (
+    all_files,
     describe_volume_file,
     is_volume_file,
     read_label_file,
@@ -191,6 +192,28 @@ def test_truncated_nifti(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(DataError, match=r"'a.nii.gz': "):
         read_volume_file(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "parts"),
+    [
+        ("a.mhd", "NDims = 3\nElementDataFile = a b.raw\n", ["a b.raw"]),
+        ("a.mhd", "NDims = 3\r\nElementDataFile = a.zraw\r\n", ["a.zraw"]),
+        ("a.mhd", "ElementDataFile = s%02d.raw 1 5 2\n", ["s01.raw", "s03.raw", "s05.raw"]),
+        ("a.mhd", "ElementDataFile = LIST\none.raw\ntwo.raw\n", ["one.raw", "two.raw"]),
+        ("a.mhd", "ElementDataFile = LOCAL\n", []),
+        ("a.nhdr", "NRRD0004\ntype: short\ndata file: a.raw.gz\n", ["a.raw.gz"]),
+        ("a.nhdr", "NRRD0004\ndatafile: s%03d.raw 0 2 1 2\n", ["s000.raw", "s001.raw", "s002.raw"]),
+        ("a.nhdr", "NRRD0004\ndata file: 100%s%d.raw 0 2 1\n", ["100%s%d.raw 0 2 1"]),
+        ("a.mha", "ElementDataFile = a.raw\n", []),
+    ],
+)
+def test_the_files_of_a_volume(tmp_path: Path, name: str, header: str, parts: list[str]) -> None:
+    (tmp_path / name).write_bytes(header.encode() + b"\0\1\2")
+    for part in parts:
+        (tmp_path / part).write_bytes(b"x")
+    # What follows LOCAL and the lists here stands for pixels.
+    assert [file.name for file in all_files(tmp_path / name)] == [name, *parts]
 
 
 def test_missing_file() -> None:

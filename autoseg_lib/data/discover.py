@@ -18,7 +18,7 @@ from autoseg_lib.io.dicom_series import DicomSeries, group_series, spread_series
 from autoseg_lib.io.files import is_junk, natural_key, walk_files
 from autoseg_lib.io.run_record import own_results
 from autoseg_lib.io.slice_header import SkippedFile
-from autoseg_lib.io.volume_files import describe_volume_file, is_volume_file
+from autoseg_lib.io.volume_files import all_files, describe_volume_file, is_volume_file
 
 # Folders whose names speak of the layout, not of a scan.
 LAYOUT_FOLDERS = {"images", "dicoms", "train", "test", "data", "imagestr", "imagests"}
@@ -35,7 +35,8 @@ class ImageSource:
     Attributes:
         name: name of the case, free of the patient's identity.
         kind: "dicom", "volume" or "raster".
-        files: DICOM and raster: one per slice, in slice order (a multi-frame file repeats); volume: the one file.
+        files: DICOM and raster: one per slice, in slice order (a multi-frame file repeats); volume: the file, and after it
+            those its pixels lie in where it is a header alone (.mhd, .nhdr).
         slice_names: one per slice for DICOM and raster; empty for volumes, whose slices have no names of their own.
         patient: key by which scans of one patient are kept together; says nothing about who it is.
         series: the DICOM series, else None.
@@ -53,6 +54,11 @@ class ImageSource:
     modality: str = ""
     warnings: tuple[str, ...] = ()
     number: int = 1
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The files that images are counted and paired by: each file of a series once, a volume's one file."""
+        return self.files[:1] if self.kind == "volume" else tuple(dict.fromkeys(self.files))
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,7 @@ def discover_files(
     """
     volumes = [file for file in files if is_volume_file(file) and not is_junk(file)]
     pictures = [file for file in files if file.suffix.lower() in raster.IMAGE_SUFFIXES and not is_junk(file)]
-    taken = {*volumes, *pictures}
+    taken = {*pictures, *(part for file in volumes for part in all_files(file))}
     others = [file for file in files if file not in taken]
     scan = read_headers(others, on_progress)
     skipped = list(scan.skipped)
@@ -307,7 +313,7 @@ def _dicom_patient(group: DicomSeries, name: str, pattern: str | None, folder: P
 def _volume_source(file: Path, namer: CaseNamer, root: Path, pattern: str | None) -> ImageSource:
     name = namer.name(image_stem(file), file.parent, frozenset())
     return ImageSource(
-        name, "volume", (file,), (), patient_of(name, pattern, file.parent, root, LAYOUT_FOLDERS)
+        name, "volume", all_files(file), (), patient_of(name, pattern, file.parent, root, LAYOUT_FOLDERS)
     )
 
 

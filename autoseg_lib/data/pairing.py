@@ -26,7 +26,7 @@ from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
 from autoseg_lib.io.dicom_series import series_from
 from autoseg_lib.io.files import same_text, walk_files
 from autoseg_lib.io.raster import LABEL_SUFFIXES
-from autoseg_lib.io.volume_files import is_volume_file
+from autoseg_lib.io.volume_files import all_files, is_volume_file
 from autoseg_lib.settings import TrainSettings
 
 __all__ = ["Pairing", "PairingIssue", "TrainingCase", "pair"]
@@ -125,10 +125,11 @@ def _folders(place: Path) -> dict[str, Path]:
 
 def _label_kinds(files: Sequence[Path]) -> list[PairingIssue]:
     dicom = [file.name for file in files if file.suffix.lower() in DICOM_SUFFIXES]
+    volumes = {part for file in files if is_volume_file(file) for part in all_files(file)}
     odd = [
         file.name
         for file in files
-        if file.suffix.lower() not in (*LABEL_SUFFIXES, *DICOM_SUFFIXES) and not is_volume_file(file)
+        if file.suffix.lower() not in (*LABEL_SUFFIXES, *DICOM_SUFFIXES) and file not in volumes
     ]
     issues = []
     if dicom:
@@ -174,15 +175,16 @@ def _match(
             issues.append(_unclear(volume, source))
             used.add(volume)
             continue
-        files = tuple(dict.fromkeys(source.files))
+        files = source.images
         images += len(files)
         if volume is not None:
             used.add(volume)
             pairs += len(files)
             cases.append(TrainingCase(source, label_volume=volume))
             continue
-        partners = [_slice_label(source, index, labels, root) for index in range(len(source.files))]
-        for file, partner in zip(source.files, partners, strict=True):
+        paths = source.images if source.kind == "volume" else source.files
+        partners = [_slice_label(source, index, labels, root) for index in range(len(paths))]
+        for file, partner in zip(paths, partners, strict=True):
             if partner is None and not labels.get(key_of(file, root)):
                 lonely[key_of(file, root)] = file
         case = labelled_part(source, partners)
@@ -308,15 +310,16 @@ def _pair_manifest(path: Path, settings: TrainSettings, on_progress: OnProgress 
         )
     cases, lonely, pairs, images = [], [], 0, 0
     for source in found.sources:
-        files = tuple(dict.fromkeys(source.files))
+        files = source.images
         images += len(files)
         row = by_image.get(source.files[0]) or by_image.get(source.files[0].parent)
         if row is not None and row.label is not None and is_volume_file(row.label):
             cases.append(TrainingCase(source, label_volume=row.label))
             pairs += len(files)
             continue
-        partners = [_manifest_label(by_image, file) for file in source.files]
-        lonely += [file.name for file, partner in zip(source.files, partners, strict=True) if partner is None]
+        paths = source.images if source.kind == "volume" else source.files
+        partners = [_manifest_label(by_image, file) for file in paths]
+        lonely += [file.name for file, partner in zip(paths, partners, strict=True) if partner is None]
         case = labelled_part(source, partners)
         if case is not None:
             cases.append(case)

@@ -44,7 +44,7 @@ def doubled_images(found: Discovery, root: Path) -> list[PairingIssue]:
     """Reports images that share one name."""
     by_key: dict[Key, set[Path]] = defaultdict(set)
     for source in found.sources:
-        for file in source.files:
+        for file in source.images:
             by_key[key_of(file, root)].add(file)
     issues = []
     for files in by_key.values():
@@ -150,7 +150,7 @@ def left_out_issues(found: Discovery) -> list[PairingIssue]:
     issues = []
     for source in found.left_out:
         localizer = source.series is not None and source.series.is_localizer
-        names = tuple(dict.fromkeys(file.name for file in source.files))
+        names = tuple(dict.fromkeys(file.name for file in source.images))
         what = "a localizer (scout)" if localizer else "a series not chosen by the setting series"
         count = "1 slice" if len(names) == 1 else f"{len(names)} slices"
         issues.append(

@@ -16,6 +16,17 @@ _SHIFT_TOLERANCE_MM = 0.1
 _TILT_DEGREES = 0.5
 
 
+# The same as a share of the pixel size, for scans finer than a clinical one (micro-CT: slices 0.009 mm apart).
+_SAME_PLACE_SHARE = 0.1
+
+
+def same_place_mm(header: SliceHeader) -> float:
+    """Returns the distance along the normal (mm) up to which images count as lying at one position."""
+    if header.pixel_spacing_mm is None:
+        return SAME_PLACE_TOLERANCE_MM
+    return min(SAME_PLACE_TOLERANCE_MM, _SAME_PLACE_SHARE * min(header.pixel_spacing_mm))
+
+
 def series_geometry(headers: Sequence[SliceHeader]) -> tuple[Geometry, list[str]]:
     """Returns the grid of sorted slices, and sentences on what is odd about it.
 
@@ -59,7 +70,7 @@ def series_geometry(headers: Sequence[SliceHeader]) -> tuple[Geometry, list[str]
             affine[:3, 0] = normal * (given or 1.0)
         else:
             positions_known = True
-            affine[:3, 0], positions = _steps(origins, normal, given or 1.0, notes)
+            affine[:3, 0], positions = _steps(origins, normal, given or 1.0, same_place_mm(first), notes)
     shape = (len(headers), first.rows, first.columns)
     geometry = Geometry(shape, affine, positions, spacing_known, positions_known, orientation_known)
     if geometry.shear_degrees > _TILT_DEGREES and geometry.is_even:
@@ -70,7 +81,7 @@ def series_geometry(headers: Sequence[SliceHeader]) -> tuple[Geometry, list[str]
 
 
 def _steps(
-    origins: FloatArray, normal: FloatArray, fallback_mm: float, notes: list[str]
+    origins: FloatArray, normal: FloatArray, fallback_mm: float, same_place: float, notes: list[str]
 ) -> tuple[FloatArray, tuple[float, ...] | None]:
     """Returns the mean slice step (3,) and the positions along the normal where the step does not say it all."""
     count = len(origins)
@@ -81,18 +92,15 @@ def _steps(
     beside = origins - origins[0] - np.outer(np.arange(count), step)
     beside -= np.outer(beside @ normal, normal)
     total = float(along[-1] - along[0])
-    if total < SAME_PLACE_TOLERANCE_MM:  # every image at one place
+    if total < same_place:  # every image at one place
         notes.append(f"all {count} images lie at one position (cine, dynamic or several echoes).")
         return normal * fallback_mm, tuple(float(value) for value in np.maximum.accumulate(along))
     median = float(np.median(gaps))
-    even = (
-        bool(np.all(np.abs(gaps - median) <= EVEN_SPACING_TOLERANCE * abs(median)))
-        and median > SAME_PLACE_TOLERANCE_MM
-    )
+    even = bool(np.all(np.abs(gaps - median) <= EVEN_SPACING_TOLERANCE * abs(median))) and median > same_place
     shifted = float(np.linalg.norm(beside, axis=1).max()) > _SHIFT_TOLERANCE_MM
     if even and not shifted:
         return step, None
-    same = gaps <= SAME_PLACE_TOLERANCE_MM
+    same = gaps <= same_place
     if same.any():
         places = count - int(same.sum())
         notes.append(f"{count} images at {places} positions (cine, dynamic or several echoes).")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg_lib.io.dicom_folders import join_folders
-from autoseg_lib.io.dicom_geometry import series_geometry
+from autoseg_lib.io.dicom_geometry import same_place_mm, series_geometry
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
 from autoseg_lib.io.dicom_pixels import read_pixels
 from autoseg_lib.io.files import natural_key, sha256_of
@@ -252,10 +252,12 @@ def _sorted(members: Sequence[SliceHeader]) -> list[SliceHeader]:
             members, key=lambda h: (h.instance_number is None, h.instance_number or 0, *late(h)[3:])
         )
     normal = np.cross(first.orientation[:3], first.orientation[3:])
-    # Rounding keeps images at one position together although their numbers differ in the last digit.
-    return sorted(
-        members, key=lambda h: (round(float(np.dot(normal, h.position_xyz_mm or (0, 0, 0))), 2), *late(h))
-    )
+    along = np.array([np.dot(normal, header.position_xyz_mm or (0, 0, 0)) for header in members])
+    order = np.argsort(along, kind="stable")
+    # Images at one position stay together although their numbers differ in the last digit.
+    places = np.concatenate([[0], np.cumsum(np.diff(along[order]) > same_place_mm(first))])
+    place = {int(index): int(number) for index, number in zip(order, places, strict=True)}
+    return [members[i] for i in sorted(range(len(members)), key=lambda i: (place[i], *late(members[i])))]
 
 
 def _slice_names(headers: Sequence[SliceHeader]) -> tuple[str, ...]:

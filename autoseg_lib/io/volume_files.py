@@ -14,7 +14,7 @@ from autoseg_lib.errors import DataError, GeometryError
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.io import nifti
 from autoseg_lib.io.files import atomic_write
-from autoseg_lib.io.volume_headers import HeaderFacts, header_facts
+from autoseg_lib.io.volume_headers import HeaderFacts, data_files, header_facts
 from autoseg_lib.volume import Mask, Volume
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -31,6 +31,14 @@ def stem_of(path: Path) -> str:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.stem
+
+
+def all_files(path: Path) -> tuple[Path, ...]:
+    """Returns a volume file and the files its pixels lie in, where the header is a file of its own (.mhd, .nhdr)."""
+    name = path.name.lower()
+    if not name.endswith((".mhd", ".nhdr")):
+        return (path,)
+    return (path, *(file for file in data_files(path) if file.is_file()))
 
 
 def read_volume_file(path: Path) -> Volume:

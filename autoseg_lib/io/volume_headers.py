@@ -47,6 +47,38 @@ def header_facts(path: Path) -> HeaderFacts:
     return HeaderFacts("MetaImage header", spacing, turned)
 
 
+def data_files(path: Path) -> tuple[Path, ...]:
+    """Returns the files that a .mhd or .nhdr header names as the place of its pixels, whether they exist or not.
+
+    Source: the definitions of MetaImage (ElementDataFile) and NRRD (data file); both know LIST and a counting pattern
+    ("slice%03d.raw 1 20 1").
+    """
+    try:
+        text = path.read_bytes()[:1_000_000].decode("utf-8", errors="replace").replace("\r", "")
+    except OSError:
+        return ()
+    found = re.search(r"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(.+)$", text, re.M | re.I)
+    if found is None or found[1].strip().upper() in ("LOCAL", "INTERNAL"):
+        return ()
+    value = found[1].strip()
+    if value.upper().startswith("LIST"):
+        names = [line.strip() for line in text[found.end() :].split("\n") if line.strip()]
+    elif counted := re.fullmatch(r"(.*%0?\d*d.*?)\s+(-?\d+)\s+(-?\d+)(?:\s+(-?\d+))?(?:\s+\d+)?", value):
+        first, last, step = int(counted[2]), int(counted[3]), int(counted[4] or 1) or 1
+        numbers = range(first, last + (1 if step > 0 else -1), step)
+        try:
+            names = [counted[1] % number for number in numbers[:_MOST_FILES]]
+        except (TypeError, ValueError):  # another % in the name
+            names = [value]
+    else:
+        names = [value]
+    return tuple(path.parent / name for name in names)
+
+
+# No stack has more slices; a broken header could ask for billions of names.
+_MOST_FILES = 100_000
+
+
 def _text_header(path: Path) -> str:
     try:
         with path.open("rb") as stream:

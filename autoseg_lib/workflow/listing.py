@@ -96,7 +96,7 @@ def list_scans(path: Path, on_event: Listener = nobody) -> Listing:
 def _faults(source: ImageSource) -> list[SkippedFile]:
     """Returns the files of a scan whose header cannot be read; DICOM headers were read when they were found."""
     faults = []
-    for file in source.files if source.series is None else ():
+    for file in source.images if source.series is None else ():
         try:
             if source.kind == "volume":
                 check_volume_header(file)
@@ -105,7 +105,7 @@ def _faults(source: ImageSource) -> list[SkippedFile]:
         except DataError as error:
             text = re.sub(rf"^(image )?'{re.escape(file.name)}': ", "", str(error))
             text = re.sub(r"\. [A-Z][^.]*\.$", "", text)  # what to do about it is told when it is used
-            more = f"; the scan '{source.name}' needs it" if len(source.files) > 1 else ""
+            more = f"; the scan '{source.name}' needs it" if len(source.images) > 1 else ""
             faults.append(SkippedFile(file, text + more, serious=True))
     return faults
 

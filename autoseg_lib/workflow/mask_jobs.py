@@ -125,7 +125,7 @@ def _partners(source: ImageSource, pool: dict[str, Path]) -> list[Path | None]:
     """The mask of each slice, by the slice's name or its file's."""
     frames = len(set(source.files)) < len(source.files)
     result: list[Path | None] = []
-    for index, file in enumerate(source.files):
+    for index, file in enumerate(source.images if source.kind == "volume" else source.files):
         name = same_text(source.slice_names[index]) if source.slice_names else ""
         result.append(pool.get(name) or (None if frames else pool.get(same_text(image_stem(file)))))
     return result

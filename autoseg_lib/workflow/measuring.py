@@ -20,7 +20,7 @@ from autoseg_lib.export.run_folder import RunFolder, open_run
 from autoseg_lib.export.tables import csa_table, write_csa_results, write_measurements, write_volumes
 from autoseg_lib.io.files import sha256_of
 from autoseg_lib.io.raster import read_label
-from autoseg_lib.io.volume_files import is_volume_file, read_label_file
+from autoseg_lib.io.volume_files import all_files, is_volume_file, read_label_file
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import SliceMeasurement, measure_slices
 from autoseg_lib.measure.volumes import VolumeMeasurement, measure_volumes
@@ -171,7 +171,8 @@ def _write(run: RunFolder, measurements: list[SliceMeasurement], volumes: list[V
 def _case_report(
     scan: Scan, sizes: list[VolumeMeasurement], job: MaskJob, said: Sequence[str]
 ) -> dict[str, Any]:
-    report = case_report(scan, sizes, checksums={path.name: sha256_of(path) for path in job.files})
+    files = [part for path in job.files for part in all_files(path)]
+    report = case_report(scan, sizes, checksums={path.name: sha256_of(path) for path in files})
     report["warnings"] = list(said)
     return report
 
