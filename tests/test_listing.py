@@ -45,6 +45,7 @@ def cut_tif() -> bytes:
 JUNK = [
     ("a.npy", npz(), "found an archive of arrays, expected one array"),
     ("a.npy", npy(3.0), r"found the shape \(\), expected \(rows, columns\)"),
+    ("a.npy", npy(np.ones((0, 5))), r"found the shape \(0, 5\), expected \(rows, columns\)\. Choose"),
     ("a.npy", npy(np.array([{}], dtype=object)), "found Python objects instead of numbers"),
     ("a.npy", b"", r"the file is empty \(0 bytes\)"),
     ("a.tif", b"hello world this is text", "it cannot be read as a picture"),
@@ -52,7 +53,7 @@ JUNK = [
     ("a.png", cut_png(), "it cannot be read as a picture"),
     ("a.nii.gz", b"junk", "found 4 bytes, which is no NIfTI file"),
     ("a.nrrd", b"NRRD0004\ntype: short\n", "it cannot be read as NRRD header"),
-    ("a.mha", b"\0" * 10, "it cannot be read as MetaImage header"),
+    ("a.mha", b"\0" * 10, r"it cannot be read as MetaImage header \(unknown format\)\. Choose"),
 ]
 
 

@@ -223,7 +223,7 @@ def _plane(array: npt.NDArray[Any], path: Path, what: str) -> npt.NDArray[Any]:
     squeezed = array if array.ndim <= 2 else array.reshape([n for n in array.shape if n != 1] or [1])
     if squeezed.ndim == 3 and squeezed.shape[2] in (3, 4):
         return squeezed
-    if squeezed.ndim != 2:
+    if squeezed.ndim != 2 or squeezed.size == 0:
         raise DataError(
             f"{what} '{path.name}': found the shape {array.shape}, expected (rows, columns). "
             "Save each slice as a file of its own, or the volume as .nii.gz."

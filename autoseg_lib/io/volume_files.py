@@ -236,6 +236,8 @@ def _affine(image: sitk.Image) -> npt.NDArray[np.float64]:
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[-1] if lines else type(error).__name__
+    if "Unable to determine ImageIO" in text:
+        return "unknown format"  # the rest is a path
     return text.split("): ")[-1][:140].rstrip(". !")
 
 

@@ -104,7 +104,7 @@ def _faults(source: ImageSource) -> list[SkippedFile]:
                 check_picture_header(file)
         except DataError as error:
             text = re.sub(rf"^(image )?'{re.escape(file.name)}': ", "", str(error))
-            text = re.sub(r"\. [A-Z][^.]*\.$", "", text)  # what to do about it is told when it is used
+            text = text.split(". ")[0].rstrip(".")  # what to do about it is told when it is used
             more = f"; the scan '{source.name}' needs it" if len(source.images) > 1 else ""
             faults.append(SkippedFile(file, text + more, serious=True))
     return faults
