@@ -53,23 +53,34 @@ def own_results(files: Sequence[Path], top: Path) -> set[Path]:
         files: files of any kind.
         top: the folder they were looked for in; a run folder up to two levels above it counts too.
     """
-    above = [folder for folder in top.resolve().parents[:2] if is_run_folder(folder)]
-    recorded = {folder: _recorded(folder) for folder in above}
-    found: set[Path] = set()
-    for file in files:
-        places = [(parent, file) for parent in file.parents if top in (parent, *parent.parents)]
-        places += [(run, top.resolve() / file.relative_to(top)) for run in above]
-        for folder, place in places:
-            if folder not in recorded:
-                recorded[folder] = _recorded(folder) if is_run_folder(folder) else None
-            known = recorded[folder]
-            inside = place.relative_to(folder)
-            if known is not None and (inside.as_posix() in known or _is_result(inside.parts)):
-                found.add(file)
-    return found
+    known: dict[Path, set[str] | None] = {}
+
+    def recorded(folder: Path) -> set[str] | None:
+        if folder not in known:
+            known[folder] = _recorded(folder) if is_run_folder(folder) else None
+        return known[folder]
+
+    # Looked up once a folder: there may be tens of thousands of files.
+    runs: dict[Path, list[tuple[tuple[str, ...], set[str]]]] = {}
+    for place in {file.parent for file in files}:
+        steps = place.relative_to(top).parts
+        inside = [top.joinpath(*steps[:count]) for count in range(len(steps) + 1)]
+        whole = top.resolve().joinpath(*steps)
+        above = [(run, whole) for run in top.resolve().parents[:2]]
+        runs[place] = [
+            (path.relative_to(run).parts, record)
+            for run, path in [*((run, place) for run in inside), *above]
+            if (record := recorded(run)) is not None
+        ]
+    return {
+        file
+        for file in files
+        for parts, record in runs[file.parent]
+        if "/".join((*parts, file.name)) in record or _is_result((*parts, file.name))
+    }
 
 
-def _recorded(folder: Path) -> set[str] | None:
+def _recorded(folder: Path) -> set[str]:
     return {item for case in read_record(folder).values() for item in case["files"]}
 
 
