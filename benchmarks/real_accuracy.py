@@ -173,7 +173,9 @@ def main() -> None:
     for number, roi in enumerate(task.rois):
         values = [dice[number] for _, dice in scores if dice[number] is not None]
         means.append(float(np.mean(values)))
-        print(f"  {roi:<12} Dice {means[-1]:.4f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.4f} (n = {len(values)})")
+        print(
+            f"  {roi:<12} Dice {means[-1]:.4f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.4f} (n = {len(values)})"
+        )
     print(f"  mean         Dice {np.mean(means):.4f}")
 
 

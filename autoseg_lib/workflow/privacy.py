@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable
 
 from autoseg_lib.data.discover import Discovery
+from autoseg_lib.io.identity import tells_identity
 
 # Shorter parts of a name are too often parts of other words.
 _SHORTEST = 3
+HIDDEN = "***"
 
 
 def without_identity(found: Discovery) -> Callable[[str], str]:
@@ -20,10 +22,18 @@ def without_identity(found: Discovery) -> Callable[[str], str]:
     told: set[str] = set()
     for source in (*found.sources, *found.left_out):
         for header in source.series.headers if source.series else ():
-            told |= {text for text in header.identity if len(text) >= _SHORTEST}
-    if not told:
-        return lambda text: text
-    longest_first = "|".join(re.escape(text) for text in sorted(told, key=len, reverse=True))
+            told |= header.identity
+    literal = [text for text in sorted(told, key=len, reverse=True) if len(text) >= _SHORTEST]
     # Whole words only; "_" and digits beside a name separate it as spaces do.
-    pattern = re.compile(rf"(?<![^\W\d_])(?:{longest_first})(?![^\W\d_])", re.IGNORECASE)
-    return lambda text: pattern.sub("***", text)
+    pattern = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(map(re.escape, literal))})(?![^\W\d_])", re.IGNORECASE)
+
+    def hide(text: str) -> str:
+        if not told:
+            return text
+        # A file name, alone or in quotes, is judged as a whole: accents, short names, dates in any order.
+        if " " not in text and tells_identity(text, told):
+            return HIDDEN
+        text = re.sub(r"'([^']+)'", lambda m: f"'{HIDDEN}'" if tells_identity(m[1], told) else m[0], text)
+        return pattern.sub(HIDDEN, text) if literal else text
+
+    return hide

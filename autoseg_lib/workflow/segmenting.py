@@ -294,7 +294,8 @@ class _Segmenting:
             on_progress=lambda done, total: self.on_event(Progress("Looking for scans", done, total)),
         )
         self.notes += found.notes
-        run = open_run(output, mode)
+        inputs = [path for source in found.sources for path in source.files]
+        run = open_run(output, mode, inputs=inputs)
         self.rows = RunRows(run)
         sources = dict(zip(unique_names([s.name for s in found.sources]), found.sources, strict=True))
         self._require_same_key(run, sources)

@@ -265,9 +265,7 @@ def _state_of(checkpoint: dict[str, Any] | None, plan: Plan) -> tuple[str, str]:
     state = checkpoint["state"]
     limit = plan.loop.time_limit_seconds
     more_time = limit is None or limit > state["elapsed_seconds"] * 1.05 + 30
-    done = state["epoch"] >= plan.loop.epochs or (
-        state["finished"] == "time limit" and not more_time
-    )
+    done = state["epoch"] >= plan.loop.epochs or (state["finished"] == "time limit" and not more_time)
     when = datetime.datetime.fromisoformat(checkpoint["saved"]).strftime("%d %B %Y, %H:%M")
     if state["finished"] and done:
         return "finished", (
