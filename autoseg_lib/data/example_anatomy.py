@@ -24,7 +24,7 @@ ROI_NAMES = (
 )
 
 # Stored brightness on a T1-weighted image: fat bright, muscle dark grey, fluid and bone cortex dark.
-_FAT, _VISCERAL_FAT, _MUSCLE, _MARROW = 900.0, 800.0, 310.0, 560.0
+_FAT, _VISCERAL_FAT, _MUSCLE, _MARROW = 900.0, 800.0, 310.0, 470.0
 _CANAL, _CORD, _BONE, _VESSEL, _KIDNEY, _BOWEL = 210.0, 380.0, 130.0, 90.0, 430.0, 360.0
 
 # Each pixel is the mean of this many by this many points, so that edges are blended as a scanner blends them.

@@ -26,7 +26,7 @@ from autoseg_lib.geometry import Geometry
 from autoseg_lib.io.dicom_write import write_dicom_series
 
 # Changes when the same seed gives other files, so that an older study is not taken for the new one.
-_VERSION = 1
+_VERSION = 2
 _MARKER = "example_study.json"
 
 # Clean drawings are learned far sooner than real scans; more epochs change nothing.
