@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -149,11 +148,6 @@ def device_name() -> str:
     """Returns "cuda", "mps" or "cpu": what training and segmenting use on this computer."""
     gpu = find_gpu()
     return gpu.kind if gpu else "cpu"
-
-
-def in_environment() -> str:
-    """Returns the name of the Python environment this runs in, e.g. "base" or "autoseg"."""
-    return os.environ.get("CONDA_DEFAULT_ENV") or Path(sys.prefix).name
 
 
 def cpu_cores() -> int:

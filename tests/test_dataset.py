@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, StackDataset
 
 from autoseg_lib.augment.plan import AugmentPlan
-from autoseg_lib.data.dataset import EpochSampler, PatchDataset, PreparedCase, SliceDataset, one_thread_each
+from autoseg_lib.data.dataset import KeyedBatches, PatchDataset, PreparedCase, SliceDataset, one_thread_each
 from autoseg_lib.errors import DataError
 from tests.helpers.phantoms import two_sided_body
 
@@ -34,10 +34,10 @@ def patches(plan: AugmentPlan | None = PLAN, **changes) -> PatchDataset:
 
 
 def epoch_of(dataset, epoch: int, workers: int) -> list:
-    sampler = EpochSampler(len(dataset), seed=4)
-    sampler.set_epoch(epoch)
+    batches = KeyedBatches(len(dataset), 3, seed=4)
+    batches.epoch = epoch
     extra = {"worker_init_fn": one_thread_each, "multiprocessing_context": "spawn"} if workers else {}
-    return list(DataLoader(dataset, batch_size=3, sampler=sampler, num_workers=workers, **extra))
+    return list(DataLoader(dataset, batch_sampler=batches, num_workers=workers, **extra))
 
 
 def test_the_number_of_workers_changes_nothing() -> None:
@@ -63,11 +63,12 @@ def test_samples_are_the_same_again_and_differ_from_epoch_to_epoch(dataset) -> N
 
 def test_slices_without_changes_are_the_prepared_ones() -> None:
     dataset, case = slices(None), body("bb", (5, 32, 32))
-    assert len(dataset) == 8 and dataset.name_of(3) == ("bb", 0)
+    assert len(dataset) == 8
     np.testing.assert_allclose(dataset[0, 5]["image"][0], case.image[2], atol=0.01)  # kept in half precision
     np.testing.assert_array_equal(dataset[0, 5]["label"][0], case.label[2])
     some = SliceDataset([case], None, 0, slices=[(0, 4), (0, 1)])
-    assert [some.name_of(i) for i in range(len(some))] == [("bb", 4), ("bb", 1)]
+    np.testing.assert_array_equal(some[0, 0]["label"][0], case.label[4])
+    np.testing.assert_array_equal(some[0, 1]["label"][0], case.label[1])
 
 
 def test_patches_are_cut_from_where_they_say() -> None:
@@ -126,15 +127,19 @@ def test_a_scan_smaller_than_the_patch_is_padded_with_its_darkest_value() -> Non
         )
 
 
-def test_the_order_depends_on_seed_and_epoch_alone() -> None:
-    sampler = EpochSampler(50, seed=3)
-    first = list(sampler)
-    assert sorted(first) == [(0, index) for index in range(50)] and first != sorted(first)
-    assert first == list(sampler) == list(EpochSampler(50, seed=3))
-    sampler.set_epoch(1)
-    second = list(sampler)
-    assert {epoch for epoch, _ in second} == {1} and [i for _, i in second] != [i for _, i in first]
-    assert [i for _, i in EpochSampler(4, 0, shuffle=False)] == [0, 1, 2, 3] and len(sampler) == 50
+def test_the_order_depends_on_seed_and_epoch_alone_and_can_start_in_the_middle() -> None:
+    batches = KeyedBatches(50, 8, seed=3)
+    first = list(batches)
+    keys = [key for batch in first for key in batch]
+    assert len(first) == len(batches) == 7 and {len(batch) for batch in first} == {8}
+    assert set(keys) == {(0, index) for index in range(50)} and keys[:50] != sorted(keys[:50])
+    assert keys[50:] == keys[:6]  # the last batch is filled up from the start
+    assert first == list(KeyedBatches(50, 8, seed=3))
+    batches.first = 4
+    assert list(batches) == first[4:]
+    batches.epoch, batches.first = 1, 0
+    assert {epoch for batch in batches for epoch, _ in batch} == {1}
+    assert [i for batch in batches for _, i in batch] != [i for _, i in keys]
 
 
 def test_refusals() -> None:

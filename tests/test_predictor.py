@@ -102,6 +102,13 @@ def test_2d_unevenly_spaced_slices_are_predicted_one_by_one():
     assert truth.any()
 
 
+def test_a_long_scan_is_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch):
+    volume, _ = blob("SAR")
+    whole = predictor("2D", Bright()).predict(volume)
+    monkeypatch.setattr("autoseg_lib.infer.predictor.SLICES_PER_PART", 3)
+    assert np.array_equal(predictor("2D", Bright()).predict(volume).array, whole.array)
+
+
 @pytest.mark.parametrize(("dimension", "axis"), [("2D", 2), ("3D", 2)])
 def test_mirrored_prediction_swaps_the_sides(dimension: str, axis: int):
     """Averaging with the mirrored image must change nothing for a network that tells the sides apart rightly."""

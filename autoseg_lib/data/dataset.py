@@ -7,6 +7,7 @@ helper processes share.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -135,11 +136,6 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         case, k = self.slices[index]
         return _sample(self._packed.image(case)[k].astype(np.float32), self._packed.label(case)[k].copy())
 
-    def name_of(self, index: int) -> tuple[str, int]:
-        """Returns (case name, slice index) of a sample."""
-        case, k = self.slices[index]
-        return self._packed.names[case], k
-
 
 class PatchDataset(Dataset[dict[str, torch.Tensor]]):
     """Patches of 3D scans, a set share of them placed on an ROI, each ROI equally often.
@@ -242,33 +238,33 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         return case, (first[0], first[1], first[2])
 
 
-class EpochSampler(Sampler[Key]):
-    """Gives the (epoch, index) keys of one epoch; shuffled by (seed, epoch) alone."""
+class KeyedBatches(Sampler[list[Key]]):
+    """Batches of (epoch, index) keys: the order depends on (seed, epoch) alone, and can start in the middle.
 
-    def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
+    Attributes:
+        epoch: the epoch, counted from 0, that the next pass belongs to.
+        first: the batch that the next pass begins with.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
         """Args:
         length: samples per epoch.
+        batch_size: samples per batch.
         seed: start of the random order.
-        shuffle: whether the order changes from epoch to epoch.
         """
-        self.length = int(length)
-        self.seed = int(seed)
-        self.shuffle = shuffle
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch, counted from 0, that the next pass belongs to."""
-        self.epoch = int(epoch)
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.epoch, self.first = 0, 0
 
     def __len__(self) -> int:
-        return self.length
+        return math.ceil(self.length / self.batch_size)
 
-    def __iter__(self) -> Iterator[Key]:
-        order = np.arange(self.length)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch, 3]).permutation(self.length)
-        epoch = self.epoch
-        return iter([(epoch, int(index)) for index in order])
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        # The last batch is filled up from the start of the order, so that no step sees a single image.
+        order = np.resize(order, len(self) * self.batch_size)
+        for step in range(self.first, len(self)):
+            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield [(self.epoch, int(index)) for index in chosen]
 
 
 def one_thread_each(worker: int) -> None:

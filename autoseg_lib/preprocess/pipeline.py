@@ -201,32 +201,6 @@ class Preprocessing:
             )
         return likeliest_labels(probabilities, index_map(network, target), target.shape_zyx)
 
-    def restore_slices(self, probabilities: npt.NDArray[Any], target: Geometry) -> Labels:
-        """2D: the same for some of the slices, so that a long scan can be worked on part by part.
-
-        Args:
-            probabilities: (channel, slice, row, column) of any number of slices of the scan.
-            target: the scan's own grid (its slices may be more).
-
-        Returns:
-            (slice, row, column) labels of those slices with the scan's own rows and columns.
-
-        Raises:
-            GeometryError: the network is 3D, or rows and columns are not the network's.
-        """
-        network = self.network_geometry(target)
-        if (
-            self.dimension != "2D"
-            or probabilities.ndim != 4
-            or probabilities.shape[2:] != network.shape_zyx[1:]
-        ):
-            raise GeometryError(
-                f"the network's answer has the shape {probabilities.shape}; "
-                f"(channels, slices, {network.shape_zyx[1]}, {network.shape_zyx[2]}) in 2D is expected."
-            )
-        shape = (probabilities.shape[1], *target.shape_zyx[1:])
-        return likeliest_labels(probabilities, index_map(network, target), shape)
-
 
 def _fitted(geometry: Geometry, shape: tuple[int, int]) -> Geometry:
     """The grid of ``shape`` with square pixels into which a slice just fits, centred."""

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
+from autoseg_lib.data.dataset import KeyedBatches, one_thread_each
 from autoseg_lib.errors import ExportError, ModelError, OutOfSpaceError
 from autoseg_lib.events import (
     EpochDone,
@@ -88,25 +89,6 @@ class State:
     finished: str = ""
 
 
-class KeyedBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) keys: the order depends on (seed, epoch) alone, and can start in the middle."""
-
-    def __init__(self, length: int, batch_size: int, seed: int) -> None:
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.epoch, self.first = 0, 0
-
-    def __len__(self) -> int:
-        return math.ceil(self.length / self.batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        # The last batch is filled up from the start of the order, so that no step sees a single image.
-        order = np.resize(order, len(self) * self.batch_size)
-        for step in range(self.first, len(self)):
-            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield [(self.epoch, int(index)) for index in chosen]
-
-
 class Trainer:
     """One training run: a network, its data, and where the run stands."""
 
@@ -153,6 +135,7 @@ class Trainer:
             batch_sampler=self.batches,
             num_workers=plan.num_workers,
             persistent_workers=plan.num_workers > 0,
+            worker_init_fn=one_thread_each if plan.num_workers > 0 else None,
             multiprocessing_context="spawn" if plan.num_workers > 0 else None,
             pin_memory=plan.device == "cuda",
         )
