@@ -216,3 +216,27 @@ def test_real_orphans_and_a_clean_real_set(tmp_path: Path):
 def test_pictures_that_do_not_say_whose_they_are(folder: Path):
     assert "each counts as a patient of its own" in texts(check(folder), "warning")
     assert "each counts as" not in texts(check(folder, patient_pattern=r"p\d"), "warning")
+
+
+def test_folders_of_other_names_are_told_by_folder(tmp_path: Path):
+    study = write_example_study(tmp_path / "ex", scans=3)
+    scans = sorted(path.name for path in (study.folder / "train" / "labels").iterdir())
+    for name in scans:
+        (study.folder / "train" / "labels" / name).rename(study.folder / "train" / "labels" / f"x{name}")
+    errors = texts(check(study.folder), "error")
+    assert "no scan folder among the labels has the name of one among the images" in errors
+    assert f"first image: '{scans[0]}/IM_0001.dcm', first label: 'x{scans[0]}/IM_0001.png'" in errors
+
+
+def test_one_roi_marked_with_255_is_told_as_such(folder: Path):
+    for path in (folder / "train" / "labels").iterdir():
+        values = np.asarray(Image.open(path))
+        Image.fromarray((values > 0).astype(np.uint8) * 255).save(path)
+    report = check(folder)
+    assert "one ROI, marked with 255" in texts(report, "error")
+    assert "Save the labels with 1 in place of 255." in texts(report, "error")
+    assert report.roi_rows == ()
+
+
+def test_a_patient_pattern_that_tells_nobody_apart(folder: Path):
+    assert "finds 6 patients in 6 images" in texts(check(folder, patient_pattern=r"^.*$"), "warning")

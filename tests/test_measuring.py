@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from autoseg_lib.data.example_study import write_example_study
 from autoseg_lib.errors import DataError, ExportError
 from autoseg_lib.export.masks import write_masks, write_nifti
 from autoseg_lib.export.report import build_run_report, case_report, write_json
@@ -288,3 +290,18 @@ def test_spinal_cord(tmp_path: Path) -> None:
     assert result.volumes[0].slices == 55
     mean = next(row for row in table(tmp_path / "out" / "csa_results.csv") if row["slice"] == "mean")
     assert float(mean["cord"]) == pytest.approx(77.73, abs=0.005)
+
+
+def test_a_mask_is_never_measured_on_the_scan_of_somebody_else(tmp_path):
+    """Slices are named alike in every scan; only the folders' names say whose they are."""
+    study = write_example_study(tmp_path / "ex", scans=7)
+    first, second = study.test_scans
+    masks = tmp_path / "masks"
+    shutil.copytree(study.test_labels / first, masks / first)
+    with pytest.raises(DataError, match="no mask fits an image"):
+        measure_masks(masks, tmp_path / "o1", study.test_images / second)
+    images = tmp_path / "images"
+    shutil.copytree(study.test_images / first, images / "a")
+    shutil.copytree(study.test_images / first, images / "b")
+    with pytest.raises(DataError, match=r"fit several scans by name \('a', 'b'\)"):
+        measure_masks(study.test_labels / first, tmp_path / "o2", images)

@@ -26,9 +26,6 @@ from autoseg_lib.preprocess.intensity import foreground_values
 from autoseg_lib.settings import AUTO, TrainSettings
 from autoseg_lib.volume import Mask
 
-# With num_labels = "auto", more different values than this are no hand-drawn ROIs but grey values or codes.
-MOST_ROIS = 117  # TotalSegmentator's largest task has 117 structures
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -266,7 +263,9 @@ def find_labels(settings: TrainSettings, facts: Sequence[CaseFacts]) -> LabelTab
     if settings.num_labels != AUTO:
         return LabelTable.numbered(settings.num_labels)
     values = set().union(*(f.values for f in facts)) if facts else set()
-    return LabelTable.numbered(min(max(values, default=0), MOST_ROIS))
+    highest = max(values, default=0)
+    # Codes such as 0 and 255 are no count of ROIs; the check below says so.
+    return LabelTable.numbered(highest if highest <= 2 * len(values) else 0)
 
 
 # --- the checks -------------------------------------------------------------------------------------------------------
@@ -279,6 +278,14 @@ def check_label_values(context: _Context) -> Iterable[Finding]:
     positive = [value for value in everything if value > 0]
     if not context.declared:
         if positive and len(positive) < max(positive):
+            if len(positive) == 1 and max(positive) > 2:
+                yield Finding(
+                    "error",
+                    "label_values",
+                    f"the label files hold the values {_values(everything)}: one ROI, marked with {max(positive)}. ROIs are "
+                    f"expected to be numbered 1, 2, 3, ... Save the labels with 1 in place of {max(positive)}.",
+                )
+                return
             missing = [v for v in range(1, min(max(positive), 255)) if v not in positive]
             yield Finding(
                 "error",
@@ -420,7 +427,17 @@ def check_patients(context: _Context) -> Iterable[Finding]:
 def check_unknown_patients(context: _Context) -> Iterable[Finding]:
     """Pictures that do not say whose they are: slices of one patient may land on both sides of the split."""
     pictures = [f for f in context.facts if len(f.counts) == 1 and not f.modality]
-    if len(pictures) > 1 and len({f.patient for f in pictures}) == len(pictures):
+    if len(pictures) < 2 or len({f.patient for f in pictures}) < len(pictures):
+        return
+    if context.settings.patient_pattern:
+        yield Finding(
+            "warning",
+            "unknown_patients",
+            f"patient_pattern = '{context.settings.patient_pattern}' finds {len(pictures)} patients in {len(pictures)} images "
+            f"('{pictures[0].name}', ...). If several images are of one patient, it should match only the part of the name that "
+            "they share; otherwise the scores will look better than they are.",
+        )
+    else:
         yield Finding(
             "warning",
             "unknown_patients",

@@ -184,11 +184,17 @@ def skipped_issues(found: Discovery) -> list[PairingIssue]:
 
 def no_pairs(images: dict[Key, Path], labels: dict[Key, Path]) -> PairingIssue:
     """Reports that nothing fits together."""
-    first_image = next(iter(images.values())).name if images else "none"
-    first_label = next(iter(labels.values())).name if labels else "none"
-    return PairingIssue(
-        "error",
-        "no_pairs",
-        f"no image has a label of the same name (first image: '{first_image}', first label: '{first_label}'). "
-        "Name each label like its image: 'slice_3.dcm' goes with 'slice_3.png'.",
-    )
+    image, label = next(iter(images.values()), None), next(iter(labels.values()), None)
+    if image and label and image_stem(image).casefold() == image_stem(label).casefold():
+        # The slices' names agree, so it is the folders' names that do not.
+        text = (
+            f"no scan folder among the labels has the name of one among the images (first image: '{image.parent.name}/"
+            f"{image.name}', first label: '{label.parent.name}/{label.name}'). Give each scan's folder of labels the name of "
+            "its folder of images."
+        )
+    else:
+        text = (
+            f"no image has a label of the same name (first image: '{image.name if image else 'none'}', first label: "
+            f"'{label.name if label else 'none'}'). Name each label like its image: 'slice_3.dcm' goes with 'slice_3.png'."
+        )
+    return PairingIssue("error", "no_pairs", text)

@@ -67,12 +67,23 @@ def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> tup
         listing = discover(images)
         notes += listing.notes
         without = []
-        for source in listing.sources:
+        claimed: dict[Path, str] = {}
+        # Scans come before pictures: a folder of label pictures beside the scans is no scan.
+        rank = {"dicom": 0, "volume": 1, "raster": 2}
+        for source in sorted(listing.sources, key=lambda item: rank[item.kind]):
             job = _job_of(source, found, slice_axis)
-            if job is None:
+            twice = sorted({claimed[path] for path in job.files if path in claimed}) if job else []
+            if twice and source.kind != "raster":
+                raise DataError(
+                    f"the masks {name_list([path.name for path in job.files if path in claimed], 3) if job else ''} fit several scans by name "
+                    f"({name_list([*twice, source.name])}), so it is unclear whose they are. Put the masks of each scan into "
+                    "a folder of the scan's name."
+                )
+            if job is None or twice:
                 without.append(source.name)
                 continue
             jobs.append(job)
+            claimed.update(dict.fromkeys(job.files, job.name))
             taken.update(job.files)
         if not jobs:
             raise DataError(
@@ -131,14 +142,20 @@ def _partners(source: ImageSource, pool: dict[str, Path]) -> list[Path | None]:
     return result
 
 
+# Names that say what a folder holds, not whose it is.
+_LAYOUT_NAMES = {"labels", "label", "masks", "mask", "segmentations", "segmentation"}
+
+
 def _only_fit(source: ImageSource, found: MaskFolder) -> list[dict[str, Path]]:
-    """The slices of the one case of another name that has a mask for every slice, if there is just one."""
-    fitting = [
-        case.slices
-        for case in found.cases.values()
-        if case.slices and None not in _partners(source, case.slices)
-    ]
-    return fitting if len(fitting) == 1 else []
+    """The slices in a folder "labels" or "masks", where that is all there is and it has a mask for every slice.
+
+    A folder of any other name belongs to the scan of that name: slice names such as "IM_0001" fit every scan.
+    """
+    if len(found.cases) != 1:
+        return []
+    ((name, case),) = found.cases.items()
+    fits = name.lower() in _LAYOUT_NAMES and case.slices and None not in _partners(source, case.slices)
+    return [case.slices] if fits else []
 
 
 def _gap_note(source: ImageSource, case: TrainingCase) -> str:

@@ -172,6 +172,11 @@ def find_model(settings: SegmentSettings, model_dir: Path) -> Path:
         ):
             if candidate.is_file():
                 return candidate
+        if Path(wanted).is_dir() or len(Path(wanted).parts) > 1:
+            raise ModelError(
+                f"model '{wanted}': there is no such file. Give the path of a model file (NAME_best.safetensors), or the name of "
+                f"a model in '{model_dir}'."
+            )
         known = [path.stem for path, _ in list_models(model_dir)]
         there = f" There are: {', '.join(known)}." if known else ""
         raise ModelError(
@@ -410,6 +415,7 @@ class _Segmenting:
         clock = time.monotonic()
         scan = load_scan(source, slice_axis=self.settings.slice_axis, override=self.override)
         scan = replace(scan, name=name)
+        scan = replace(scan, warnings=(*scan.warnings, *self._modality_warning(scan)))
         mask = self.predictor.predict(scan.volume, self.on_event, self.stop)
         measurements = measure_slices(
             mask, self.model.labels, slice_names=scan.slice_names, slice_files=scan.slice_files, case=name
@@ -441,6 +447,16 @@ class _Segmenting:
                 _dtype=str(mask.array.dtype),
             )
         )
+
+    def _modality_warning(self, scan: Scan) -> list[str]:
+        """A model of one kind of image finds something in every other kind, too."""
+        trained = str(self.model.metadata.get("data", {}).get("modality", ""))
+        given = scan.volume.modality
+        if not trained or not given or given in trained.split("/"):
+            return []
+        return [
+            f"this is a {given} scan, and the model was trained on {trained}: do not trust what it found."
+        ]
 
     def _write_files(self, folder: Path, scan: Scan, mask: Mask) -> tuple[list[Path], list[str]]:
         formats, notes = self.settings.formats, []
