@@ -184,8 +184,7 @@ def _check(options: argparse.Namespace) -> int:
     from autoseg_lib.workflow.listing import holds_training_data, list_scans
 
     values = _values(options)
-    if not options.path.exists():
-        raise SettingsError(f"'{options.path}': not found. Give a folder or file that exists.")
+    _require_there(options.path)
     if not holds_training_data(options.path):
         with Terminal() as terminal:
             listing = list_scans(options.path, on_event=terminal)
@@ -235,8 +234,8 @@ def _train(options: argparse.Namespace) -> int:
 
 def _segment(options: argparse.Namespace) -> int:
     from autoseg_lib.settings import SegmentSettings, make_settings
-    from autoseg_lib.workflow.segmenting import find_model, segment
 
+    _require_there(options.input)
     values = _values(options)
     if options.formats:
         values["formats"] = options.formats
@@ -245,9 +244,8 @@ def _segment(options: argparse.Namespace) -> int:
             "--model was given more than once: this version segments with one model at a time. Give one."
         )
     settings = make_settings(SegmentSettings, {**values, "model_filename": options.model[0]})
-    if not options.input.exists():
-        raise SettingsError(f"'{options.input}': not found. Give a folder, file or CSV manifest that exists.")
     from autoseg_lib.workflow.checking import model_folder
+    from autoseg_lib.workflow.segmenting import find_model, segment
 
     model = find_model(settings, model_folder(settings.model_dir, Path.cwd()))
     with Terminal() as terminal, StopOnInterrupt() as stop:
@@ -278,6 +276,8 @@ def _segment(options: argparse.Namespace) -> int:
 def _measure(options: argparse.Namespace) -> int:
     from autoseg_lib.workflow.measuring import measure_masks
 
+    for path in (options.masks, options.images):
+        _require_there(path)
     names = [name.strip() for name in options.labels.split(",")] if options.labels else None
     with Terminal() as terminal:
         result = measure_masks(
@@ -290,6 +290,8 @@ def _measure(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from autoseg_lib.workflow.evaluating import evaluate
 
+    for path in (options.reference, options.prediction):
+        _require_there(path)
     with Terminal() as terminal:
         result = evaluate(options.reference, options.prediction, options.output, on_event=terminal)
     _print("\n".join(result.lines()))
@@ -314,6 +316,11 @@ def _kernel(options: argparse.Namespace) -> int:
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _require_there(path: Path | None) -> None:
+    if path is not None and not path.exists():
+        raise SettingsError(f"'{path}': not found. Give a folder or file that exists.")
 
 
 def _values(options: argparse.Namespace) -> dict[str, Any]:

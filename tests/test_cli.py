@@ -56,6 +56,8 @@ def test_system_json_is_one_object(capsys):
         (("train", "--settings", "none.yaml"), "not found"),
         (("check", "nowhere"), "not found"),
         (("segment", "nowhere", "--model", "m", "--output", "o"), "not found"),
+        (("measure", "nowhere", "--output", "o"), "not found"),
+        (("evaluate", "--reference", "nowhere", "--prediction", ".", "--output", "o.csv"), "not found"),
         (("segment", ".", "--model", "m", "--model", "n", "--output", "o"), "one model at a time"),
         (("segment", ".", "--model", "m", "--output", "o", "--formats", "gif"), "formats = 'gif'"),
     ],
