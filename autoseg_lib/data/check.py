@@ -199,12 +199,6 @@ def check_data(pairing: Pairing, settings: TrainSettings, on_event: Listener = n
     )
 
 
-def spacing_override(settings: Any) -> SpacingOverride:
-    """Returns the pixel size given in Settings, for images that carry none."""
-    spacing = None if settings.spacing_mm == AUTO else settings.spacing_mm
-    return SpacingOverride(settings.fov, settings.matrix_size, spacing)
-
-
 def load_training_case(case: TrainingCase, settings: TrainSettings) -> tuple[Scan, Mask, tuple[str, ...]]:
     """Reads image and label of one case as the settings say; also returns what was assumed on the way.
 
@@ -217,7 +211,10 @@ def load_training_case(case: TrainingCase, settings: TrainSettings) -> tuple[Sca
     elif settings.num_labels != AUTO:
         count = settings.num_labels
     return load_case(
-        case, num_labels=count, slice_axis=settings.slice_axis, override=spacing_override(settings)
+        case,
+        num_labels=count,
+        slice_axis=settings.slice_axis,
+        override=SpacingOverride.from_settings(settings),
     )
 
 

@@ -12,7 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -127,9 +127,7 @@ class Trainer:
         self.network, self.optimizer = self.fabric.setup(network, optimizer)
         self.memory_format = memory_format
         self.loss = build_loss(plan.loss)
-        self.predictor = Predictor(
-            **{**predictor.__dict__, "network": self.average, "device": self.fabric.device}
-        )
+        self.predictor = replace(predictor, network=self.average, device=self.fabric.device)
         self.loader = DataLoader(
             train_set,
             batch_sampler=self.batches,

@@ -30,6 +30,7 @@ from autoseg_lib.io.volume_files import read_label_file
 from autoseg_lib.measure.areas import SliceMeasurement
 from autoseg_lib.measure.volumes import VolumeMeasurement
 from autoseg_lib.volume import Mask, reorient_like
+from autoseg_lib.workflow.privacy import identities
 
 # Where results go and which folder was chosen changes nothing in them.
 SETTINGS_WITH_PATHS = ("input_dir", "predictions_dir", "model_dir", "model_filename")
@@ -157,13 +158,9 @@ def choose_run_folder(
 def run_name(input_path: Path, found: Discovery) -> str:
     """Returns the name of a run: the folder's or file's, or a hash where that name tells who the patient is."""
     name = input_path.name if input_path.is_dir() else image_stem(input_path)
-    identity: set[str] = set()
-    for source in (*found.sources, *found.left_out):
-        for header in source.series.headers if source.series else ():
-            identity |= header.identity
     if not name:
         return "scan"  # the root of a drive
-    return hashed_name(name) if tells_identity(name, frozenset(identity)) else name
+    return hashed_name(name) if tells_identity(name, identities(found)) else name
 
 
 def read_mask(folder: Path, scan: Scan) -> Mask:

@@ -13,16 +13,22 @@ _SHORTEST = 3
 HIDDEN = "***"
 
 
+def identities(found: Discovery) -> frozenset[str]:
+    """Returns what the headers of all scans say of their patients (names, IDs, birth dates)."""
+    told: set[str] = set()
+    for source in (*found.sources, *found.left_out):
+        for header in source.series.headers if source.series else ():
+            told |= header.identity
+    return frozenset(told)
+
+
 def without_identity(found: Discovery) -> Callable[[str], str]:
     """Returns a function that replaces patients' names, IDs and birth dates in a sentence by "***".
 
     Args:
         found: the scans whose headers say who the patients are.
     """
-    told: set[str] = set()
-    for source in (*found.sources, *found.left_out):
-        for header in source.series.headers if source.series else ():
-            told |= header.identity
+    told = identities(found)
     literal = [text for text in sorted(told, key=len, reverse=True) if len(text) >= _SHORTEST]
     # Whole words only; "_" and digits beside a name separate it as spaces do.
     pattern = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(map(re.escape, literal))})(?![^\W\d_])", re.IGNORECASE)

@@ -284,8 +284,7 @@ class _Segmenting:
         self.model_hash = sha256_of(model_path)
         self.notes: list[str] = []
         self.predictor = make_predictor(self.model, settings, self.notes)
-        spacing = None if settings.spacing_mm == AUTO else settings.spacing_mm
-        self.override = SpacingOverride(settings.fov, settings.matrix_size, spacing)
+        self.override = SpacingOverride.from_settings(settings)
         self.cases: list[CaseResult] = []
         self.failures: list[tuple[str, str]] = []
         self.stopped = False
