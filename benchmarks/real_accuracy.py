@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg_lib.data.check import load_training_case
+from autoseg_lib.data.training_case import load_training_case
 from autoseg_lib.events import Event, Message
 from autoseg_lib.metrics.overlap import dice_per_roi
 from autoseg_lib.networks.model_file import load_model

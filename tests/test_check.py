@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from autoseg_lib.data.check import CheckReport
+from autoseg_lib.data.doctor.report import CheckReport
 from autoseg_lib.data.example_study import write_example_study
 from autoseg_lib.settings import TrainSettings, make_settings
 from autoseg_lib.workflow.checking import check_study

@@ -15,6 +15,9 @@ import numpy as np
 
 DEFAULT_VALIDATION_FRACTION = 0.2
 
+# From this many patients on a tenth is enough to judge by.
+MANY_PATIENTS, SHARE_OF_MANY = 100, 0.1
+
 # Slices left out beside the block that is kept back, as a share of the scan: neighbours look almost the same.
 # At least one, at most three.
 _GAP_SHARE, _LARGEST_GAP = 0.05, 3
@@ -114,6 +117,11 @@ def split_cases(
     if count == 1:
         return Split((0,), (0,), "same scan", text, train_part, kept_part)
     return Split(train_part, kept_part, "same scan", text)
+
+
+def validation_share(patients: int) -> float:
+    """Returns the share to keep back where the user did not say."""
+    return SHARE_OF_MANY if patients >= MANY_PATIENTS else DEFAULT_VALIDATION_FRACTION
 
 
 def runs(indices: Sequence[int]) -> list[range]:

@@ -13,8 +13,10 @@ from typing import Any, Literal
 import numpy as np
 
 from autoseg_lib.augment.plan import AugmentPlan, flips_allowed
-from autoseg_lib.data.check import CaseFacts, CheckReport
-from autoseg_lib.data.split import Split, split_cases
+from autoseg_lib.data.doctor.context import slices_with_roi
+from autoseg_lib.data.doctor.facts import CaseFacts
+from autoseg_lib.data.doctor.report import CheckReport
+from autoseg_lib.data.split import Split, split_cases, validation_share
 from autoseg_lib.errors import DataError, SettingsError
 from autoseg_lib.io.volume_files import stem_of
 from autoseg_lib.labels import LabelTable
@@ -138,7 +140,7 @@ def make_plan(
         _fraction(chooser, facts),
         settings.seed,
         slice_counts=[len(f.counts) for f in facts],
-        with_roi=_slices_with_roi(facts),
+        with_roi=slices_with_roi(facts),
     )
     intensity = _choose_intensity(chooser, facts, split)
     spec, preprocessing, window = _choose_network(chooser, dimension, facts, labels, intensity, machine)
@@ -309,19 +311,10 @@ def check_dimension(dimension: str, facts: Sequence[CaseFacts]) -> None:
 
 def _fraction(chooser: _Chooser, facts: Sequence[CaseFacts]) -> float:
     patients = len({f.patient for f in facts})
-    value = 0.1 if patients >= 100 else 0.2
+    value = validation_share(patients)
     return float(
         chooser.choose("validation_fraction", value, f"{patients} patient{'s' if patients != 1 else ''}")
     )
-
-
-def _slices_with_roi(facts: Sequence[CaseFacts]) -> list[bool] | None:
-    """For a study that may be split within one scan: which slices show an ROI."""
-    if len(facts) == 1:
-        return [bool(set(count) - {0}) for count in facts[0].counts]
-    if all(len(f.counts) == 1 for f in facts):
-        return [bool(f.values - {0}) for f in facts]
-    return None
 
 
 def _modality(facts: Sequence[CaseFacts]) -> str:

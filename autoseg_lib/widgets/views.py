@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from autoseg_lib.data.check import CheckReport
+from autoseg_lib.data.doctor.report import CheckReport
 from autoseg_lib.export.tables import csa_table
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.system import SystemReport

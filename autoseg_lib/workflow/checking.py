@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoseg_lib.data.check import CheckReport, check_data
+from autoseg_lib.data.doctor.examine import examine
+from autoseg_lib.data.doctor.report import CheckReport
 from autoseg_lib.data.pairing import Pairing, pair
 from autoseg_lib.errors import DataError
 from autoseg_lib.events import Listener, Progress, nobody
@@ -47,7 +48,7 @@ def check_study(settings: TrainSettings, on_event: Listener = nobody) -> Study:
         on_event(Progress("Looking for files", done, total))
 
     pairing = pair(settings, on_progress)
-    return Study(settings, pairing, check_data(pairing, settings, on_event))
+    return Study(settings, pairing, examine(pairing, settings, on_event))
 
 
 def model_folder(settings_value: str, project_dir: Path) -> Path:

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from autoseg_lib import __version__
-from autoseg_lib.data.check import load_training_case
 from autoseg_lib.data.dataset import PatchDataset, PreparedCase, SliceDataset
 from autoseg_lib.data.split import runs
+from autoseg_lib.data.training_case import load_training_case
 from autoseg_lib.errors import ModelError, SettingsError
 from autoseg_lib.events import EpochDone, Event, Listener, Message, Progress, StopFlag, nobody
 from autoseg_lib.infer.predictor import Predictor

@@ -1,0 +1,41 @@
+"""Findings on single images: pixels without a number, images of one grey value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from autoseg_lib.data.doctor.context import Context
+from autoseg_lib.data.doctor.finding import Finding, Sample
+from autoseg_lib.errors import name_list
+
+
+def check_nan(context: Context) -> Iterable[Finding]:
+    """NaN and infinite pixels."""
+    for case in context.facts:
+        if case.bad_pixels:
+            yield Finding(
+                "error",
+                "nan",
+                f"'{case.name}': found {case.bad_pixels} pixels without a number (NaN or infinite); every pixel needs one. "
+                "Export the image again, or leave it out.",
+                (case.name,),
+                tuple(Sample(case.name, i) for i, item in enumerate(case.slices) if item.bad_pixels),
+            )
+
+
+def check_constant(context: Context) -> Iterable[Finding]:
+    """Images of one single grey value."""
+    for case in context.facts:
+        flat = [index for index, item in enumerate(case.slices) if item.is_constant]
+        if not flat:
+            continue
+        names = [case.slices[index].name for index in flat]
+        everything = len(flat) == len(case.slices)
+        what = "the image is" if everything else f"{len(flat)} slices are"
+        yield Finding(
+            "error" if everything else "warning",
+            "constant",
+            f"'{case.name}': {what} one single grey value ({name_list(names)}). Export it again, or leave it out.",
+            (case.name,),
+            tuple(Sample(case.name, index) for index in flat),
+        )

@@ -1,0 +1,347 @@
+"""What one reading of a case leaves behind, so that no check and no picture needs a second one.
+
+Whole pixels are let go; what stays of a slice is some numbers, checksums and a small picture of image and label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from autoseg_lib.data.pairing import TrainingCase
+from autoseg_lib.data.training_case import load_training_case
+from autoseg_lib.geometry import Geometry
+from autoseg_lib.preprocess.intensity import foreground_values
+from autoseg_lib.settings import TrainSettings
+
+UInt8Array = npt.NDArray[np.uint8]
+
+# Longest side of the small pictures: enough to tell a label's outline by eye, and 2000 slices stay below 40 MB.
+SMALL_PIXELS = 96
+
+# With more slices than this the pictures get smaller, so that all of them together keep to the same memory.
+MOST_FULL_SMALL_SLICES = 4000
+FEWEST_SMALL_PIXELS = 32
+
+# Grey values shown black and white in the small pictures; the same share is cut off as when a scan is looked at.
+WINDOW_PERCENTILES = (1.0, 99.0)
+
+# Percentiles kept of each slice.
+KEPT_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+
+# Percentiles are taken from at most about this many pixels of a slice, evenly spread: their error is below 0.5 %.
+PIXELS_FOR_PERCENTILES = 40_000
+
+
+@dataclass(frozen=True)
+class RoiFacts:
+    """One ROI on one slice.
+
+    Attributes:
+        pixels: its size.
+        centroid: (row, column) of its centre as shares of the slice, 0 the first pixel, 1 the last.
+        box: (first row, first column, last row + 1, last column + 1).
+        mean_grey: mean grey value of the image under it, NaN pixels left out.
+        touches_border: whether it reaches the slice's edge.
+    """
+
+    pixels: int
+    centroid: tuple[float, float]
+    box: tuple[int, int, int, int]
+    mean_grey: float
+    touches_border: bool
+
+
+@dataclass(frozen=True, eq=False)
+class SliceFacts:
+    """One slice and its label.
+
+    Attributes:
+        name: name of the slice.
+        image_file: file that holds it; for a volume, the volume.
+        label_file: file that holds its label.
+        counts: label value → pixels, 0 included.
+        rois: label value → what is known of the ROI; 0 left out.
+        mean: mean of the finite grey values.
+        deviation: their standard deviation.
+        percentiles: grey values at KEPT_PERCENTILES.
+        window: grey values that are 0 and 255 in ``small_image``.
+        bad_pixels: NaN and infinite pixels.
+        is_constant: whether all pixels are equal.
+        checksum: of the grey values.
+        label_checksum: of the label values and the label's size.
+        perceptual_hash: 64 bits that stay nearly the same when the image is scaled, brightened or saved again.
+        small_image: (row, column) at most SMALL_PIXELS long.
+        small_label: label values on the same pixels.
+    """
+
+    name: str
+    image_file: Path | None
+    label_file: Path | None
+    counts: dict[int, int]
+    rois: dict[int, RoiFacts]
+    mean: float
+    deviation: float
+    percentiles: tuple[float, ...]
+    window: tuple[float, float]
+    bad_pixels: int
+    is_constant: bool
+    checksum: str
+    label_checksum: str
+    perceptual_hash: int
+    small_image: UInt8Array = field(repr=False)
+    small_label: npt.NDArray[np.unsignedinteger] = field(repr=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is drawn on it."""
+        return not self.rois
+
+
+@dataclass(frozen=True, eq=False)
+class CaseFacts:
+    """What the checks know of one case.
+
+    Attributes:
+        name: name of the case.
+        patient: key of the patient.
+        kind: "dicom", "volume" or "raster".
+        modality: DICOM's word, "" where unknown.
+        geometry: grid of the slices.
+        slices: what is known of each slice, in order.
+        checksum: of all pixels and label values.
+        load_warnings: what reading had to assume.
+        has_slice_names: whether the slices have names of their own (not slice_0001, ...).
+        roi_grey_values: some grey values inside ROIs.
+    """
+
+    name: str
+    patient: str
+    kind: str
+    modality: str
+    geometry: Geometry
+    slices: tuple[SliceFacts, ...] = field(repr=False)
+    checksum: str
+    load_warnings: tuple[str, ...] = ()
+    has_slice_names: bool = True
+    roi_grey_values: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+
+    @property
+    def slice_names(self) -> tuple[str, ...]:
+        """Name of each slice."""
+        return tuple(item.name for item in self.slices)
+
+    @property
+    def counts(self) -> tuple[dict[int, int], ...]:
+        """For each slice: label value → pixels."""
+        return tuple(item.counts for item in self.slices)
+
+    @property
+    def values(self) -> set[int]:
+        """All label values in the case, 0 included."""
+        return {value for item in self.slices for value in item.counts}
+
+    @property
+    def bad_pixels(self) -> int:
+        """NaN and infinite pixels."""
+        return sum(item.bad_pixels for item in self.slices)
+
+    def shown_name(self, index: int) -> str:
+        """Returns what to call a slice in a sentence: its own name, else the case's with the number."""
+        if len(self.slices) == 1:
+            return self.name
+        return f"{self.name}/{self.slices[index].name}"
+
+
+def small_side(slices: int) -> int:
+    """Returns the longest side of the small pictures when there are ``slices`` of them in all."""
+    if slices <= MOST_FULL_SMALL_SLICES:
+        return SMALL_PIXELS
+    side = SMALL_PIXELS * (MOST_FULL_SMALL_SLICES / slices) ** 0.5
+    return max(FEWEST_SMALL_PIXELS, int(side))
+
+
+def gather_facts(case: TrainingCase, settings: TrainSettings, longest: int = SMALL_PIXELS) -> CaseFacts:
+    """Reads one case, each of its files once, and returns what the checks need.
+
+    Args:
+        case: from ``pair``.
+        settings: how to read it.
+        longest: longest side of the small pictures.
+
+    Raises:
+        DataError: a file cannot be read, or image and label do not fit together.
+    """
+    scan, mask, warnings = load_training_case(case, settings)
+    images, labels = scan.volume.array, mask.array
+    count = images.shape[0]
+    own_slices = case.source.kind != "volume" and len(case.source.files) == count and not scan.is_turned
+    image_files = case.source.files if own_slices else case.source.files[:1] * count
+    if own_slices and case.label_files:
+        label_files: tuple[Path | None, ...] = case.label_files
+    else:
+        label_files = (case.label_volume,) * count
+    digest = hashlib.sha256()
+    slices = []
+    for index in range(count):
+        facts = _slice_facts(
+            images[index],
+            labels[index],
+            name=scan.slice_names[index],
+            image_file=image_files[index],
+            label_file=label_files[index],
+            longest=longest,
+        )
+        digest.update(facts.checksum.encode() + facts.label_checksum.encode())
+        slices.append(facts)
+    return CaseFacts(
+        name=case.name,
+        patient=case.patient,
+        kind=case.source.kind,
+        modality=scan.volume.modality,
+        geometry=scan.volume.geometry,
+        slices=tuple(slices),
+        checksum=digest.hexdigest(),
+        load_warnings=tuple(dict.fromkeys((*scan.warnings, *warnings))),
+        has_slice_names=any(scan.slice_files),
+        roi_grey_values=foreground_values(scan.volume, mask),
+    )
+
+
+def _slice_facts(
+    image: npt.NDArray[Any],
+    label: npt.NDArray[np.unsignedinteger],
+    *,
+    name: str,
+    image_file: Path | None,
+    label_file: Path | None,
+    longest: int,
+) -> SliceFacts:
+    finite, bad = _finite(image)
+    step = max(1, int((image.size / PIXELS_FOR_PERCENTILES) ** 0.5))
+    low, *kept, high = np.percentile(
+        finite[::step, ::step], (WINDOW_PERCENTILES[0], *KEPT_PERCENTILES, WINDOW_PERCENTILES[1])
+    )
+    smallest, largest = float(finite.min()), float(finite.max())
+    if high <= low:  # nearly all pixels are equal: show what differs
+        low, high = smallest, largest
+    small_image = _small_image(finite, (float(low), float(high)), longest)
+    counts = np.bincount(label.ravel())
+    return SliceFacts(
+        name=name,
+        image_file=image_file,
+        label_file=label_file,
+        counts={int(value): int(counts[value]) for value in np.flatnonzero(counts)},
+        rois=_roi_facts(label, finite, counts),
+        mean=float(finite.mean(dtype=np.float64)),
+        deviation=float(finite.std(dtype=np.float64)),
+        percentiles=tuple(float(value) for value in kept),
+        window=(float(low), float(high)),
+        bad_pixels=bad,
+        is_constant=image.size > 1 and not bad and smallest == largest,
+        checksum=_checksum(image),
+        label_checksum=_checksum(label),
+        perceptual_hash=perceptual_hash(small_image),
+        small_image=small_image,
+        small_label=_small_label(label, small_image.shape[:2]),
+    )
+
+
+def _finite(image: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int]:
+    """Returns the pixels with NaN and infinite ones replaced by the smallest number, and how many these are."""
+    if image.dtype.kind in "uib":
+        return image, 0
+    wrong = ~np.isfinite(image)
+    bad = int(np.count_nonzero(wrong))
+    if not bad:
+        return image, 0
+    clean = image.copy()
+    clean[wrong] = image[~wrong].min() if bad < image.size else 0
+    return clean, bad
+
+
+def _checksum(array: npt.NDArray[Any]) -> str:
+    """Checksum of numbers and size; the number type does not count, so that the same picture as PNG and NPY is one."""
+    plain = array
+    if array.dtype.kind == "f":
+        plain = array.astype(np.float32)
+        if np.array_equal(plain, np.rint(plain)) and np.abs(plain).max(initial=0) < 2**24:
+            plain = plain.astype(np.int32)
+    if plain.dtype.kind in "uib":
+        plain = plain.astype(np.int32)
+    digest = hashlib.blake2b(np.ascontiguousarray(plain), digest_size=16)
+    digest.update(str(array.shape).encode())
+    return digest.hexdigest()
+
+
+def _small_size(shape: tuple[int, ...], longest: int) -> tuple[int, int]:
+    rows, columns = shape[0], shape[1]
+    scale = min(1.0, longest / max(rows, columns))
+    return max(1, round(rows * scale)), max(1, round(columns * scale))
+
+
+def _small_image(image: npt.NDArray[Any], window: tuple[float, float], longest: int) -> UInt8Array:
+    rows, columns = _small_size(image.shape, longest)
+    pixels = image if image.dtype in (np.uint8, np.int16, np.uint16, np.float32) else image.astype(np.float32)
+    small = cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_AREA).astype(np.float32)
+    low, high = window
+    if high <= low:
+        return np.zeros((rows, columns), np.uint8)
+    shown: UInt8Array = (np.clip((small - low) / (high - low), 0, 1) * 255 + 0.5).astype(np.uint8)
+    return shown
+
+
+def _small_label(
+    label: npt.NDArray[np.unsignedinteger], shape: tuple[int, ...]
+) -> npt.NDArray[np.unsignedinteger]:
+    """Nearest pixels, so that no value is invented."""
+    rows = ((np.arange(shape[0]) + 0.5) * label.shape[0] / shape[0]).astype(int)
+    columns = ((np.arange(shape[1]) + 0.5) * label.shape[1] / shape[1]).astype(int)
+    return np.ascontiguousarray(label[np.ix_(rows, columns)])
+
+
+def perceptual_hash(image: UInt8Array) -> int:
+    """Returns 64 bits that tell how the brightness of a picture changes from left to right (a difference hash).
+
+    Args:
+        image: (row, column) grey picture.
+    """
+    small = cv2.resize(image, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
+    bits = np.packbits(small[:, 1:] > small[:, :-1])
+    return int.from_bytes(bits.tobytes(), "big")
+
+
+def _roi_facts(
+    label: npt.NDArray[np.unsignedinteger], image: npt.NDArray[Any], counts: npt.NDArray[np.intp]
+) -> dict[int, RoiFacts]:
+    if counts.size < 2 or not counts[1:].any():
+        return {}
+    inside = np.flatnonzero(label)
+    values = label.ravel()[inside]
+    rows, columns = np.divmod(inside, label.shape[1])
+    sums = [
+        np.bincount(values, weights=weights, minlength=counts.size)
+        for weights in (rows, columns, image.ravel()[inside].astype(np.float64))
+    ]
+    boxes = ndimage.find_objects(label)
+    height, width = label.shape
+    facts = {}
+    for value in np.flatnonzero(counts[1:]) + 1:
+        down, right = boxes[value - 1]
+        box = (down.start, right.start, down.stop, right.stop)
+        mean_row, mean_column, grey = (total[value] / counts[value] for total in sums)
+        facts[int(value)] = RoiFacts(
+            pixels=int(counts[value]),
+            centroid=(float(mean_row / max(1, height - 1)), float(mean_column / max(1, width - 1))),
+            box=box,
+            mean_grey=float(grey),
+            touches_border=box[0] == 0 or box[1] == 0 or box[2] == height or box[3] == width,
+        )
+    return facts
