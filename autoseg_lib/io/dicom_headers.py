@@ -273,6 +273,7 @@ def _headers_of(path: Path, dataset: FileDataset, storage: PixelStorage) -> list
         "columns": integer_of(dataset, "Columns"),
         "series_number": integer_of(dataset, "SeriesNumber"),
         "pixels": storage,
+        "sop_class": text_of(dataset, "SOPClassUID"),
     }
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
     if per_frame:

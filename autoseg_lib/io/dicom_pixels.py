@@ -44,24 +44,32 @@ def read_pixels(headers: Sequence[SliceHeader]) -> npt.NDArray[Any]:
     return array
 
 
-def _refuse(header: SliceHeader) -> None:
+def why_refused(header: SliceHeader) -> str:
+    """Returns the sentence with which a slice's pixels are refused, "" where its header gives no reason to."""
     name, pixels = header.path.name, header.pixels
     if pixels.missing_bytes:
-        raise DataError(f"'{name}': {truncated_text(pixels)}.")
+        return f"'{name}': {truncated_text(pixels)}."
     if pixels.samples_per_pixel != 1 or pixels.photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise DataError(
+        return (
             f"'{name}': found a colour picture ({pixels.photometric}), expected grey values. "
             "Export the original images, not screenshots or colour maps."
         )
     if "MOSAIC" in header.image_type:
-        raise DataError(
+        return (
             f"'{name}': found a mosaic (many slices tiled in one picture), expected one slice per picture. "
             "Convert the series with dcm2niix and use the .nii.gz file."
         )
     if pixels.bits_allocated not in (1, 8, 16, 32, 64):
-        raise DataError(
+        return (
             f"'{name}': found {pixels.bits_allocated} bits per pixel, expected 8, 16 or 32. Export it again."
         )
+    return ""
+
+
+def _refuse(header: SliceHeader) -> None:
+    text = why_refused(header)
+    if text:
+        raise DataError(text)
 
 
 # --- stored values ------------------------------------------------------------------------------------------------------

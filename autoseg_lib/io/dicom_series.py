@@ -14,7 +14,7 @@ import numpy as np
 from autoseg_lib.io.dicom_folders import join_folders
 from autoseg_lib.io.dicom_geometry import same_place_mm, series_geometry
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
-from autoseg_lib.io.dicom_pixels import read_pixels
+from autoseg_lib.io.dicom_pixels import read_pixels, why_refused
 from autoseg_lib.io.files import natural_key, sha256_of
 from autoseg_lib.io.identity import names_person
 from autoseg_lib.io.slice_header import SliceHeader
@@ -59,6 +59,16 @@ class DicomSeries:
             return folders[0] if len(folders) == 1 else Path(os.path.commonpath(folders))
         except ValueError:  # a manifest that names files on two drives
             return self.headers[0].path.parent
+
+    @property
+    def kind(self) -> str:
+        """ "scan", "localizer", "derived" (worked out from other images: a reformat, a projection), or "screenshot"."""
+        return kind_of(self.headers[0]) if not self.is_localizer else "localizer"
+
+    @property
+    def problem(self) -> str:
+        """Why its pixels will be refused, as a sentence; "" where nothing speaks against reading them."""
+        return next((text for text in map(why_refused, self.headers) if text), "")
 
     @property
     def identity(self) -> frozenset[str]:
@@ -220,6 +230,20 @@ def series_from(members: Sequence[SliceHeader]) -> DicomSeries:
 def _folder_notes(headers: Sequence[SliceHeader]) -> list[str]:
     count = len({header.path.parent for header in headers})
     return [f"its slices lie in {count} folders; they were put together to one scan."] if count > 1 else []
+
+
+# Kinds of objects that are pictures of a screen or a paper, not of a patient's slice.
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_SCREEN_WORDS = {"SCREEN SAVE", "SCREENSHOT", "DOSE_INFO", "CSAREPORT", "REPORT", "CSA REPORT", "EVIDENCE"}
+
+
+def kind_of(header: SliceHeader) -> str:
+    """Returns "screenshot", "derived" or "scan" by ImageType (PS3.3 C.7.6.1.1.2) and the kind of object."""
+    words = set(header.image_type)
+    captured = header.sop_class.startswith(_SECONDARY_CAPTURE) and header.position_xyz_mm is None
+    if words & _SCREEN_WORDS or (captured and header.samples_per_pixel > 1):
+        return "screenshot"
+    return "derived" if "DERIVED" in words else "scan"
 
 
 # Modalities that project the body onto a detector.

@@ -69,6 +69,9 @@ class SliceHeader:
         slope, intercept: rescale values (1 and 0 where missing).
         time_key: orders several images at one position.
         pixels: how the pixels are stored.
+        sop_class: UID of the kind of object (CT image, secondary capture, ...).
+        stack_id: in a multi-frame file, the stack that the frame belongs to; "" where there is none.
+        notes: sentences on what is odd in this header.
     """
 
     path: Path
@@ -98,6 +101,9 @@ class SliceHeader:
     intercept: float
     time_key: tuple[float, ...]
     pixels: PixelStorage
+    sop_class: str = ""
+    stack_id: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def samples_per_pixel(self) -> int:
