@@ -20,12 +20,16 @@ class PairingIssue:
         code: short word for programs.
         text: one sentence or two: what, found / expected, do.
         files: names of the files concerned.
+        paths: the files themselves, where a corrected copy of the data could do something about them.
+        partners: (label file, image file) that belong together though their names differ.
     """
 
     severity: str
     code: str
     text: str
     files: tuple[str, ...] = ()
+    paths: tuple[Path, ...] = ()
+    partners: tuple[tuple[Path, Path], ...] = ()
 
 
 @dataclass(frozen=True)

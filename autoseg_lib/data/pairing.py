@@ -127,7 +127,7 @@ def _label_kinds(files: Sequence[Path]) -> list[PairingIssue]:
     dicom = [file.name for file in files if file.suffix.lower() in DICOM_SUFFIXES]
     volumes = {part for file in files if is_volume_file(file) for part in all_files(file)}
     odd = [
-        file.name
+        file
         for file in files
         if file.suffix.lower() not in (*LABEL_SUFFIXES, *DICOM_SUFFIXES) and file not in volumes
     ]
@@ -143,11 +143,9 @@ def _label_kinds(files: Sequence[Path]) -> list[PairingIssue]:
             )
         )
     if odd:
-        issues.append(
-            PairingIssue(
-                "warning", "label_skipped", f"labels: {name_list(odd)} skipped; no label files.", tuple(odd)
-            )
-        )
+        names = [file.name for file in odd]
+        text = f"labels: {name_list(names)} skipped; no label files."
+        issues.append(PairingIssue("warning", "label_skipped", text, tuple(names), tuple(odd)))
     return issues
 
 

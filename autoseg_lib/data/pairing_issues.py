@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def doubled_labels(labels: dict[Key, list[Path]]) -> list[PairingIssue]:
                     "two_labels",
                     f"{name_list(names)} are {len(names)} labels for one image. Keep one of them.",
                     tuple(names),
+                    tuple(files),
                 )
             )
     return issues
@@ -49,18 +51,20 @@ def doubled_images(found: Discovery, root: Path) -> list[PairingIssue]:
     issues = []
     for files in by_key.values():
         if len(files) > 1:
-            names = sorted((file.name for file in files), key=natural_key)
+            paths = sorted(files, key=lambda file: natural_key(file.name))
+            names = [file.name for file in paths]
             text = f"{name_list(names)} are {len(names)} images of one name, so their label is not certain. Keep one of them."
-            issues.append(PairingIssue("error", "two_images", text, tuple(names)))
+            issues.append(PairingIssue("error", "two_images", text, tuple(names), tuple(paths)))
     return issues
 
 
 def _plain(key: Key) -> tuple[tuple[str, ...], str]:
-    """Returns a key without case, zero padding, separators and words like "label"."""
+    """Returns a key without case, accents, zero padding, separators and words like "label"."""
 
     def plain(text: str) -> str:
         text = re.sub(r"\.(dcm|dicom|ima|png|jpe?g|tiff?|npy|nii|nrrd|mha)$", "", text.casefold())
         text = re.sub(r"_0000$", "", text)  # some tools number the channels of an image
+        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
         words = re.findall(r"\d+|[^\W\d_]+", text)
         kept = [word for word in words if word not in _LABEL_WORDS] or words
         return "-".join(str(int(word)) if word.isdecimal() else word for word in kept)
@@ -79,6 +83,11 @@ _LABEL_WORDS = {
     "image",
     "img",
     "manual",
+    "lbl",
+    "anno",
+    "annotation",
+    "segm",
+    "contour",
     "roi",
 }
 
@@ -112,6 +121,7 @@ def orphans(images: dict[Key, Path], labels: dict[Key, Path]) -> list[PairingIss
                 "near_miss",
                 f"{count} {verb}: {shown}{more}. Give each label exactly the name of its image.",
                 tuple(label.name for _, label in near),
+                partners=tuple((label, image) for image, label in near),
             )
         )
     for what, partner, orphans, known in (
@@ -132,6 +142,7 @@ def orphans(images: dict[Key, Path], labels: dict[Key, Path]) -> list[PairingIss
                     f"{what}_orphan",
                     f"{count} no {partner}: {name_list(names)}. {hint}",
                     tuple(names),
+                    tuple(left),
                 )
             )
     return issues
@@ -167,18 +178,18 @@ def left_out_issues(found: Discovery) -> list[PairingIssue]:
 def skipped_issues(found: Discovery) -> list[PairingIssue]:
     """Reports files that are no images; damaged ones as errors."""
     issues = []
-    by_reason: dict[tuple[bool, str], list[str]] = defaultdict(list)
+    by_reason: dict[tuple[bool, str], list[Path]] = defaultdict(list)
     for item in found.skipped:
         if item.reason != "a file of the operating system":
-            by_reason[(item.serious, item.reason)].append(item.path.name)
-    for (serious, reason), names in by_reason.items():
+            by_reason[(item.serious, item.reason)].append(item.path)
+    for (serious, reason), paths in by_reason.items():
+        names = [path.name for path in paths]
         if serious:
             text = f"{name_list(names)}: {reason}. Replace or remove it."
-            issues.append(PairingIssue("error", "unreadable", text, tuple(names)))
+            issues.append(PairingIssue("error", "unreadable", text, tuple(names), tuple(paths)))
         else:
-            issues.append(
-                PairingIssue("warning", "skipped", f"{name_list(names)} skipped: {reason}.", tuple(names))
-            )
+            text = f"{name_list(names)} skipped: {reason}."
+            issues.append(PairingIssue("warning", "skipped", text, tuple(names), tuple(paths)))
     return issues
 
 

@@ -276,7 +276,7 @@ def _checksum(array: npt.NDArray[Any]) -> str:
             plain = plain.astype(np.int32)
     if plain.dtype.kind in "uib":
         plain = plain.astype(np.int32)
-    digest = hashlib.blake2b(np.ascontiguousarray(plain), digest_size=16)
+    digest = hashlib.blake2b(np.ascontiguousarray(plain).data, digest_size=16)
     digest.update(str(array.shape).encode())
     return digest.hexdigest()
 
