@@ -26,6 +26,10 @@ UInt8Array = npt.NDArray[np.uint8]
 # Longest side of the small pictures: enough to tell a label's outline by eye, and 2000 slices stay below 40 MB.
 SMALL_PIXELS = 96
 
+# Longest side of the larger pictures, to judge a label by eye in the report; kept compressed, about 10 kB a slice.
+VIEW_PIXELS = 256
+_VIEW_QUALITY = 85
+
 # With more slices than this the pictures get smaller, so that all of them together keep to the same memory.
 MOST_FULL_SMALL_SLICES = 4000
 FEWEST_SMALL_PIXELS = 32
@@ -80,6 +84,8 @@ class SliceFacts:
         perceptual_hash: 64 bits that stay nearly the same when the image is scaled, brightened or saved again.
         small_image: (row, column) at most SMALL_PIXELS long.
         small_label: label values on the same pixels.
+        view_jpeg: a larger picture of the slice, at most VIEW_PIXELS long, as JPEG; empty where there are too many slices.
+        view_label_png: its label values on the same pixels, as PNG.
     """
 
     name: str
@@ -98,6 +104,8 @@ class SliceFacts:
     perceptual_hash: int
     small_image: UInt8Array = field(repr=False)
     small_label: npt.NDArray[np.unsignedinteger] = field(repr=False)
+    view_jpeg: bytes = field(default=b"", repr=False)
+    view_label_png: bytes = field(default=b"", repr=False)
 
     @property
     def is_empty(self) -> bool:
@@ -233,6 +241,11 @@ def _slice_facts(
     if high <= low:  # nearly all pixels are equal: show what differs
         low, high = smallest, largest
     small_image = _small_image(finite, (float(low), float(high)), longest)
+    view_jpeg, view_label_png = b"", b""
+    if longest == SMALL_PIXELS and max(image.shape) > SMALL_PIXELS:
+        view = _small_image(finite, (float(low), float(high)), VIEW_PIXELS)
+        view_jpeg = cv2.imencode(".jpg", view, [cv2.IMWRITE_JPEG_QUALITY, _VIEW_QUALITY])[1].tobytes()
+        view_label_png = _png(_small_label(label, view.shape))
     counts = np.bincount(label.ravel())
     return SliceFacts(
         name=name,
@@ -251,7 +264,14 @@ def _slice_facts(
         perceptual_hash=perceptual_hash(small_image),
         small_image=small_image,
         small_label=_small_label(label, small_image.shape[:2]),
+        view_jpeg=view_jpeg,
+        view_label_png=view_label_png,
     )
+
+
+def _png(label: npt.NDArray[np.unsignedinteger]) -> bytes:
+    plain = label.astype(np.uint8 if label.max(initial=0) < 256 else np.uint16)
+    return cv2.imencode(".png", plain, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
 def _finite(image: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int]:
