@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,6 +139,59 @@ def _label_names(value: Any) -> list[str]:
     return names[1:] if names[0].lower() == "background" and len(names) > 1 else names
 
 
+# Labels are kept in 8 bits while training; 255 is left for "none".
+MOST_LABELS = 254
+
+_MAP_HELP = 'code = ROI number, e.g. {63: 1, 126: 2}, {"#FF0000": 1}, {"GTV-1": 1} or "63=1,126=2"'
+
+
+def label_map_of(value: Any) -> dict[int | str, int]:
+    """Returns a cleaned ``label_map``: grey values as int, colours as "#RRGGBB", planes as "plane 1", names as they are.
+
+    Raises:
+        ValueError: it is none; the text says what was expected.
+    """
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.strip().strip("{}").split(",") if part.strip()]
+        pairs = [re.split(r"[=:](?=[^=:]*$)", part) for part in parts]
+        if not pairs or any(len(pair) != 2 for pair in pairs):
+            raise ValueError(_MAP_HELP)
+        items = [(key.strip().strip("'\""), number.strip()) for key, number in pairs]
+    elif isinstance(value, Mapping) and value:
+        items = list(value.items())
+    else:
+        raise ValueError(_MAP_HELP)
+    cleaned: dict[int | str, int] = {}
+    for key, number in items:
+        name = _map_key(key)
+        text = str(number).strip()
+        if isinstance(number, bool) or not text.isdecimal() or int(text) > MOST_LABELS:
+            raise ValueError(f"ROI numbers from 0 (background) to 254 in it, not {key!r}: {number!r}")
+        if name in cleaned and cleaned[name] != int(text):
+            raise ValueError(f"each code once in it ('{name}' is there twice)")
+        cleaned[name] = int(text)
+    return cleaned
+
+
+def _map_key(key: Any) -> int | str:
+    """Returns one key of a label map; files of settings and models keep numbers as text."""
+    if isinstance(key, bool) or (isinstance(key, float) and not key.is_integer()):
+        raise ValueError(_MAP_HELP)
+    if isinstance(key, int | float):
+        text = str(int(key))
+    else:
+        text = str(key).strip()
+    if text.isdecimal():
+        return int(text)
+    if re.fullmatch(r"#[0-9A-Fa-f]{6}", text):
+        return text.upper()
+    if found := re.fullmatch(r"(?i)plane\s*(\d{1,3})", text):
+        return f"plane {int(found[1])}"
+    if not text or text.startswith(("#", "-")):
+        raise ValueError(f'grey values from 0, colours like "#FF0000" or names of ROIs as codes, not {key!r}')
+    return text
+
+
 def _intensity(value: Any) -> Any:
     if isinstance(value, str):
         return _one_of("percentile", "zscore", "window")(value)
@@ -234,7 +288,24 @@ class TrainSettings:
     labels_list: Any = _setting(
         AUTO, _or_auto(_label_names), "names of the ROIs, in the order of their label values"
     )
-    num_labels: Any = _setting(AUTO, _or_auto(_whole(1, 254)), "number of ROIs, background not counted")
+    num_labels: Any = _setting(
+        AUTO, _or_auto(_whole(1, MOST_LABELS)), "number of ROIs, background not counted"
+    )
+    label_map: Any = _setting(
+        None,
+        _optional(label_map_of),
+        "what codes in label files stand for: {63: 1, 126: 2}, {255: 1}, colours, names",
+    )
+    overlap_priority: Any = _setting(
+        None,
+        _optional(_label_names),
+        "RTSTRUCT and SEG: names of ROIs, the first lies on top where they overlap",
+    )
+    seg_threshold: float = _setting(
+        0.5,
+        _number(0, 1, above=True),
+        "fractional DICOM SEG: share of a pixel from which it belongs to the ROI",
+    )
     input_shape: Any = _setting(AUTO, _or_auto(_shape), "2D: pixels of the square each slice is fitted into")
     epochs: Any = _setting(AUTO, _or_auto(_whole(1)), "how often all training data are gone through")
     batch_size: Any = _setting(AUTO, _or_auto(_whole(1)), "images (or patches) per training step")

@@ -233,8 +233,10 @@ def test_one_roi_marked_with_255_is_told_as_such(folder: Path):
         values = np.asarray(Image.open(path))
         Image.fromarray((values > 0).astype(np.uint8) * 255).save(path)
     report = check(folder)
-    assert "one ROI, marked with 255" in texts(report, "error")
-    assert "Save the labels with 1 in place of 255." in texts(report, "error")
+    assert "the label files hold the values 0, 255" in texts(report, "error")
+    assert "These look like codes for 1 ROI. If so, set label_map = {255: 1}." in texts(report, "error")
+    (finding,) = [item for item in report.findings if item.code == "label_values"]
+    assert finding.details["label_map"] == {255: 1}
     assert report.roi_rows == ()
 
 

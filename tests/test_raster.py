@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,18 @@ import pytest
 import tifffile
 from PIL import Image
 
+from autoseg_lib.data.label_map import apply_map
 from autoseg_lib.errors import DataError
-from autoseg_lib.io.raster import read_image, read_label, write_jpg, write_mask_npy, write_mask_png
+from autoseg_lib.io.label_codes import code_key
+from autoseg_lib.io.raster import (
+    page_count,
+    read_image,
+    read_label,
+    read_label_stack,
+    write_jpg,
+    write_mask_npy,
+    write_mask_png,
+)
 
 LABEL = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
 
@@ -64,10 +76,154 @@ def test_16_bit_png_and_equal_channels(tmp_path: Path) -> None:
     assert np.array_equal(read_label(tmp_path / "c.png").array, LABEL)
 
 
-def test_colour_label_is_refused(tmp_path: Path) -> None:
-    save(tmp_path / "a.png", np.dstack([LABEL, LABEL * 0, LABEL]))
-    with pytest.raises(DataError, match=r"label 'a.png': found colours; expected one grey value per ROI"):
-        read_label(tmp_path / "a.png")
+def test_colours_become_codes_that_no_roi_has(tmp_path: Path) -> None:
+    red, blue, grey = (255, 0, 0), (0, 0, 255), (7, 7, 7)
+    picture = np.array([[(0, 0, 0), red], [blue, grey]], np.uint8)
+    codes = read_label(save(tmp_path / "a.png", picture)).array
+    assert [[code_key(code) for code in row] for row in codes] == [[0, "#FF0000"], ["#0000FF", 7]]
+    solid = np.dstack([picture, np.full((2, 2), 255, np.uint8)])
+    assert np.array_equal(read_label(save(tmp_path / "b.png", solid)).array, codes)
+    solid[0, 0] = (255, 255, 255, 0)
+    label = read_label(save(tmp_path / "c.png", solid))
+    assert np.array_equal(label.array, codes)
+    assert label.warning == "label 'c.png': its transparent pixels are taken as background."
+
+
+def test_a_drawing_in_the_transparency_is_refused(tmp_path: Path) -> None:
+    black = np.zeros((2, 2, 4), np.uint8)
+    black[0, 0, 3] = 255
+    with pytest.raises(
+        DataError, match=r"label 'a.png': found a picture whose drawing lies in its transparency"
+    ):
+        read_label(save(tmp_path / "a.png", black))
+
+
+def sub_byte_png(path: Path, depth: int, colour: int, row: bytes, width: int, palette: bytes = b"") -> Path:
+    """A PNG of one row, written by hand: Pillow cannot write 2 or 4 bits of grey."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)
+    parts = [
+        chunk(b"IHDR", head),
+        chunk(b"PLTE", palette) if palette else b"",
+        chunk(b"IDAT", zlib.compress(b"\0" + row)),
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "expected"),
+    [
+        (1, 0, bytes([0b01100000]), [0, 1, 1, 0]),
+        (2, 0, bytes([0b00011011]), [0, 1, 2, 3]),
+        (4, 0, bytes([0x01, 0x2F]), [0, 1, 2, 15]),
+        (2, 3, bytes([0b00011011]), [0, 1, 2, 3]),
+        (4, 3, bytes([0x01, 0x23]), [0, 1, 2, 3]),
+        (16, 0, struct.pack(">4H", 0, 1, 2, 300), [0, 1, 2, 300]),
+        (16, 2, struct.pack(">12H", *(v for v in (0, 1, 2, 300) for _ in range(3))), [0, 1, 2, 300]),
+        (16, 4, struct.pack(">8H", *(v for x in (0, 1, 2, 300) for v in (x, 65535))), [0, 1, 2, 300]),
+        (16, 6, struct.pack(">16H", *(v for x in (0, 1, 2, 300) for v in (x, x, x, 65535))), [0, 1, 2, 300]),
+    ],
+)
+def test_stored_values_of_every_depth(tmp_path: Path, depth: int, colour: int, row: bytes, expected) -> None:
+    """2 and 4 bits are stored values, not shades; 16 bits with transparency or colour keep their low bytes."""
+    palette = bytes(range(12)) if colour == 3 else b""
+    assert read_label(sub_byte_png(tmp_path / "a.png", depth, colour, row, 4, palette)).array.tolist() == [
+        expected
+    ]
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_one_hot_stacks_become_planes(tmp_path: Path, last: bool, suffix: str) -> None:
+    label = np.kron(LABEL, np.ones((4, 4), np.uint8))
+    planes = np.stack([label == value for value in range(3)], axis=-1 if last else 0)
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".npy":
+        np.save(path, planes)
+    elif last:
+        tifffile.imwrite(path, planes.astype(np.uint8), photometric="rgb")
+    else:
+        tifffile.imwrite(path, planes.astype(np.uint8), photometric="minisblack")
+    codes = read_label(path).array
+    assert [code_key(code) for code in np.unique(codes)] == ["plane 1", "plane 2", "plane 3"]
+    assert np.array_equal(apply_map(codes, {"plane 1": 0, "plane 2": 1, "plane 3": 2}), label)
+
+
+def test_planes_that_overlap_are_refused(tmp_path: Path) -> None:
+    planes = np.zeros((8, 9, 3), np.uint8)
+    planes[2:4, 2:4, 0] = planes[3:5, 3:5, 1] = 1
+    np.save(tmp_path / "a.npy", planes)
+    with pytest.raises(DataError, match=r"label 'a.npy': found 3 planes of 0 and 1 that overlap on 1 pixels"):
+        read_label(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("dtype", [">u2", ">i4", ">f4", ">f8", "float16", "int64", "uint64"])
+def test_npy_in_any_byte_order_and_layout(tmp_path: Path, dtype: str) -> None:
+    np.save(tmp_path / "a.npy", np.asfortranarray(LABEL.astype(dtype)))
+    assert np.array_equal(read_label(tmp_path / "a.npy").array, LABEL)
+
+
+# --- ImageJ and TIFF ----------------------------------------------------------------------------------------------------------
+
+
+def test_imagej_masks_with_an_inverting_lut_keep_their_stored_values(tmp_path: Path) -> None:
+    mask = (LABEL > 0).astype(np.uint8) * 255
+    for name, text in (("a.tif", "ImageJ=1.54f\n"), ("b.tif", None)):
+        # 262: PhotometricInterpretation, 0 is white.
+        info = {262: 0} | ({270: text} if text else {})
+        Image.fromarray(255 - mask).save(tmp_path / name, tiffinfo=info)
+    stored = tifffile.imread(tmp_path / "a.tif")
+    label = read_label(tmp_path / "a.tif")
+    assert np.array_equal(label.array, stored)
+    assert label.warning is not None
+    assert "ImageJ saved it with an inverting LUT" in label.warning
+    with pytest.raises(DataError, match=r"label 'b.tif': found a TIFF that calls 0 white"):
+        read_label(tmp_path / "b.tif")
+    # An image is read as it is shown.
+    assert np.array_equal(read_image(tmp_path / "b.tif"), np.asarray(Image.open(tmp_path / "b.tif")))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_imagej_label_images_and_stacks(tmp_path: Path, dtype) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", LABEL.astype(dtype), imagej=True)
+    assert np.array_equal(read_label(tmp_path / "a.tif").array, LABEL)
+    plane = np.kron(LABEL, np.ones((4, 4), np.uint8))
+    stack = np.stack([plane, plane * 0, plane[::-1], plane, plane]).astype(dtype)
+    tifffile.imwrite(tmp_path / "s.tif", stack, imagej=True)
+    assert page_count(tmp_path / "s.tif") == 5
+    assert np.array_equal(read_label_stack(tmp_path / "s.tif"), stack)
+    with pytest.raises(DataError, match=r"label 's.tif': found 5 pages, expected one for this slice"):
+        read_label(tmp_path / "s.tif")
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_deflate", "group4"])
+def test_compressed_tiff(tmp_path: Path, compression: str) -> None:
+    label = np.kron(LABEL, np.ones((8, 8), np.uint8))
+    picture = Image.fromarray(label > 0) if compression == "group4" else Image.fromarray(label)
+    info = {262: 1} if compression == "group4" else {}
+    picture.save(tmp_path / "a.tif", compression=compression, tiffinfo=info)
+    expected = (label > 0) if compression == "group4" else label
+    assert np.array_equal(read_label(tmp_path / "a.tif").array, expected)
+
+
+def test_palette_tiff(tmp_path: Path) -> None:
+    colours = np.zeros((3, 256), np.uint16)
+    colours[:, 1], colours[:, 2] = (65535, 0, 0), (0, 65535, 0)
+    tifffile.imwrite(tmp_path / "a.tif", LABEL, photometric="palette", colormap=colours)
+    assert np.array_equal(read_label(tmp_path / "a.tif").array, LABEL)
+    with pytest.raises(DataError, match="found a colour picture"):
+        read_image(tmp_path / "a.tif")
+    tifffile.imwrite(
+        tmp_path / "g.tif",
+        LABEL,
+        photometric="palette",
+        colormap=np.tile(np.arange(256)[::-1] * 257, (3, 1)).astype(np.uint16),
+    )
+    assert np.array_equal(read_image(tmp_path / "g.tif"), 255 - LABEL)
 
 
 def test_interpolated_and_negative_labels_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from autoseg_lib.errors import DataError, GeometryError
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.io import nifti
 from autoseg_lib.io.files import atomic_write
-from autoseg_lib.io.volume_headers import HeaderFacts, data_files, header_facts
+from autoseg_lib.io.limits import check_announced, is_regular
+from autoseg_lib.io.volume_headers import HeaderFacts, check_header, data_files, header_facts, packing_ratio
 from autoseg_lib.volume import Mask, Volume
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -38,7 +40,7 @@ def all_files(path: Path) -> tuple[Path, ...]:
     name = path.name.lower()
     if not name.endswith((".mhd", ".nhdr")):
         return (path,)
-    return (path, *(file for file in data_files(path) if file.is_file()))
+    return (path, *(file for file in data_files(path) if is_regular(file)))
 
 
 def read_volume_file(path: Path) -> Volume:
@@ -89,7 +91,7 @@ def check_volume_header(path: Path) -> None:
 
 def _size_and_spacing(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Returns sizes and spacings in the file's own order (i, j, k)."""
-    if _is_plain_nifti(path):
+    if _is_nifti(path):
         header = nifti.read_header(path)
         nifti.check_kind(header, path.name)
         lengths = np.linalg.norm(header.affine[:3, :3], axis=0)[::-1]
@@ -124,7 +126,7 @@ def as_labels(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         raise DataError(
             f"label '{name}': found the value {low:g}, expected whole numbers from 0. Correct the file."
         )
-    if high > np.iinfo(np.uint32).max:
+    if float(high) > np.iinfo(np.uint32).max:
         raise DataError(f"label '{name}': found the value {high:g}, which is no label. Correct the file.")
     return array.astype(np.uint8 if high <= 255 else np.uint16 if high <= 65535 else np.uint32)
 
@@ -155,7 +157,7 @@ def write_volume_file(path: Path, volume: Volume) -> None:
 def _read(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
     if not path.is_file():
         raise DataError(f"'{path}': not found. Check the path.")
-    if _is_plain_nifti(path):
+    if _is_nifti(path):
         array, header = nifti.read_nifti(path)
         shape = (array.shape[0], array.shape[1], array.shape[2])
         geometry = Geometry(
@@ -191,12 +193,14 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
     return array, geometry, facts.format_name
 
 
-def _is_plain_nifti(path: Path) -> bool:
-    return path.name.lower().endswith((".nii", ".nii.gz")) and not nifti.is_nifti2(path)
+def _is_nifti(path: Path) -> bool:
+    return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
 def _open(path: Path) -> tuple[sitk.ImageFileReader, HeaderFacts]:
     """Returns a reader that has read the header."""
+    # SimpleITK's readers believe what they read: a line that is too long ends the program, a wrong size fills the memory.
+    check_header(path)
     facts = header_facts(path)
     reader = sitk.ImageFileReader()
     try:
@@ -217,7 +221,25 @@ def _open(path: Path) -> tuple[sitk.ImageFileReader, HeaderFacts]:
             f"'{path.name}': found {len(size)} dimensions ({' × '.join(map(str, size))}), expected 3. "
             "Split the time points into files of their own."
         )
+    _check_size(path, reader)
     return reader, facts
+
+
+# Bytes of one value by SimpleITK's number for its type.
+_VALUE_BYTES = {
+    sitk.sitkUInt8: 1, sitk.sitkInt8: 1, sitk.sitkUInt16: 2, sitk.sitkInt16: 2, sitk.sitkUInt32: 4, sitk.sitkInt32: 4,
+    sitk.sitkUInt64: 8, sitk.sitkInt64: 8, sitk.sitkFloat32: 4, sitk.sitkFloat64: 8,
+}  # fmt: skip
+# The widest one, for the types that are refused later.
+_WIDEST_BYTES = 16
+
+
+def _check_size(path: Path, reader: sitk.ImageFileReader) -> None:
+    size = reader.GetSize()
+    needed = math.prod(size) * _VALUE_BYTES.get(reader.GetPixelID(), _WIDEST_BYTES)
+    stored = sum(file.stat().st_size for file in all_files(path))
+    shape = " × ".join(str(n) for n in size) + " voxels"
+    check_announced(path.name, shape, needed, stored, packing_ratio(path))
 
 
 def _affine(image: sitk.Image) -> npt.NDArray[np.float64]:

@@ -245,14 +245,18 @@ def _slice_facts(
     if longest == SMALL_PIXELS and max(image.shape) > SMALL_PIXELS:
         view = _small_image(finite, (float(low), float(high)), VIEW_PIXELS)
         view_jpeg = cv2.imencode(".jpg", view, [cv2.IMWRITE_JPEG_QUALITY, _VIEW_QUALITY])[1].tobytes()
-        view_label_png = _png(_small_label(label, view.shape))
-    counts = np.bincount(label.ravel())
+        view_label_png = _png(
+            _small_label(label if label.max(initial=0) < 65536 else _compact(label)[1], view.shape)
+        )
+    # Codes for colours are huge numbers; they are counted by their place among those found.
+    values, places = _compact(label)
+    counts = np.bincount(places.ravel())
     return SliceFacts(
         name=name,
         image_file=image_file,
         label_file=label_file,
-        counts={int(value): int(counts[value]) for value in np.flatnonzero(counts)},
-        rois=_roi_facts(label, finite, counts),
+        counts={int(values[place]): int(counts[place]) for place in np.flatnonzero(counts)},
+        rois={int(values[place]): roi for place, roi in _roi_facts(places, finite, counts).items()},
         mean=float(finite.mean(dtype=np.float64)),
         deviation=float(finite.std(dtype=np.float64)),
         percentiles=tuple(float(value) for value in kept),
@@ -267,6 +271,17 @@ def _slice_facts(
         view_jpeg=view_jpeg,
         view_label_png=view_label_png,
     )
+
+
+def _compact(
+    label: npt.NDArray[np.unsignedinteger],
+) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.unsignedinteger]]:
+    """Returns the values found, 0 first, and for each pixel the place of its value among them; plain labels as they are."""
+    highest = int(label.max(initial=0))
+    if highest < 65536:
+        return np.arange(highest + 1, dtype=np.uint32), label
+    values = np.union1d([0], label).astype(np.uint32)
+    return values, np.searchsorted(values, label).astype(np.uint32)
 
 
 def _png(label: npt.NDArray[np.unsignedinteger]) -> bytes:

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from autoseg_lib.data.doctor.context import Context
 from autoseg_lib.data.doctor.finding import Finding, Sample
+from autoseg_lib.data.label_map import codes_message, look_like_codes, propose_map
 from autoseg_lib.errors import name_list
+from autoseg_lib.io.label_codes import codes_text
+from autoseg_lib.settings import MOST_LABELS
 
 
 def check_label_values(context: Context) -> Iterable[Finding]:
     """Values outside 0..num_labels, or, where num_labels is auto, values that cannot be ROI numbers."""
-    if context.declared:
-        yield from _outside_range(context)
-    else:
+    if not context.declared or (
+        look_like_codes(context.values) and max(context.values) > len(context.labels)
+    ):
         yield from _no_roi_numbers(context)
+    else:
+        yield from _outside_range(context)
 
 
 def _no_roi_numbers(context: Context) -> Iterable[Finding]:
-    positive = [value for value in context.values if value > 0]
-    if not positive or len(positive) == max(positive):
+    share = _share(context)
+    text = codes_message(context.values, share)
+    if not text:
         return
-    if len(positive) == 1 and max(positive) > 2:
-        yield Finding(
-            "error",
-            "label_values",
-            f"the label files hold the values {values_text(context.values)}: one ROI, marked with {max(positive)}. ROIs are "
-            f"expected to be numbered 1, 2, 3, ... Save the labels with 1 in place of {max(positive)}.",
-        )
-        return
-    missing = [v for v in range(1, min(max(positive), 255)) if v not in positive]
-    yield Finding(
-        "error",
-        "label_values",
-        f"the label files hold the values {values_text(context.values)}; ROIs are expected to be numbered 1, 2, 3, ... without "
-        f"gaps (no label holds {values_text(missing)}). Renumber the labels, or, if the gap is meant, set num_labels = "
-        f"{max(positive)}.",
-    )
+    proposed = propose_map(context.values, share)
+    yield Finding("error", "label_values", text, details={"label_map": proposed} if proposed else {})
+
+
+def _share(context: Context) -> dict[int, float]:
+    """Returns value → share of all pixels of all labels."""
+    counts: Counter[int] = Counter()
+    for _, _, item in context.slices():
+        counts.update(item.counts)
+    total = sum(counts.values()) or 1
+    return {value: count / total for value, count in counts.items()}
 
 
 def _outside_range(context: Context) -> Iterable[Finding]:
@@ -53,8 +55,9 @@ def _outside_range(context: Context) -> Iterable[Finding]:
         yield Finding(
             "error",
             "label_values",
-            f"{which}: found the values {values_text(values)}; with num_labels = {expected} the values 0 to {expected} are "
-            f"expected. Correct the file{'s' if len(names) > 1 else ''}, or set num_labels = {max(values)}.",
+            f"{which}: found the values {codes_text(values, 8)}; with num_labels = {expected} the values 0 to {expected} are "
+            f"expected. Correct the file{'s' if len(names) > 1 else ''}"
+            + (f", or set num_labels = {max(values)}." if max(values) <= MOST_LABELS else "."),
             tuple(names),
             tuple(sample for samples in found.values() for sample in samples),
         )
@@ -96,10 +99,3 @@ def check_empty_labels(context: Context) -> Iterable[Finding]:
         tuple(names),
         tuple(Sample(case.name, index) for case, index in empty),
     )
-
-
-def values_text(values: Iterable[int]) -> str:
-    """Returns "0, 1, 2", cut short after eight values."""
-    items = list(values)
-    text = ", ".join(str(value) for value in items[:8])
-    return text if len(items) <= 8 else f"{text}, ... ({len(items)} different values)"
