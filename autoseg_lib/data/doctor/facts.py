@@ -79,6 +79,7 @@ class SliceFacts:
         window: grey values that are 0 and 255 in ``small_image``.
         bad_pixels: NaN and infinite pixels.
         is_constant: whether all pixels are equal.
+        grey_levels: number of different grey values among the pixels looked at for the percentiles.
         checksum: of the grey values.
         label_checksum: of the label values and the label's size.
         perceptual_hash: 64 bits that stay nearly the same when the image is scaled, brightened or saved again.
@@ -99,6 +100,7 @@ class SliceFacts:
     window: tuple[float, float]
     bad_pixels: int
     is_constant: bool
+    grey_levels: int
     checksum: str
     label_checksum: str
     perceptual_hash: int
@@ -126,6 +128,8 @@ class CaseFacts:
         slices: what is known of each slice, in order.
         checksum: of all pixels and label values.
         load_warnings: what reading had to assume.
+        header_patient: key of the PatientID in its DICOM headers, "" where there is none.
+        header_study: StudyInstanceUID of its DICOM headers, "" where there is none.
         has_slice_names: whether the slices have names of their own (not slice_0001, ...).
         roi_grey_values: some grey values inside ROIs.
     """
@@ -138,6 +142,8 @@ class CaseFacts:
     slices: tuple[SliceFacts, ...] = field(repr=False)
     checksum: str
     load_warnings: tuple[str, ...] = ()
+    header_patient: str = ""
+    header_study: str = field(default="", repr=False)
     has_slice_names: bool = True
     roi_grey_values: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
@@ -155,6 +161,17 @@ class CaseFacts:
     def values(self) -> set[int]:
         """All label values in the case, 0 included."""
         return {value for item in self.slices for value in item.counts}
+
+    @property
+    def image_checksum(self) -> str:
+        """Checksum of the grey values of all slices."""
+        return hashlib.blake2b("".join(s.checksum for s in self.slices).encode(), digest_size=16).hexdigest()
+
+    @property
+    def label_checksum(self) -> str:
+        """Checksum of the label values of all slices."""
+        text = "".join(s.label_checksum for s in self.slices)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @property
     def bad_pixels(self) -> int:
@@ -196,6 +213,7 @@ def gather_facts(case: TrainingCase, settings: TrainSettings, longest: int = SMA
         label_files: tuple[Path | None, ...] = case.label_files
     else:
         label_files = (case.label_volume,) * count
+    header = case.source.series.headers[0] if case.source.series is not None else None
     digest = hashlib.sha256()
     slices = []
     for index in range(count):
@@ -218,6 +236,8 @@ def gather_facts(case: TrainingCase, settings: TrainSettings, longest: int = SMA
         slices=tuple(slices),
         checksum=digest.hexdigest(),
         load_warnings=tuple(dict.fromkeys((*scan.warnings, *warnings))),
+        header_patient=header.patient_key if header else "",
+        header_study=header.study_uid if header else "",
         has_slice_names=any(scan.slice_files),
         roi_grey_values=foreground_values(scan.volume, mask),
     )
@@ -234,9 +254,8 @@ def _slice_facts(
 ) -> SliceFacts:
     finite, bad = _finite(image)
     step = max(1, int((image.size / PIXELS_FOR_PERCENTILES) ** 0.5))
-    low, *kept, high = np.percentile(
-        finite[::step, ::step], (WINDOW_PERCENTILES[0], *KEPT_PERCENTILES, WINDOW_PERCENTILES[1])
-    )
+    some = finite[::step, ::step]
+    low, *kept, high = np.percentile(some, (WINDOW_PERCENTILES[0], *KEPT_PERCENTILES, WINDOW_PERCENTILES[1]))
     smallest, largest = float(finite.min()), float(finite.max())
     if high <= low:  # nearly all pixels are equal: show what differs
         low, high = smallest, largest
@@ -263,6 +282,7 @@ def _slice_facts(
         window=(float(low), float(high)),
         bad_pixels=bad,
         is_constant=image.size > 1 and not bad and smallest == largest,
+        grey_levels=int(np.unique(some).size),
         checksum=_checksum(image),
         label_checksum=_checksum(label),
         perceptual_hash=perceptual_hash(small_image),

@@ -27,8 +27,22 @@ class Sample:
 class FixAction:
     """One change to files of the data folder; ``data/doctor/fixing.py`` holds a function for each kind.
 
+    Kinds and their parameters:
+        rename: ``to`` (Path) where the one file would lie in the data folder.
+        leave_out: ``reason`` (str); images go with their labels, so name both.
+        map_values: ``map`` (stored value → value) of label files.
+        transform: ``transform`` (a name of ``data/doctor/transforms.py``) done to label files; ``slices`` (indices in the
+            case as it was loaded) where only some slices of a label volume are meant.
+        shift: ``slices`` (int): what is drawn on slice i belongs on slice i + slices; the label files of one scan in the
+            order of its slices, or its label volume. Slices that are left without a label are left out.
+        swap_labels: the two label files change places.
+        swap_image_label: an image file and its label file change places.
+        resample: ``like`` (the case's name): a label volume is put onto its image's grid.
+        clear_nan: pixels without a number become the smallest of the others; not for DICOM.
+        invert: dark becomes bright; not for DICOM.
+
     Attributes:
-        kind: "rename", "leave_out", "map_values", "transform", "shift", "swap_labels", "resample", "clear_nan".
+        kind: one of the above.
         files: the files to change, as they lie in the data folder.
         parameters: what the kind needs to know.
     """
