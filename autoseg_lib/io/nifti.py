@@ -1,13 +1,14 @@
-"""NIfTI-1 files, read and written exactly.
+"""NIfTI files, read and written exactly (NIfTI-2, for huge volumes, is only read).
 
 SimpleITK's reader turns NaN into 0, fills up files that were cut off with 0, and refuses tilted grids; none of that may
-happen to data that are measured. Source: the NIfTI-1 standard, nifti1.h. NIfTI's world is RAS; it appears in this module
-and nowhere else.
+happen to data that are measured. Source: the standards, nifti1.h and nifti2.h. NIfTI's world is RAS; it appears in this
+module and nowhere else.
 """
 
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from autoseg_lib.errors import DataError
 from autoseg_lib.geometry import FloatArray, Geometry
+from autoseg_lib.io.limits import DEFLATE_RATIO, check_announced, check_memory
 
 _TYPES = {
     2: "u1",
@@ -34,6 +36,9 @@ _TYPES = {
 }
 _CODES = {np.dtype(kind): code for code, kind in _TYPES.items()}
 _HEADER_BYTES, _DATA_START = 348, 352
+_HEADER_2_BYTES, _DATA_2_START = 540, 544
+# Extensions (text of other programs) lie between header and pixels; nobody has more than this.
+_LATEST_START = 1 << 30
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Unit axes whose products differ from zero by more than this are not at right angles (0.06 degrees).
 _SHEAR_TOLERANCE = 1e-3
@@ -53,7 +58,7 @@ _TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """The parts of a NIfTI-1 header that are needed.
+    """The parts of a NIfTI header that are needed.
 
     Attributes:
         shape: sizes along i, j, k, ...
@@ -77,41 +82,41 @@ class NiftiHeader:
     orientation_known: bool
 
 
-def is_nifti2(path: Path) -> bool:
-    """Whether a file is NIfTI-2 (rare, for huge volumes), which this module leaves to SimpleITK."""
-    start = _bytes(path, 4)
-    return len(start) == 4 and 540 in (struct.unpack("<i", start)[0], struct.unpack(">i", start)[0])
-
-
 def read_header(path: Path) -> NiftiHeader:
     """Reads the header of a .nii or .nii.gz file.
 
     Raises:
         DataError: it is no NIfTI file, or damaged.
     """
-    return _header(_bytes(path, _HEADER_BYTES), path.name)
+    with np.errstate(all="ignore"):  # a damaged header holds NaN and infinity; they are looked for below
+        return _header(_bytes(path, _HEADER_2_BYTES), path.name)
 
 
 def read_nifti(path: Path) -> tuple[npt.NDArray[Any], NiftiHeader]:
-    """Reads a three-dimensional NIfTI-1 file.
+    """Reads a three-dimensional NIfTI file.
 
     Returns:
         The (k, j, i) array with scaling applied (NaN and infinities kept), and the header.
 
     Raises:
-        DataError: damaged, cut off, of an odd pixel type, or not three-dimensional.
+        DataError: damaged, cut off, of an odd pixel type, not three-dimensional, or too large for the memory.
     """
     header = read_header(path)
     check_kind(header, path.name)
     kind = np.dtype(header.order + _TYPES[header.type_code])
     shape = (*header.shape[:3], 1, 1)[:3]
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     needed = count * kind.itemsize
-    raw = _bytes(path, header.data_start + needed)[header.data_start :]
+    stored, end = path.stat().st_size, header.data_start + needed
+    if _is_compressed(path):
+        check_announced(path.name, _voxels(shape), end, stored, DEFLATE_RATIO)
+    elif stored < end:
+        raise _ends_early(path, end - stored)
+    check_memory(path.name, _voxels(shape), needed)
+    # Never more than the header announces, however much a compressed file would unpack to.
+    raw = memoryview(_bytes(path, end))[header.data_start :]
     if len(raw) < needed:
-        raise DataError(
-            f"'{path.name}': the file ends early ({needed - len(raw)} bytes are missing). Copy it again."
-        )
+        raise _ends_early(path, needed - len(raw))
     array = np.frombuffer(raw, kind, count).reshape(shape[::-1]).astype(kind.newbyteorder("="))
     if (header.slope, header.intercept) != (1.0, 0.0):
         array = (array.astype(np.float64) * header.slope + header.intercept).astype(np.float32)
@@ -135,25 +140,79 @@ def check_kind(header: NiftiHeader, name: str) -> None:
         raise DataError(f"'{name}': found {what}, expected one plain number per voxel. Save it as such.")
 
 
-def _header(raw: bytes, name: str) -> NiftiHeader:
+def _voxels(shape: tuple[int, ...]) -> str:
+    return " × ".join(str(size) for size in shape) + " voxels"
+
+
+def _ends_early(path: Path, missing: int) -> DataError:
+    return DataError(f"'{path.name}': the file ends early ({missing} bytes are missing). Copy it again.")
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the fields lie (bytes) and how they are packed: nifti1.h and nifti2.h say the same in different places."""
+
+    size: int
+    start: int
+    magic: tuple[int, bytes, bytes]
+    dim: tuple[int, str]
+    kind: int
+    pixdim: tuple[int, str]
+    data: tuple[tuple[int, str], tuple[int, str]]
+    forms: tuple[int, str]
+    quaternion: tuple[int, str]
+    rows: tuple[int, str]
+    units: tuple[int, str]
+
+
+_LAYOUTS = (
+    _Layout(
+        _HEADER_BYTES, _DATA_START, (344, b"n+1", b"ni1"), (40, "8h"), 70, (76, "8f"), ((108, "f"), (112, "2f")),
+        (252, "2h"), (256, "6f"), (280, "12f"), (123, "B"),
+    ),
+    _Layout(
+        _HEADER_2_BYTES, _DATA_2_START, (4, b"n+2", b"ni2"), (16, "8q"), 12, (104, "8d"), ((168, "q"), (176, "2d")),
+        (344, "2i"), (352, "6d"), (400, "12d"), (500, "i"),
+    ),
+)  # fmt: skip
+
+
+def _layout(raw: bytes, name: str) -> tuple[_Layout, str]:
+    """Returns the layout and the byte order of a header."""
+    for layout in _LAYOUTS:
+        for order in "<>":
+            if len(raw) < layout.size or struct.unpack(order + "i", raw[:4])[0] != layout.size:
+                continue
+            place, one_file, two_files = layout.magic
+            magic = raw[place : place + 3]
+            if magic == one_file:
+                return layout, order
+            if magic == two_files:
+                raise DataError(f"'{name}': its pixels lie in another file (.img). Save it as one .nii.gz.")
     if len(raw) < _HEADER_BYTES:
         raise DataError(f"'{name}': found {len(raw)} bytes, which is no NIfTI file. Copy or save it again.")
-    order = next((order for order in "<>" if struct.unpack(order + "i", raw[:4])[0] == _HEADER_BYTES), None)
-    if order is None or raw[344:347] not in (b"n+1", b"ni1"):
-        raise DataError(f"'{name}': it is not a NIfTI file, though its name says so. Copy or save it again.")
-    if raw[344:347] == b"ni1":
-        raise DataError(f"'{name}': its pixels lie in another file (.img). Save it as one .nii.gz.")
-    dim = struct.unpack(order + "8h", raw[40:56])
-    pixdim = np.array(struct.unpack(order + "8f", raw[76:108]), dtype=np.float64)
-    start, slope, intercept = struct.unpack(order + "3f", raw[108:120])
-    qform, sform = struct.unpack(order + "2h", raw[252:256])
+    raise DataError(f"'{name}': it is not a NIfTI file, though its name says so. Copy or save it again.")
+
+
+def _header(raw: bytes, name: str) -> NiftiHeader:
+    layout, order = _layout(raw, name)
+
+    def values(field: tuple[int, str]) -> tuple[Any, ...]:
+        return struct.unpack_from(order + field[1], raw, field[0])
+
+    dim = values(layout.dim)
+    pixdim = np.array(values(layout.pixdim), dtype=np.float64)
+    (start,), (slope, intercept) = values(layout.data[0]), values(layout.data[1])
+    qform, sform = values(layout.forms)
     if not 1 <= dim[0] <= 7 or min(dim[1 : 1 + dim[0]]) < 1:
         raise DataError(
             f"'{name}': its header gives the sizes {dim[1:4]}, which is no volume. Save it again."
         )
+    if not 0 <= start <= _LATEST_START:  # also where it is no number
+        raise DataError(f"'{name}': its header gives no place for the pixels. Save it again.")
     lengths = np.abs(pixdim[1:4])
-    rows = np.array(struct.unpack(order + "12f", raw[280:328]), dtype=np.float64).reshape(3, 4)
-    if sform > 0 and abs(np.linalg.det(rows[:, :3])) > _FLAT:
+    rows = np.array(values(layout.rows), dtype=np.float64).reshape(3, 4)
+    if sform > 0 and np.isfinite(rows).all() and abs(np.linalg.det(rows[:, :3])) > _FLAT:
         ras, given = np.vstack([rows, [0, 0, 0, 1]]), True
     else:
         sform = 0
@@ -161,13 +220,13 @@ def _header(raw: bytes, name: str) -> NiftiHeader:
         scale = np.where(lengths > 0, lengths, 1.0)
         ras = np.diag([*scale, 1.0])
         if qform > 0:
-            b, c, d, *offset = struct.unpack(order + "6f", raw[256:280])
+            b, c, d, *offset = values(layout.quaternion)
             scale[2] *= -1 if pixdim[0] < 0 else 1
             ras[:3, :3] = _rotation(b, c, d) * scale
             ras[:3, 3] = offset
         else:
             ras = _LPS_TO_RAS @ ras  # nothing is known: along the project's own axes
-    to_mm = _TO_MM.get(raw[123] & 7, 1.0)
+    to_mm = _TO_MM.get(values(layout.units)[0] & 7, 1.0)
     affine = _LPS_TO_RAS @ ras
     affine[:3] *= to_mm
     if not np.isfinite(affine).all():
@@ -175,9 +234,9 @@ def _header(raw: bytes, name: str) -> NiftiHeader:
     scaled = np.isfinite(slope) and slope != 0
     return NiftiHeader(
         shape=tuple(dim[1 : 1 + dim[0]]),
-        type_code=struct.unpack(order + "h", raw[70:72])[0],
+        type_code=values((layout.kind, "h"))[0],
         order=order,
-        data_start=max(_DATA_START, int(start)),
+        data_start=max(layout.start, int(start)),
         slope=slope if scaled else 1.0,
         intercept=intercept if scaled and np.isfinite(intercept) else 0.0,
         affine=affine[:, [2, 1, 0, 3]],
@@ -263,17 +322,22 @@ def _quaternion(rotation: FloatArray) -> FloatArray:
     return np.array([b, c, d]) * (-1 if a < 0 else 1)
 
 
+def _is_compressed(path: Path) -> bool:
+    """Whether a file is a gzip archive, whatever its name says."""
+    with path.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
+
+
 def _bytes(path: Path, count: int) -> bytes:
-    """Returns the first ``count`` bytes of a file, decompressed where it is compressed (whatever its name says)."""
+    """Returns the first ``count`` bytes of a file, decompressed where it is compressed."""
     try:
-        with path.open("rb") as stream:
-            compressed = stream.read(2) == b"\x1f\x8b"
-        if compressed:
+        if _is_compressed(path):
             with gzip.open(path, "rb") as stream:
                 return stream.read(count)
         with path.open("rb") as stream:
             return stream.read(count)
     except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)[:100]
         raise DataError(
-            f"'{path.name}': it cannot be opened or is damaged ({error}). Copy it again."
+            f"'{path.name}': it cannot be opened or is damaged ({reason}). Copy it again."
         ) from None

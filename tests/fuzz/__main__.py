@@ -21,12 +21,18 @@ def main() -> int:
     """Runs the fuzzer, or one file of it; returns 1 where there are faults."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Tries damaged files.")
     parser.add_argument("--files", type=int, default=1000, help="how many files, all kinds together")
-    parser.add_argument("--first", type=int, default=0, help="number of the first file of each kind (to go on later)")
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first file of each kind (to go on later)"
+    )
     parser.add_argument("--kinds", default=",".join(kinds()), help="which kinds, with commas between")
     parser.add_argument("--workers", type=int, default=1, help="kinds tried at the same time")
     parser.add_argument("--minutes", type=float, default=None, help="stop after this time")
-    parser.add_argument("--replay", nargs=2, metavar=("KIND", "NUMBER"), help="one file again, with the traceback")
-    parser.add_argument("--keep", type=Path, default=None, metavar="FOLDER", help="with --replay: keep the file there")
+    parser.add_argument(
+        "--replay", nargs=2, metavar=("KIND", "NUMBER"), help="one file again, with the traceback"
+    )
+    parser.add_argument(
+        "--keep", type=Path, default=None, metavar="FOLDER", help="with --replay: keep the file there"
+    )
     options = parser.parse_args()
     if options.replay:
         return _replay(options.replay[0], int(options.replay[1]), options.keep)
@@ -36,7 +42,9 @@ def main() -> int:
 
     def run(kind: str):  # type: ignore[no-untyped-def]
         count = max(1, round(options.files * _SHARES.get(kind, 1) / total))
-        return run_kind(kind, options.first, count, say=lambda line: print(line, file=sys.stderr, flush=True), end=end)
+        return run_kind(
+            kind, options.first, count, say=lambda line: print(line, file=sys.stderr, flush=True), end=end
+        )
 
     print(HEADER)
     with ThreadPoolExecutor(options.workers) as pool:

@@ -17,7 +17,26 @@ import pydicom
 Mutator = Callable[[bytes, random.Random, Sequence[bytes]], bytes]
 
 # Sizes and counts at which readers go wrong: nothing, one, the ends of 8, 16, 32 and 64 bits, and their neighbours.
-_NUMBERS = (0, 1, 2, 3, 7, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
+_NUMBERS = (
+    0,
+    1,
+    2,
+    3,
+    7,
+    127,
+    128,
+    255,
+    256,
+    32767,
+    32768,
+    65535,
+    65536,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**63 - 1,
+    2**64 - 1,
+)
 _WORDS = (
     b"0", b"-1", b"1", b"3", b"65536", b"2147483648", b"99999999999999999999", b"1e999", b"-1e308", b"nan", b"inf", b"",
     b"1.5", b"'", b'"', b"[", b"{", b"&a", b"*a", b"\x00", b"\n", b"\r", b",", b";", b"..", b"../../x", b"/etc/hostname",
@@ -75,7 +94,9 @@ def _leave_out(data: bytes, rng: random.Random, _: Sequence[bytes]) -> bytes:
 
 def _repeat(data: bytes, rng: random.Random, _: Sequence[bytes]) -> bytes:
     start, count = _place(data, rng), rng.choice((1, 4, 32, 300))
-    return data[: start + count] + data[start : start + count] * rng.choice((1, 2, 50)) + data[start + count :]
+    return (
+        data[: start + count] + data[start : start + count] * rng.choice((1, 2, 50)) + data[start + count :]
+    )
 
 
 def _splice(data: bytes, rng: random.Random, seeds: Sequence[bytes]) -> bytes:
@@ -109,7 +130,11 @@ def _word(data: bytes, rng: random.Random, _: Sequence[bytes]) -> bytes:
 def _nest(data: bytes, rng: random.Random, _: Sequence[bytes]) -> bytes:
     """Brackets in brackets in brackets: readers that call themselves run out of stack."""
     start = _place(data, rng)
-    return data[:start] + rng.choice((b"[", b"{", b'{"a":', b"(", b"- ")) * rng.choice((10, 5000, 60_000)) + data[start:]
+    return (
+        data[:start]
+        + rng.choice((b"[", b"{", b'{"a":', b"(", b"- ")) * rng.choice((10, 5000, 60_000))
+        + data[start:]
+    )
 
 
 _MUTATORS: tuple[Mutator, ...] = (
@@ -145,7 +170,9 @@ def _in_png(data: bytes, rng: random.Random, seeds: Sequence[bytes]) -> bytes:
         chunks[index] = name, _damage(content, rng, seeds)[:1_000_000]
     whole = data[:8]
     for name, content in chunks:
-        whole += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        whole += (
+            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        )
     return whole
 
 
@@ -187,7 +214,12 @@ def _in_dicom(data: bytes, rng: random.Random, seeds: Sequence[bytes]) -> bytes:
                     _set_value(dataset, rng)
             stream = io.BytesIO()
             # The file's own encoding is kept, so that a wrong transfer syntax is really wrong.
-            dataset.save_as(stream, enforce_file_format=False, implicit_vr=bool(dataset.is_implicit_VR), little_endian=True)
+            dataset.save_as(
+                stream,
+                enforce_file_format=False,
+                implicit_vr=bool(dataset.is_implicit_VR),
+                little_endian=True,
+            )
         return stream.getvalue()
     except Exception:  # noqa: BLE001  # pydicom refuses to write some nonsense; plain damage then
         return _damage(data, rng, seeds)
@@ -202,7 +234,13 @@ def _set_value(dataset: pydicom.Dataset, rng: random.Random) -> None:
     text = rng.choice(_VALUES)
     # Raw bytes: what pydicom would refuse to write is what has to be tried.
     element = pydicom.dataelem.RawDataElement(
-        pydicom.tag.Tag(keyword), kind, len(text.encode()), text.encode(), 0, bool(dataset.is_implicit_VR), True
+        pydicom.tag.Tag(keyword),
+        kind,
+        len(text.encode()),
+        text.encode(),
+        0,
+        bool(dataset.is_implicit_VR),
+        True,
     )
     dataset._dict[element.tag] = element
 

@@ -88,7 +88,13 @@ def _run_worker(
     """Runs one worker until it is through or dies; returns the next number, and whether it died."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         command = [sys.executable, "-m", "tests.fuzz.worker", tally.kind, str(start), str(stop), name]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOME": name, "PYTHONFAULTHANDLER": "1", "TMPDIR": name}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HOME": name,
+            "PYTHONFAULTHANDLER": "1",
+            "TMPDIR": name,
+        }
         environment.pop("PYTHONPATH", None)
         process = subprocess.Popen(
             command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -122,7 +128,8 @@ def _run_worker(
                 if end is not None and time.monotonic() > end:
                     return following, False
         finally:
-            process.kill() if fault or process.poll() is None and following < stop else None
+            if fault or (process.poll() is None and following < stop):
+                process.kill()
             process.wait()
             threads[1].join(5)
     if following < stop:

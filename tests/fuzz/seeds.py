@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import SimpleITK as sitk
@@ -47,7 +48,9 @@ def _real(*patterns: str, most: int = 12, largest: int = _LARGEST) -> list[bytes
         folder = real_data_or_none(name)
         if folder is None:
             continue
-        files = sorted(file for file in folder.glob(rest) if file.is_file() and file.stat().st_size <= largest)
+        files = sorted(
+            file for file in folder.glob(rest) if file.is_file() and file.stat().st_size <= largest
+        )
         found += [file.read_bytes() for file in files[:most]]
     return found
 
@@ -177,6 +180,7 @@ def _nifti() -> list[bytes]:
     return (
         _volumes(".nii", compressed=(False,))
         + _volumes(".nii.gz")
+        + [nibabel.Nifti2Image(_box().T, np.diag([0.7, 0.8, 3, 1])).to_bytes()]
         + _real("hippocampus_msd/labels/*.nii.gz", most=2)
     )
 
@@ -201,9 +205,7 @@ def _nhdr() -> list[bytes]:
 
 def _mhd() -> list[bytes]:
     head = b"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
-    grid = (
-        b"ElementSpacing = 0.8 0.7 3\nDimSize = 20 24 6\nElementType = MET_UCHAR\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n"
-    )
+    grid = b"ElementSpacing = 0.8 0.7 3\nDimSize = 20 24 6\nElementType = MET_UCHAR\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n"
     return [
         head + grid + b"ElementDataFile = pixels.raw\n",
         head + grid + b"ElementDataFile = plane%d.raw 1 6 1\n",

@@ -15,7 +15,13 @@ from autoseg_lib.data.scan import load_scan
 from autoseg_lib.errors import AutosegError, DataError
 from autoseg_lib.io import raster, volume_files
 from autoseg_lib.io.csv_files import read_csv
-from autoseg_lib.settings import SegmentSettings, TrainSettings, make_settings, parse_assignments, read_settings_file
+from autoseg_lib.settings import (
+    SegmentSettings,
+    TrainSettings,
+    make_settings,
+    parse_assignments,
+    read_settings_file,
+)
 
 # How a file of each kind is called when it is put into a folder of its own.
 FILE_NAMES = {
@@ -35,7 +41,7 @@ FILE_NAMES = {
 }
 
 
-class CommandFault(Exception):
+class CommandError(Exception):
     """The command line met something it had no sentence for."""
 
 
@@ -67,7 +73,7 @@ def try_command(kind: str, path: Path, output: Path) -> None:
     """Runs the command line on the file, as a user would.
 
     Raises:
-        CommandFault: it ended with a traceback or "something unexpected".
+        CommandError: it ended with a traceback or "something unexpected".
     """
     commands = {"yaml": [["check", str(path.parent), "--settings", str(path)]]}.get(
         kind, [["check", str(path.parent)], ["check", str(path), "--json"]]
@@ -80,7 +86,7 @@ def try_command(kind: str, path: Path, output: Path) -> None:
             code = cli.main(arguments)
         text = said.getvalue()
         if code not in (0, 1, 2) or "something unexpected" in text or "Traceback" in text:
-            raise CommandFault(f"autoseg {arguments[0]}: {text.strip()[-300:]}")
+            raise CommandError(f"autoseg {arguments[0]}: {text.strip()[-300:]}")
 
 
 def _read_with(step: Callable[[Path], object], path: Path) -> bool:

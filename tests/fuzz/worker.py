@@ -94,7 +94,9 @@ def _tell(report: TextIO, **values: Any) -> None:
 def _where(error: BaseException) -> str:
     """Returns the last places in the workbench that the error came through."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "autoseg_lib" in f.filename]
-    return " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames[-3:])) or "outside"
+    return (
+        " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames[-3:])) or "outside"
+    )
 
 
 def _be_quiet() -> None:
@@ -111,7 +113,9 @@ def _limit_memory() -> None:
         return
     with contextlib.suppress(OSError, ValueError):
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MOST_BYTES, resource.RLIM_INFINITY))
+        resource.setrlimit(
+            resource.RLIMIT_AS, (pages * resource.getpagesize() + MOST_BYTES, resource.RLIM_INFINITY)
+        )
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -155,12 +159,31 @@ class _Watch:
             return
         if event == "open":
             path, mode, flags = arguments
-            writes = flags & (os.O_WRONLY | os.O_RDWR) if isinstance(flags, int) else any(c in str(mode) for c in "wax+")
+            writes = (
+                flags & (os.O_WRONLY | os.O_RDWR)
+                if isinstance(flags, int)
+                else any(c in str(mode) for c in "wax+")
+            )
             if writes and isinstance(path, str | bytes | os.PathLike):
                 self._judge("wrote", os.fsdecode(path))
-        elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.symlink", "os.link", "os.truncate"):
+        elif event in (
+            "os.mkdir",
+            "os.remove",
+            "os.rmdir",
+            "os.rename",
+            "os.symlink",
+            "os.link",
+            "os.truncate",
+        ):
             self._judge(event, os.fsdecode(arguments[0]) if not isinstance(arguments[0], int) else "")
-        elif event in ("subprocess.Popen", "os.system", "os.exec", "socket.connect", "pickle.find_class", "ctypes.dlopen"):
+        elif event in (
+            "subprocess.Popen",
+            "os.system",
+            "os.exec",
+            "socket.connect",
+            "pickle.find_class",
+            "ctypes.dlopen",
+        ):
             self._found.append(f"{event} {str(arguments)[:120]}")
 
     def _judge(self, what: str, path: str) -> None:
