@@ -71,7 +71,9 @@ def open_segments(path: Path, *, fractional_threshold: float = 0.5) -> SegmentFi
         from autoseg_lib.io.rtstruct import parse
 
         return parse(path, dataset)
-    raise DataError(f"'{path.name}': DICOM segmentations cannot be read yet.")
+    from autoseg_lib.io.dicom_seg import parse as parse_seg
+
+    return parse_seg(path, dataset, fractional_threshold)
 
 
 def describe_segments(path: Path, shown: int = 5) -> str:
