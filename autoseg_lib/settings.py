@@ -411,12 +411,12 @@ def make_settings(kind: type[AnySettings], values: Mapping[str, Any]) -> AnySett
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.5)
             hint = f"; did you mean `{near[0]}`?" if near else "."
-            problems.append(f"`{name}` is not a setting{hint}")
+            problems.append(f"`{str(name)[:_LONGEST_SHOWN]}` is not a setting{hint}")
             continue
         try:
             cleaned[name] = fields[name].metadata["check"](value)
         except ValueError as error:
-            problems.append(f"{name} = {value!r}: expected {error}.")
+            problems.append(f"{name} = {_shown(value)}: expected {error}.")
     problems += _clashes(kind, cleaned)
     if problems:
         count = "1 setting needs" if len(problems) == 1 else f"{len(problems)} settings need"
@@ -445,6 +445,36 @@ def _clashes(kind: type, values: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML of plain values without aliases: a few lines of them can stand for more text than fits into memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.events.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read", mark)
+        return super().compose_node(parent, index)
+
+
+# Dates and numbers that do not exist are ValueErrors, brackets in brackets a RecursionError.
+_NOT_YAML = (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError)
+# A hundred times the longest settings anybody wrote.
+_LONGEST_FILE = 500_000
+_LONGEST_SHOWN = 80
+
+
+def _from_yaml(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
+
+
 def read_settings_file(path: Path) -> dict[str, Any]:
     """Returns the name → value table of a YAML settings file, unchecked.
 
@@ -456,8 +486,16 @@ def read_settings_file(path: Path) -> dict[str, Any]:
             f"settings file '{path}': not found. Give the path of a YAML file with your settings."
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        if path.stat().st_size > _LONGEST_FILE:
+            raise SettingsError(
+                f"settings file '{path.name}': it is larger than any settings. Write one `name: value` a line."
+            )
+        values = _from_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(
+            f"settings file '{path.name}': it cannot be opened ({error.strerror}). Check your rights."
+        ) from None
+    except _NOT_YAML as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise SettingsError(
@@ -482,8 +520,8 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     for text in assignments:
         key, sign, value = text.partition("=")
         try:
-            values[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            values[key.strip()] = _from_yaml(value)
+        except _NOT_YAML:
             sign = ""
         if not sign:
             problems.append(text)

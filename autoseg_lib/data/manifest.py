@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg_lib.data.discover import Discovery, ImageSource, choose_series, discover_files
+from autoseg_lib.data.naming import safe_name
 from autoseg_lib.errors import DataError, name_list
+from autoseg_lib.io.csv_files import read_table_text
 from autoseg_lib.io.files import walk_files
+from autoseg_lib.io.limits import is_there
 
 _COLUMNS = ("image", "label", "case", "patient")
 
@@ -35,24 +39,30 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     Raises:
         DataError: no table, no column ``image``, no rows, or files that are not there (all listed at once).
     """
-    reader = _reader(path)
-    names = _columns(reader)
+    try:
+        reader = _reader(path)
+        names, records = _columns(reader), list(reader)
+    except csv.Error as error:
+        raise _no_table(path, error) from None
     if "image" not in names:
-        found = ", ".join(names) or "nothing"
+        found = ", ".join(name[:40] for name in list(names)[:8]) or "nothing"
         raise DataError(
             f"manifest '{path.name}': found the columns {found}; expected image and, if wanted, label, case, patient. "
             "Name the columns in the first line."
         )
     rows, missing = [], []
-    for line, record in enumerate(reader, start=2):
+    for line, record in enumerate(records, start=2):
         value = {key: (record.get(names[key]) or "").strip() if key in names else "" for key in _COLUMNS}
         if not value["image"]:
             continue
         image = path.parent / value["image"]
         label = path.parent / value["label"] if value["label"] else None
-        missing += [f"{value['image']} (line {line})"] if not image.exists() else []
-        missing += [f"{value['label']} (line {line})"] if label is not None and not label.exists() else []
-        rows.append(ManifestRow(line, image, label, value["case"], value["patient"]))
+        missing += [f"{value['image'][:200]} (line {line})"] if not is_there(image) else []
+        missing += (
+            [f"{value['label'][:200]} (line {line})"] if label is not None and not is_there(label) else []
+        )
+        case = safe_name(value["case"]) if value["case"] else ""
+        rows.append(ManifestRow(line, image, label, case, value["patient"]))
     if missing:
         raise DataError(
             f"manifest '{path.name}': these are not there: {name_list(missing)}. Paths are relative to the manifest's folder."
@@ -68,21 +78,21 @@ def manifest_columns(path: Path) -> set[str]:
     Raises:
         DataError: it cannot be opened.
     """
-    return set(_columns(_reader(path)))
+    try:
+        return set(_columns(_reader(path)))
+    except csv.Error as error:
+        raise _no_table(path, error) from None
+
+
+def _no_table(path: Path, error: csv.Error) -> DataError:
+    return DataError(f"manifest '{path.name}': it is no table ({error}). Save it as CSV.")
 
 
 def _reader(path: Path) -> csv.DictReader[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        text = path.read_text(encoding="cp1252", errors="replace")
-    except OSError as error:
-        raise DataError(
-            f"manifest '{path}': it cannot be opened ({error.strerror}). Check the path."
-        ) from None
-    first = text.splitlines()[0] if text.strip() else ""
+    text = read_table_text(path, other="cp1252")
+    first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
-    return csv.DictReader(text.splitlines(), delimiter=delimiter)
+    return csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
 
 
 def _columns(reader: csv.DictReader[str]) -> dict[str, str]:

@@ -14,7 +14,21 @@ from autoseg_lib.io.identity import tells_identity
 from autoseg_lib.io.raster import IMAGE_SUFFIXES
 from autoseg_lib.io.volume_files import is_volume_file, stem_of
 
-_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+# What some operating system forbids; what does not show but changes how the rest is read (control characters, changes of
+# the writing direction); and the halves of characters that stand for bytes of a name that are no Unicode.
+_FORBIDDEN = re.compile(
+    r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]'
+)
+# Names of devices on Windows, with any suffix.
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+# File systems take 255 bytes; suffixes and numbers follow.
+_LONGEST_NAME = 100
+
+
+def safe_name(name: str) -> str:
+    """Returns a name that is one valid file name everywhere, whatever was asked for ("../../x" → "_.._x")."""
+    cleaned = _FORBIDDEN.sub("_", name)[:_LONGEST_NAME].strip(" .") or "case"
+    return f"{cleaned}_" if _DEVICES.fullmatch(cleaned) else cleaned
 
 
 def image_stem(path: Path) -> str:
@@ -56,7 +70,7 @@ class CaseNamer:
             candidate = f"{parents.pop()}_{candidate}"
         if tells_identity(candidate, identity):
             candidate = hashed_name(candidate)
-        candidate = _FORBIDDEN.sub("_", candidate).strip(" .") or "case"
+        candidate = safe_name(candidate)
         name, number = candidate, 2
         while self._taken(name):
             name, number = f"{candidate}_{number}", number + 1
@@ -64,7 +78,7 @@ class CaseNamer:
         return name
 
     def _taken(self, name: str) -> bool:
-        return _used_name(_FORBIDDEN.sub("_", name).strip(" .")) in self._used
+        return _used_name(safe_name(name)) in self._used
 
     def _relative(self, folder: Path) -> Path:
         try:

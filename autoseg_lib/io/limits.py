@@ -101,3 +101,11 @@ def is_regular(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # a name that no file can have
         return False
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path is a plain file or a folder; never raises."""
+    try:
+        return path.is_file() or path.is_dir()
+    except (OSError, ValueError):
+        return False

@@ -99,6 +99,8 @@ def _some(item: str, most: int = 16) -> str:
 
 
 _TEXT = r"[^\x00-\x08\x0b-\x1f]*"
+# One name, or one pattern for a counter and nothing else that printf knows; "LIST..." is misread by MetaImage's reader.
+_FILE = r"LOCAL|INTERNAL|LIST(?: \d)?|(?!LIST)[^\x00-\x1f%]{1,200}(?:%0?\d{0,2}d[^\x00-\x1f%]{0,100})?"
 # NRRD's fields and what may stand in them. Source: teem.sourceforge.net/nrrd/format.html.
 _NRRD_FIELDS = {
     "type": r"[a-z0-9_ ]{1,30}",
@@ -121,7 +123,7 @@ _NRRD_FIELDS = {
     **dict.fromkeys(
         ("labels", "units", "space units", "content", "number", "sample units", "sampleunits"), _TEXT
     ),
-    **dict.fromkeys(("data file", "datafile"), _TEXT),
+    **dict.fromkeys(("data file", "datafile"), _FILE),
 }
 _FLAG = r"true|false|[01]|t|f"
 # MetaImage's, where there is something to keep to. Source: itk.org/Wiki/ITK/MetaIO/Documentation.
@@ -137,6 +139,7 @@ _META_FIELDS = {
     "headersize": r"-1|\d{1,10}",
     "elementtype": r"[a-z_]{1,30}",
     "objecttype": r"[a-z]{1,30}",
+    "elementdatafile": _FILE,
 }
 
 
