@@ -58,7 +58,9 @@ def open_segments(path: Path, *, fractional_threshold: float = 0.5) -> SegmentFi
     """
     kind = _kind(path)
     if kind == "SLICER":
-        raise DataError(f"'{path.name}': 3D Slicer segmentations cannot be read yet.")
+        from autoseg_lib.io.seg_nrrd import SlicerSegmentation
+
+        return SlicerSegmentation(path)
     if not kind:
         if not path.is_file():
             raise DataError(f"'{path}': not found. Check the path.")
