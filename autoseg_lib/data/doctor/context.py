@@ -7,11 +7,22 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from autoseg_lib.data.doctor.facts import CaseFacts, SliceFacts
-from autoseg_lib.data.doctor.finding import Finding
-from autoseg_lib.data.pairing import Pairing
+from autoseg_lib.data.doctor.finding import Finding, Sample
+from autoseg_lib.data.pairing import Pairing, TrainingCase
 from autoseg_lib.data.split import Split, split_cases, validation_share
+from autoseg_lib.io.label_codes import is_mark
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.settings import AUTO, TrainSettings
+
+# A label file with more values than this is an image: whole-body label sets hold about 100 ROIs, on one slice far fewer.
+MOST_LABEL_VALUES = 120
+
+# An image with fewer grey values than this may be a label: 8 bits of noise alone bring more.
+FEWEST_GREY_LEVELS = 30
+
+
+# Up to this share of labels may hold a value that ROI numbers do not reach; with more of them it is how the set is coded.
+ODD_VALUES_SHARE = 0.4
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +54,45 @@ class Context:
             for index, item in enumerate(case.slices):
                 yield case, index, item
 
+    def case(self, name: str) -> CaseFacts:
+        """Returns the facts of a case."""
+        return self._facts_by_name[name]
+
+    def training_case(self, name: str) -> TrainingCase:
+        """Returns the files of a case."""
+        return self._cases_by_name[name]
+
+    @cached_property
+    def _facts_by_name(self) -> dict[str, CaseFacts]:
+        return {case.name: case for case in self.facts}
+
+    @cached_property
+    def _cases_by_name(self) -> dict[str, TrainingCase]:
+        return {case.name: case for case in self.pairing.cases}
+
     @cached_property
     def values(self) -> tuple[int, ...]:
-        """All label values of all cases, in order, 0 included."""
-        return tuple(sorted(set().union(*(case.values for case in self.facts)) if self.facts else set()))
+        """All label values of all cases, in order, 0 included; files that are images by mistake left out."""
+        return label_values(self.facts)
 
     @cached_property
     def slice_count(self) -> int:
         """Slices of all cases."""
         return sum(len(case.slices) for case in self.facts)
+
+    @cached_property
+    def swapped_files(self) -> frozenset[Sample]:
+        """Slices whose label looks like an image, and whose image looks like a label."""
+        return frozenset(
+            Sample(case.name, index)
+            for case, index, item in self.slices()
+            if is_swapped(item) or (case.kind == "volume" and any(is_swapped(other) for other in case.slices))
+        )
+
+    @cached_property
+    def odd_values(self) -> tuple[Sample, ...]:
+        """Labels with values beyond the ROI numbers that nearly all others keep to; see ``usual_rois``."""
+        return usual_rois(self.facts)[1]
 
     @cached_property
     def split(self) -> Split:
@@ -65,6 +106,48 @@ class Context:
             slice_counts=[len(case.slices) for case in self.facts],
             with_roi=slices_with_roi(self.facts),
         )
+
+
+def is_swapped(item: SliceFacts) -> bool:
+    """Whether a slice's label looks like an image, and its image like a label."""
+    return item.grey_levels < FEWEST_GREY_LEVELS and len(item.counts) > max(
+        MOST_LABEL_VALUES, 2 * item.grey_levels
+    )
+
+
+def label_values(facts: Sequence[CaseFacts]) -> tuple[int, ...]:
+    """Returns all values of all labels in order; labels that are images by mistake left out."""
+    values = {
+        value for case in facts for item in case.slices if not is_swapped(item) for value in item.counts
+    }
+    return tuple(sorted(values))
+
+
+def usual_rois(facts: Sequence[CaseFacts]) -> tuple[int, tuple[Sample, ...]]:
+    """Looks whether nearly all labels keep to the numbers 1..n without gaps and a few do not.
+
+    Returns:
+        (n, the samples with values above n); (0, ()) where the values have no gaps, or many labels hold the values that lie
+        beyond a gap.
+    """
+    values = [value for value in label_values(facts) if value > 0]
+    count = next((n for n, value in enumerate(values) if value != n + 1), len(values))
+    if count in (0, len(values)):
+        return 0, ()
+    drawn, odd = 0, []
+    for case in facts:
+        samples = [
+            Sample(case.name, i) for i, item in enumerate(case.slices) if any(v > count for v in item.counts)
+        ]
+        if case.kind == "volume":
+            drawn += 1
+            odd += [Sample(case.name)] if samples else []
+        else:
+            drawn += sum(not item.is_empty for item in case.slices)
+            odd += [sample for sample in samples if not is_swapped(case.slices[sample.slice_index or 0])]
+    # A colour is never an ROI number: it is odd as soon as any label does without.
+    most = drawn - 1 if all(is_mark(value) for value in values if value > count) else ODD_VALUES_SHARE * drawn
+    return (count, tuple(odd)) if 0 < len(odd) <= most else (0, ())
 
 
 def slices_with_roi(facts: Sequence[CaseFacts]) -> list[bool] | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from autoseg_lib.data.doctor.context import Context
-from autoseg_lib.data.doctor.facts import CaseFacts, gather_facts
-from autoseg_lib.data.doctor.finding import Finding, Sample
+from autoseg_lib.data.doctor.context import Context, label_values, usual_rois
+from autoseg_lib.data.doctor.facts import CaseFacts, gather_facts, small_side
+from autoseg_lib.data.doctor.faulty import diagnose
+from autoseg_lib.data.doctor.finding import Finding
 from autoseg_lib.data.doctor.report import CheckReport, roi_table, summary_line
 from autoseg_lib.data.doctor.table import CHECKS
 from autoseg_lib.data.pairing import Pairing
-from autoseg_lib.errors import AutosegError
 from autoseg_lib.events import Listener, Progress, nobody
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.settings import AUTO, TrainSettings
@@ -25,23 +25,24 @@ def examine(pairing: Pairing, settings: TrainSettings, on_event: Listener = nobo
         settings: the training settings; ``num_labels``, ``labels_list``, ``dimension``, spacing settings are used.
         on_event: hears the progress.
     """
+    side = small_side(sum(max(1, len(case.source.slice_names)) for case in pairing.cases))
     facts: list[CaseFacts] = []
     usable: list[int] = []
     unreadable: list[Finding] = []
     for number, case in enumerate(pairing.cases):
         on_event(Progress("Data check", number, len(pairing.cases), case.name))
         try:
-            facts.append(gather_facts(case, settings))
+            facts.append(gather_facts(case, settings, side))
             usable.append(number)
-        except AutosegError as error:
-            # A case may have several faulty files, one line each.
-            unreadable += [_unreadable(case.name, text) for text in str(error).split("\n")]
         except Exception as error:  # noqa: BLE001 - one odd file must not hide what is found in the others
-            text = f"'{case.name}': it cannot be read ({type(error).__name__}: {error}). Export it again, or leave it out."
-            unreadable.append(_unreadable(case.name, text))
+            found = diagnose(case, settings, error)
+            unreadable += found.findings
+            if found.rest is not None:
+                facts.append(gather_facts(found.rest, settings, side))
+                usable.append(number)
     on_event(Progress("Data check", len(pairing.cases), len(pairing.cases)))
 
-    labels = find_labels(settings, facts)
+    labels = find_labels(settings, facts, pairing.roi_names)
     findings, fine = run_checks(Context(settings, pairing, tuple(facts), labels, tuple(unreadable)))
     digest = hashlib.sha256("".join(sorted(f.name + f.checksum for f in facts)).encode("utf-8"))
     return CheckReport(
@@ -62,24 +63,26 @@ def run_checks(context: Context) -> tuple[tuple[Finding, ...], tuple[Finding, ..
     fine: list[Finding] = []
     for check in CHECKS:
         found = list(check.function(context))
-        findings += found
+        findings += [finding for finding in found if finding.severity != "fine"]
+        fine += [finding for finding in found if finding.severity == "fine"]
         if not found and context.facts:
             fine.append(Finding("fine", check.code, check.title))
     findings.sort(key=lambda finding: finding.severity != "error")
     return tuple(findings), tuple(fine)
 
 
-def find_labels(settings: TrainSettings, facts: Sequence[CaseFacts]) -> LabelTable:
-    """Returns the ROIs: the names given, else as many numbered ones as the label files hold."""
+def find_labels(settings: TrainSettings, facts: Sequence[CaseFacts], named: Sequence[str] = ()) -> LabelTable:
+    """Returns the ROIs: the names given, those in the label files, else as many numbered ones as the label files hold."""
     if settings.labels_list != AUTO:
         return LabelTable(settings.labels_list)
+    if named:
+        return LabelTable(named)
     if settings.num_labels != AUTO:
         return LabelTable.numbered(settings.num_labels)
-    values = set().union(*(f.values for f in facts)) if facts else set()
+    usual, odd = usual_rois(facts)
+    if odd:
+        return LabelTable.numbered(usual)
+    values = label_values(facts)
     highest = max(values, default=0)
     # Codes such as 0 and 255 are no count of ROIs; a finding says so.
     return LabelTable.numbered(highest if highest <= 2 * len(values) else 0)
-
-
-def _unreadable(case: str, text: str) -> Finding:
-    return Finding("error", "unreadable", text, (case,), (Sample(case),))

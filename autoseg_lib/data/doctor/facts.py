@@ -110,6 +110,12 @@ class SliceFacts:
     view_label_png: bytes = field(default=b"", repr=False)
 
     @property
+    def label_name(self) -> str:
+        """What to call its label: the file's name, unless slices have other names because files tell the patient."""
+        told = self.label_file is not None and self.label_file.name.startswith(self.name)
+        return self.label_file.name if told and self.label_file is not None else self.name
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing is drawn on it."""
         return not self.rois
@@ -305,7 +311,7 @@ def _compact(
 
 
 def _png(label: npt.NDArray[np.unsignedinteger]) -> bytes:
-    plain = label.astype(np.uint8 if label.max(initial=0) < 256 else np.uint16)
+    plain: npt.NDArray[np.integer[Any]] = label.astype(np.uint8 if label.max(initial=0) < 256 else np.uint16)
     return cv2.imencode(".png", plain, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 

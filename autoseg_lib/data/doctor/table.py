@@ -28,6 +28,7 @@ class Check:
 CHECKS = (
     Check("pairing", "every image has its label, and every label its image", files.check_pairing),
     Check("unreadable", "every file can be read; labels lie on their images' grids", files.check_unreadable),
+    Check("swapped_files", "no image and label have changed places", files.check_swapped_files),
     Check("label_values", "label values are ROI numbers", values.check_label_values),
     Check("missing_roi", "every ROI is drawn somewhere", values.check_missing_rois),
     Check("nan", "every pixel has a number", pixels.check_nan),
@@ -35,6 +36,7 @@ CHECKS = (
     Check("spacing", "the size of a pixel is known everywhere", grids.check_spacing_known),
     Check("uneven_slices", "slices are spaced as the training needs", grids.check_even_slices),
     Check("empty_labels", "no label is empty", values.check_empty_labels),
+    Check("roi_gap", "no ROI is missing between slices that have it", values.check_roi_gaps),
     Check("one_patient", "there are several patients", patients.check_one_patient),
     Check("unknown_patients", "images tell whose they are", patients.check_unknown_patients),
     Check("modalities", "all scans are of one kind", kinds.check_modalities),

@@ -1,24 +1,80 @@
-"""Findings on files: what pairing and reading have already told."""
+"""Findings on files: what pairing and reading have already told, and files that lie in each other's place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from autoseg_lib.data.cases import PairingIssue
 from autoseg_lib.data.doctor.context import Context
-from autoseg_lib.data.doctor.finding import Finding, Sample, Severity
+from autoseg_lib.data.doctor.finding import Finding, Fix, FixAction, Sample, Severity
+from autoseg_lib.data.doctor.fixes import counted, leave_out, rename_labels
 from autoseg_lib.errors import name_list
+
+# What pairing tells that leaving files out puts right, with the words for it.
+_LEAVE_OUT = {
+    "image_orphan": ("image", "no label of its name"),
+    "label_orphan": ("label", "no image of its name"),
+    "unreadable": ("damaged file", "it cannot be read"),
+    "skipped": ("file", "no image"),
+    "label_skipped": ("file", "no label file"),
+}
+
+# Notes on how a volume was sliced are no cause for worry.
+_NOTES = ("sliced ",)
 
 
 def check_pairing(context: Context) -> Iterable[Finding]:
     """Orphans, near misses, doubled names, series left out: everything that pairing by name tells."""
     for issue in context.pairing.issues:
         severity: Severity = "error" if issue.severity == "error" else "warning"
-        yield Finding(severity, issue.code, issue.text, issue.files)
+        yield Finding(severity, issue.code, issue.text, issue.files, fix=_pairing_fix(issue))
+
+
+def _pairing_fix(issue: PairingIssue) -> Fix | None:
+    if issue.partners:
+        return rename_labels(issue.partners)
+    if issue.code in _LEAVE_OUT and issue.paths:
+        what, reason = _LEAVE_OUT[issue.code]
+        return leave_out(issue.paths, counted(len(issue.paths), what), reason)
+    return None
 
 
 def check_unreadable(context: Context) -> Iterable[Finding]:
     """Cases with files that cannot be read, or whose image and label do not fit together."""
     return context.unreadable
+
+
+def check_swapped_files(context: Context) -> Iterable[Finding]:
+    """Label files that lie among the images while the image lies among the labels."""
+    by_case: dict[str, list[Sample]] = {}
+    for sample in sorted(context.swapped_files, key=lambda s: (s.case, s.slice_index or 0)):
+        by_case.setdefault(sample.case, []).append(sample)
+    samples = [sample for found in by_case.values() for sample in found]
+    if not samples:
+        return
+    pairs = []
+    for sample in samples:
+        item = context.case(sample.case).slices[sample.slice_index or 0]
+        if item.image_file is not None and item.label_file is not None:
+            pairs.append((item.image_file, item.label_file))
+    pairs = list(dict.fromkeys(pairs))
+    names = [label.name for _, label in pairs]
+    everything = "all images and labels seem" if len(samples) == context.slice_count else None
+    which = everything or f"the images and labels of {name_list(names)} seem"
+    fix = Fix(
+        f"Let {counted(len(pairs), 'image')} and label change places",
+        tuple(FixAction("swap_image_label", pair) for pair in pairs),
+        sure=False,
+    )
+    yield Finding(
+        "error",
+        "swapped_files",
+        f"{which} to have changed places: the images hold few values, as labels do, and the labels many, as images do. "
+        "Put each into the other's folder.",
+        tuple(names),
+        tuple(samples),
+        fix,
+    )
 
 
 def check_assumptions(context: Context) -> Iterable[Finding]:
@@ -29,6 +85,7 @@ def check_assumptions(context: Context) -> Iterable[Finding]:
             by_text.setdefault(text, []).append(facts.name)
     for text, names in by_text.items():
         where = "" if all(name in text for name in names) else f" ({name_list(names)})"
+        severity: Severity = "fine" if text.startswith(_NOTES) else "warning"
         yield Finding(
-            "warning", "reading", f"{text}{where}", tuple(names), tuple(Sample(name) for name in names)
+            severity, "reading", f"{text}{where}", tuple(names), tuple(Sample(name) for name in names)
         )
