@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings as python_warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from pydicom.dataset import Dataset
 from autoseg_lib.errors import DataError, GeometryError, name_list
 from autoseg_lib.geometry import EVEN_SPACING_TOLERANCE, SAME_PLACE_TOLERANCE_MM, FloatArray, Geometry
 from autoseg_lib.io.dicom_values import integer_of, number_of, numbers_of, positive_of, text_of
+from autoseg_lib.io.limits import check_memory
 from autoseg_lib.io.seg_frames import SegFrames
 from autoseg_lib.io.segment_file import SegmentFile, SegmentInfo, clean_name
 from autoseg_lib.io.slice_planes import SlicePlanes
@@ -110,6 +112,7 @@ class DicomSeg(SegmentFile):
             DataError: no frame belongs to this scan.
             GeometryError: the frames lie on another grid; take ``layers(self.geometry)`` and resample.
         """
+        check_memory(self.path.name, f"{geometry.shape_zyx[0]} slices", math.prod(geometry.shape_zyx))
         shape = (self._pixels.rows, self._pixels.columns)
         if shape != geometry.shape_zyx[1:]:
             raise GeometryError(
@@ -144,7 +147,9 @@ class DicomSeg(SegmentFile):
     def _labels(self) -> npt.NDArray[np.unsignedinteger]:
         """Returns the (frame, row, column) values of a label map, decoded once."""
         if self._label_map is None:
-            kind = np.uint8 if self._pixels.bits <= 8 else np.uint16
+            kind = np.dtype(np.uint8 if self._pixels.bits <= 8 else np.uint16)
+            pixels = self._pixels.count * self._pixels.rows * self._pixels.columns
+            check_memory(self._pixels.name, f"{self._pixels.count} frames", pixels * kind.itemsize)
             found = np.empty((self._pixels.count, self._pixels.rows, self._pixels.columns), dtype=kind)
             for index in range(self._pixels.count):
                 found[index] = self._pixels.read(index)
@@ -444,6 +449,10 @@ def parse(path: Path, dataset: Dataset, fractional_threshold: float) -> DicomSeg
             return DicomSeg(path, dataset, fractional_threshold)
     except (DataError, GeometryError):
         raise
+    except (EOFError, OSError) as error:  # pydicom's words for a sequence that ends too early
+        raise DataError(
+            f"'{path.name}': the file ends early or is damaged. Copy or export it again."
+        ) from error
     except Exception as error:  # a damaged file makes pydicom raise almost anything
         raise DataError(
             f"'{path.name}': it cannot be read as a segmentation ({type(error).__name__}). The file is damaged; "

@@ -102,6 +102,10 @@ class RtStruct(SegmentFile):
         doubled = [name for name, times in Counter(roi.info.name for roi in rois).items() if times > 1]
         if doubled:
             notes.append(f"several ROIs have the same name and are taken together: {name_list(doubled)}.")
+        if not names and not contours:
+            raise DataError(
+                f"'{path.name}': found no ROI at all; it is empty, or the file ends early. Copy or export it again."
+            )
         if not rois:
             raise DataError(
                 f"'{path.name}': found no usable contour (closed, of at least 3 points) in {len(names)} ROIs. "
@@ -381,6 +385,10 @@ def parse(path: Path, dataset: Dataset) -> RtStruct:
             return RtStruct(path, dataset)
     except (DataError, GeometryError):
         raise
+    except (EOFError, OSError) as error:  # pydicom's words for a sequence that ends too early
+        raise DataError(
+            f"'{path.name}': the file ends early or is damaged. Copy or export it again."
+        ) from error
     except Exception as error:  # a damaged file makes pydicom raise almost anything
         raise DataError(
             f"'{path.name}': its contours cannot be read ({type(error).__name__}). The file is damaged; export it again."

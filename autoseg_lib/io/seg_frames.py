@@ -23,6 +23,7 @@ from pydicom.uid import UID
 
 from autoseg_lib.errors import DataError
 from autoseg_lib.io.dicom_values import integer_of
+from autoseg_lib.io.limits import check_picture_size
 
 _PIXEL_DATA = 0x7FE00010
 _UNDEFINED = 0xFFFFFFFF
@@ -40,6 +41,7 @@ class SegFrames:
     """Reads frames one at a time.
 
     Attributes:
+        name: the file's name.
         rows, columns: size of each frame.
         count: number of frames.
         bits: bits per pixel, 1, 8 or 16.
@@ -53,20 +55,21 @@ class SegFrames:
         Raises:
             DataError: sizes are missing or do not fit the file.
         """
-        self._name, self._dataset = path.name, dataset
+        self.name, self._dataset = path.name, dataset
         self.rows, self.columns = integer_of(dataset, "Rows") or 0, integer_of(dataset, "Columns") or 0
         self.count = max(1, integer_of(dataset, "NumberOfFrames") or 1)
         self.bits = integer_of(dataset, "BitsAllocated") or 0
         if self.rows < 1 or self.columns < 1 or self.bits not in (1, 8, 16):
             raise DataError(
-                f"'{self._name}': found {self.rows} × {self.columns} pixels of {self.bits} bits, which is no segmentation. "
+                f"'{self.name}': found {self.rows} × {self.columns} pixels of {self.bits} bits, which is no segmentation. "
                 "The file is damaged; export it again."
             )
+        check_picture_size(self.name, self.rows, self.columns)
         self._syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
         element: Any = dataset.get_item(_PIXEL_DATA) if _PIXEL_DATA in dataset else None
         raw = getattr(element, "value", None)
         if not isinstance(raw, bytes) or not raw:
-            raise DataError(f"'{self._name}': it holds no pixels. Export it again.")
+            raise DataError(f"'{self.name}': it holds no pixels. Export it again.")
         self._words = str(element.VR or "OW") == "OW"
         self._encoded: list[bytes] = []
         self._raw = b""
@@ -79,7 +82,7 @@ class SegFrames:
             held = len(raw) * 8 // (self.rows * self.columns * self.bits)
         if held < self.count:
             raise DataError(
-                f"'{self._name}': found {held} complete frames, its header says {self.count}; the file ends early or is "
+                f"'{self.name}': found {held} complete frames, its header says {self.count}; the file ends early or is "
                 "damaged. Copy or export it again."
             )
 
@@ -124,7 +127,7 @@ class SegFrames:
             raise
         except Exception as error:  # decoders raise anything
             raise DataError(
-                f"'{self._name}': frame {index + 1} cannot be decoded ({type(error).__name__}). The file is damaged or uses a "
+                f"'{self.name}': frame {index + 1} cannot be decoded ({type(error).__name__}). The file is damaged or uses a "
                 "compression that is not supported. Export it again, uncompressed."
             ) from error
 

@@ -23,13 +23,14 @@ import numpy.typing as npt
 
 from autoseg_lib.errors import DataError, GeometryError, name_list
 from autoseg_lib.geometry import FloatArray, Geometry
+from autoseg_lib.io.limits import DEFLATE_RATIO, check_announced
 from autoseg_lib.io.segment_file import SegmentFile, SegmentInfo, clean_name
 
 # Headers are text of some kilobytes; Slicer's terminology tags make a few hundred bytes for each segment.
 _LONGEST_HEADER = 4_000_000
 _BLOCK = 1 << 20
-# Deflate makes data at most 1032 times smaller (RFC 1951, 3.2.5); bzip2 runs of one byte some 45,000,000 / 45 times.
-_MOST_RATIO = {"gzip": 1032, "bzip2": 1_000_000}
+# How many times smaller an encoding can make empty space; bzip2 packs 45 MB of zeros into 45 bytes (bzip.org, manual, 2).
+_MOST_RATIO = {"raw": 1, "gzip": DEFLATE_RATIO, "bzip2": 1_000_000}
 _TYPES = {
     "i1": ("signed char", "int8", "int8_t"),
     "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
@@ -105,7 +106,13 @@ class SlicerSegmentation(SegmentFile):
             raise DataError(
                 f"'{path.name}': the segmentation is empty (nothing was drawn). Draw it, or leave it out."
             )
-        _check_size(path, self._header, math.prod(self._sizes) * self._dtype.itemsize)
+        check_announced(
+            path.name,
+            f"{' × '.join(map(str, self._sizes))} voxels",
+            math.prod(self._sizes) * self._dtype.itemsize,
+            path.stat().st_size - self._header.start,
+            _MOST_RATIO[_encoding(self._header, path.name)],
+        )
         doubled = [name for name, times in Counter(s.name for s in self._places).items() if times > 1]
         if doubled:
             notes.append(f"several segments have the same name and are taken together: {name_list(doubled)}.")
@@ -379,16 +386,6 @@ def _encoding(header: _Header, name: str) -> str:
             f"'{name}': its pixels are stored in a way that is not supported. Save the segmentation again in 3D Slicer."
         )
     return encoding
-
-
-def _check_size(path: Path, header: _Header, needed: int) -> None:
-    """Refuses sizes that the file cannot hold, before anything is allocated."""
-    held = path.stat().st_size - header.start
-    if needed > held * _MOST_RATIO.get(_encoding(header, path.name), 1):
-        raise DataError(
-            f"'{path.name}': its header announces {needed:,} bytes of pixels, and the file has {held:,}. It is cut off or "
-            "damaged; copy or save it again."
-        )
 
 
 def _pixel_bytes(path: Path, header: _Header, needed: int) -> bytearray | bytes:

@@ -17,6 +17,7 @@ from pydicom.filereader import read_file_meta_info, read_partial
 from pydicom.tag import BaseTag
 
 from autoseg_lib.errors import DataError, name_list
+from autoseg_lib.io.limits import is_regular
 from autoseg_lib.io.segment_file import SegmentFile, SegmentInfo, same_name
 
 __all__ = [
@@ -62,7 +63,7 @@ def open_segments(path: Path, *, fractional_threshold: float = 0.5) -> SegmentFi
 
         return SlicerSegmentation(path)
     if not kind:
-        if not path.is_file():
+        if not is_regular(path):
             raise DataError(f"'{path}': not found. Check the path.")
         raise DataError(
             f"'{path.name}': it holds no ROIs by name. Expected an RTSTRUCT, a DICOM SEG or a 3D Slicer segmentation "
@@ -164,6 +165,8 @@ def _ranks(values: Mapping[str, int], priority: Sequence[str]) -> dict[str, int]
 def _kind(path: Path) -> str:
     """Returns "RTSTRUCT", "SEG", "SLICER" or ""; never raises."""
     try:
+        if not is_regular(path):
+            return ""
         name = path.name.lower()
         if name.endswith(_NRRD_SUFFIXES):
             return "SLICER" if _is_slicer(path) else ""
@@ -207,15 +210,24 @@ def _after_modality(tag: BaseTag, vr: str | None, length: int) -> bool:
 
 
 def _read_dicom(path: Path) -> pydicom.Dataset:
+    # Not at the top: most runs never meet such a file.
     from autoseg_lib.io.dicom_headers import open_dicom
 
     try:
-        return open_dicom(path)
+        with path.open("rb"):
+            pass
     except OSError as error:
         raise DataError(
             f"'{path.name}': it cannot be opened ({error.strerror or error}). Check the file."
         ) from None
-    except Exception as error:  # a damaged file makes pydicom raise almost anything
+    try:
+        return open_dicom(path)
+    except (EOFError, OSError) as error:  # pydicom's words for a file that ends too early
         raise DataError(
-            f"'{path.name}': it cannot be read as DICOM ({type(error).__name__}). The file is damaged; export it again."
+            f"'{path.name}': the file ends early or is damaged. Copy or export it again."
+        ) from error
+    except Exception as error:  # a damaged file makes pydicom raise almost anything
+        reason = getattr(error, "reason", "") or type(error).__name__
+        raise DataError(
+            f"'{path.name}': it cannot be read as DICOM ({reason}). The file is damaged; export it again."
         ) from error
