@@ -18,6 +18,7 @@ from PIL import Image
 from autoseg_lib.errors import DataError
 from autoseg_lib.io.files import atomic_write
 from autoseg_lib.io.label_codes import pack_colours, pack_planes
+from autoseg_lib.io.picture_limits import read_bytes
 from autoseg_lib.io.volume_files import as_labels
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
@@ -244,7 +245,7 @@ _MOST_PLANES = 255
 
 def _bytes_of(path: Path, what: str) -> bytes:
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise DataError(
             f"{what} '{path.name}': it cannot be opened ({error.strerror}). Check the path."
