@@ -39,30 +39,36 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, what: str) -> bytes:
     """Returns the bytes of a picture or .npy file whose header announces nothing absurd.
+
+    Args:
+        path: the file.
+        what: "image" or "label", for messages.
 
     Raises:
         DataError: the header announces more than the file or the memory can hold, or what the file is not allowed to be.
         OSError: it cannot be opened.
     """
     if not path.is_file():
-        raise DataError(f"'{path.name}': it is not there, or no file. Check the path.")
+        raise DataError(f"{what} '{path.name}': it is not there, or no file. Check the path.")
     check_memory(path.name, "bytes", path.stat().st_size)
     data = path.read_bytes()
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        _check_npy(path.name, data)
+        _check_npy(path.name, data, what)
     elif suffix in (".tif", ".tiff"):
         _check_tiff(path.name, data)
     elif data:
-        _check_picture(path.name, data)
+        _check_picture(path.name, data, what)
     return data
 
 
-def _check_npy(name: str, data: bytes) -> None:
+def _check_npy(name: str, data: bytes, what: str) -> None:
     if data[:2] == b"PK":
-        raise DataError(f"'{name}': found an archive of arrays, expected one array. Save it with numpy.save.")
+        raise DataError(
+            f"{what} '{name}': found an archive of arrays, expected one array. Save it with numpy.save."
+        )
     if data[:6] != np.lib.format.MAGIC_PREFIX:
         return  # reading it tells what it is instead
     stream = io.BytesIO(data)
@@ -85,7 +91,7 @@ def _check_npy(name: str, data: bytes) -> None:
         check_announced(name, " × ".join(map(str, shape)) + " values", needed, len(data) - stream.tell())
 
 
-def _check_picture(name: str, data: bytes) -> None:
+def _check_picture(name: str, data: bytes, what: str) -> None:
     if data[:8] == _PNG_START and len(data) >= 26:
         columns, rows, depth, colour = struct.unpack(">IIBB", data[16:26])
         check_picture_size(name, rows, columns)
@@ -100,7 +106,9 @@ def _check_picture(name: str, data: bytes) -> None:
     except Image.DecompressionBombError:
         rows = columns = 1 << 20
     except Exception as error:  # decoders raise anything on damaged files
-        raise DataError(f"'{name}': it cannot be read as a picture. Copy or save it again.") from error
+        raise DataError(
+            f"{what} '{name}': it cannot be read as a picture (unknown format). Copy or save it again."
+        ) from error
     check_picture_size(name, rows, columns)
 
 
@@ -123,8 +131,8 @@ def _check_tiff(name: str, data: bytes) -> None:
                         if part is not None
                         for offset, count in zip(part.dataoffsets, part.databytecounts, strict=False)
                     ]
-    except Exception as error:  # decoders raise anything on damaged files
-        raise DataError(f"'{name}': it cannot be read as a picture. Copy or save it again.") from error
+    except Exception:  # noqa: BLE001  # decoders raise anything on damaged files; decoding tells what is wrong
+        return
     check_picture_size(name, rows, columns)
     if compression not in _TIFF_RATIOS:
         raise DataError(
