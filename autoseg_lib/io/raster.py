@@ -245,7 +245,7 @@ _MOST_PLANES = 255
 
 def _bytes_of(path: Path, what: str) -> bytes:
     try:
-        data = read_bytes(path)
+        data = read_bytes(path, what)
     except OSError as error:
         raise DataError(
             f"{what} '{path.name}': it cannot be opened ({error.strerror}). Check the path."
