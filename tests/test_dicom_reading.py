@@ -95,7 +95,7 @@ def test_oblique_series_agrees_with_simpleitk(tmp_path: Path) -> None:
 
 
 def test_gantry_tilt_is_kept_and_said(tmp_path: Path) -> None:
-    write_series(tmp_path, numbers(), step=(0, 5 * np.tan(np.radians(18.5)), 5), modality="CT")
+    write_series(tmp_path, numbers(), step=(0, 5 * np.tan(np.radians(18.5)), 5))
     series = only(tmp_path)
     geometry = read_series(series).geometry
     assert geometry.shear_degrees == pytest.approx(18.5)
@@ -149,7 +149,6 @@ def test_slices_closer_than_a_clinical_scanner_places_them(tmp_path: Path) -> No
             position=(0, 0, 0.009 * index),
             number=9 - index,
             spacing=(0.009, 0.009),
-            modality="CT",
         )
     series = only(tmp_path)
     assert [path.stem for path in series.files] == ["0", "1", "2", "3"]

@@ -118,6 +118,8 @@ def test_every_odd_file_is_read_as_pydicom_does_skipped_or_refused() -> None:
                 dataset = pydicom.dcmread(header.path, force=True)
                 if header.pixels.photometric == "MONOCHROME1":
                     continue
+                if header.path.name == "MR4_JPLY.dcm":  # pydicom cannot; see test_reading_policy
+                    continue
                 expected = np.asarray(dataset.pixel_array)
                 expected = expected[header.frame] if header.frame is not None else expected
                 if "ModalityLUTSequence" in dataset:
@@ -127,7 +129,8 @@ def test_every_odd_file_is_read_as_pydicom_does_skipped_or_refused() -> None:
                 assert np.allclose(volume.array[index], expected, rtol=1e-6, atol=1e-6), header.path.name
                 read += 1
     assert read >= 60
-    assert all("'" in text and ("found" in text or "cannot be decoded" in text) for text in refused)
+    words = ("found", "cannot be decoded", "its header says")
+    assert all("'" in text and any(word in text for word in words) for text in refused)
 
 
 def test_equal_pixels_over_transfer_syntaxes() -> None:

@@ -73,7 +73,7 @@ def series_geometry(headers: Sequence[SliceHeader]) -> tuple[Geometry, list[str]
             affine[:3, 0], positions = _steps(origins, normal, given or 1.0, same_place_mm(first), notes)
     shape = (len(headers), first.rows, first.columns)
     geometry = Geometry(shape, affine, positions, spacing_known, positions_known, orientation_known)
-    if geometry.shear_degrees > _TILT_DEGREES and geometry.is_even:
+    if geometry.shear_degrees > _TILT_DEGREES and geometry.positions_known:
         notes.append(
             f"the slices are tilted by {geometry.shear_degrees:.1f}° against the table (gantry tilt); this is kept."
         )
@@ -88,13 +88,12 @@ def _steps(
     along = origins @ normal
     gaps = np.diff(along)
     step = (origins[-1] - origins[0]) / (count - 1)
-    # What is left when the mean step is taken away, within the planes of the slices.
-    beside = origins - origins[0] - np.outer(np.arange(count), step)
-    beside -= np.outer(beside @ normal, normal)
     total = float(along[-1] - along[0])
     if total < same_place:  # every image at one place
         notes.append(f"all {count} images lie at one position (cine, dynamic or several echoes).")
         return normal * fallback_mm, tuple(float(value) for value in np.maximum.accumulate(along))
+    # What is left when the way along the straight line from the first to the last slice is taken away.
+    beside = origins - origins[0] - np.outer((along - along[0]) / total * (count - 1), step)
     median = float(np.median(gaps))
     even = bool(np.all(np.abs(gaps - median) <= EVEN_SPACING_TOLERANCE * abs(median))) and median > same_place
     shifted = float(np.linalg.norm(beside, axis=1).max()) > _SHIFT_TOLERANCE_MM

@@ -2,84 +2,56 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-import re
-import struct
 import warnings
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pydicom
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from autoseg_lib.io.dicom_values import (
-    cosines_of,
-    identity_of,
-    integer_of,
-    many_of,
-    name_words_of,
-    number_of,
-    numbers_of,
-    positive_of,
-    text_of,
-    time_key_of,
+from autoseg_lib.io.dicom_scan import QuickScanner
+from autoseg_lib.io.dicom_slices import slices_of
+from autoseg_lib.io.dicom_storage import (
+    DEFLATED,
+    DICOM_SUFFIXES,
+    SkipError,
+    find_pixels,
+    pixel_storage,
+    quick_storage,
+    refuse_what_is_no_image,
 )
 from autoseg_lib.io.files import is_junk
 from autoseg_lib.io.slice_header import HeaderScan, PixelStorage, SkippedFile, SliceHeader
 
-DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima", ".dc3")
+__all__ = ["DICOM_SUFFIXES", "open_dicom", "read_headers", "truncated_text"]
+
 # Files of trained_model/; their first bytes are a length, which can look like the beginning of an old DICOM file.
 _MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
 
-# What is not a picture of the patient, by Modality. RTDOSE and SEG have pixels all the same.
-_NOT_IMAGES = {
-    "RTSTRUCT": "contours (RTSTRUCT), not an image",
-    "RTPLAN": "a radiotherapy plan, not an image",
-    "RTDOSE": "a radiotherapy dose, not an image",
-    "RTRECORD": "a treatment record, not an image",
-    "SEG": "a DICOM segmentation, not an image",
-    "SR": "a structured report, not an image",
-    "KO": "a list of key images, not an image",
-    "PR": "a display setting, not an image",
-    "REG": "a registration, not an image",
-    "ECG": "an ECG, not an image",
-    "AU": "a sound recording, not an image",
-    "DOC": "a document, not an image",
-}
-# What scanners call them in SeriesDescription or ProtocolName where ImageType does not say LOCALIZER.
-_LOCALIZER = re.compile(r"locali[sz]er|scout|survey|topogram|scanogram|3[ -]plane|\bloc\b")
+# What files begin with that hold others. They are not opened: what is in them may be anything, of any size.
+_ARCHIVES = ((b"PK\x03\x04", "zip"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!\x1a\x07", "rar"))
+_ARCHIVE_SUFFIXES = (".tar", ".tgz", ".iso", ".bz2", ".xz")
 
-_PIXEL_TAGS = {
-    (0x7FE0, 0x0010): "PixelData",
-    (0x7FE0, 0x0008): "FloatPixelData",
-    (0x7FE0, 0x0009): "DoubleFloatPixelData",
-}
-_KEYWORDS = [
-    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "AcquisitionTime", "Modality",
-    "SeriesDescription", "PatientName", "PatientID", "PatientBirthDate", "ProtocolName", "SliceThickness",
-    "NominalScannedPixelSpacing", "ImagerPixelSpacing", "TriggerTime", "SpacingBetweenSlices", "StudyInstanceUID",
-    "SeriesInstanceUID", "SeriesNumber", "AcquisitionNumber", "InstanceNumber", "ImagePositionPatient",
-    "ImageOrientationPatient", "FrameOfReferenceUID", "TemporalPositionIdentifier", "SamplesPerPixel",
-    "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "BitsAllocated", "BitsStored",
-    "HighBit", "PixelRepresentation", "RescaleIntercept", "RescaleSlope", "ModalityLUTSequence",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DirectoryRecordSequence",
-]  # fmt: skip
-
-
-# CJK ideographs and Korean syllables come after this in Unicode, all alphabets before it.
-_FIRST_IDEOGRAPH = 0x2E80
-
-
-class _SkipError(Exception):
-    """Raised inside this module where a file is to be left out."""
-
-    def __init__(self, reason: str, serious: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.serious = reason, serious
+_KEYWORDS = (
+    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription", "PatientName",
+    "PatientID", "PatientBirthDate", "ProtocolName", "SliceThickness", "NominalScannedPixelSpacing", "ImagerPixelSpacing",
+    "TriggerTime", "NominalCardiacTriggerDelayTime", "SpacingBetweenSlices", "StudyInstanceUID", "SeriesInstanceUID",
+    "SeriesNumber", "AcquisitionNumber", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient",
+    "FrameOfReferenceUID", "TemporalPositionIdentifier", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames",
+    "Rows", "Columns", "PixelSpacing", "PixelSpacingCalibrationType", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "RescaleIntercept", "RescaleSlope", "EchoTime", "DiffusionBValue", "LossyImageCompression",
+)  # fmt: skip
+_SEQUENCES = (
+    "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "DirectoryRecordSequence",
+)  # fmt: skip
+_SIEMENS_CREATOR, _MOSAIC_TILES = 0x00190010, 0x0019100A
+_QUICK = QuickScanner(_KEYWORDS, _SEQUENCES)
 
 
 def read_headers(paths: Iterable[Path], on_progress: Callable[[int, int], None] | None = None) -> HeaderScan:
@@ -101,8 +73,8 @@ def read_headers(paths: Iterable[Path], on_progress: Callable[[int, int], None] 
             headers += found
             if found[0].pixels.missing_bytes:
                 skipped.append(SkippedFile(path, truncated_text(found[0].pixels), serious=True))
-        except _SkipError as skip:
-            skipped.append(SkippedFile(path, skip.reason, skip.serious))
+        except SkipError as skip:
+            skipped.append(SkippedFile(path, skip.reason, skip.serious, skip.archive))
         except Exception as error:  # noqa: BLE001  # a damaged file makes pydicom raise almost anything
             skipped.append(
                 SkippedFile(path, f"it cannot be read as DICOM ({type(error).__name__})", serious=True)
@@ -120,10 +92,12 @@ def truncated_text(pixels: PixelStorage) -> str:
 def open_dicom(path: Path) -> FileDataset:
     """Returns the whole file; a missing transfer syntax is filled in from how the file was read.
 
-    Raises whatever pydicom raises for a damaged file.
+    Raises whatever pydicom raises for a damaged file, and SkipError for one that unpacks to far more than an image.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of every small breach of the standard
+        with path.open("rb") as stream:
+            _refuse_deflated_bomb(stream)
         dataset = pydicom.dcmread(path, force=True)
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = (
@@ -137,207 +111,107 @@ def open_dicom(path: Path) -> FileDataset:
 
 def _read_file(path: Path) -> list[SliceHeader]:
     if is_junk(path):
-        raise _SkipError("a file of the operating system")
+        raise SkipError("a file of the operating system")
     if path.suffix.lower() in _MODEL_SUFFIXES:
-        raise _SkipError("a trained model, not an image")
+        raise SkipError("a trained model, not an image")
     named = path.suffix.lower() in DICOM_SUFFIXES
     try:
         with path.open("rb") as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            force = _check_start(stream, named)
-            try:
-                dataset = pydicom.dcmread(
-                    stream, stop_before_pixels=True, specific_tags=list(_KEYWORDS), force=force
-                )
-            except InvalidDicomError:
-                raise _SkipError("it is not a DICOM file", serious=named) from None
-            storage = _pixel_storage(path, stream, dataset)
-            return _headers_of(path, dataset, storage)
+            force = _check_start(path, stream, named)
+            quick = None if force else _QUICK.read(stream)
+            if quick is not None:
+                refuse_what_is_no_image(path, quick)
+                return slices_of(path, quick, quick_storage(path, quick, stream), quick.mosaic_tiles)
+            stream.seek(0)
+            return _read_with_pydicom(path, stream, named, force)
     except OSError as error:
-        raise _SkipError(f"it cannot be opened ({error.strerror})", serious=True) from None
+        raise SkipError(f"it cannot be opened ({error.strerror})", serious=True) from None
 
 
-def _check_start(stream: BinaryIO, named: bool) -> bool:
+def _check_start(path: Path, stream: BinaryIO, named: bool) -> bool:
     """Returns whether to read without the "DICM" mark; skips what is no DICOM at all."""
     start = stream.read(132)
     stream.seek(0)
     if not start:
-        raise _SkipError("the file is empty (0 bytes)", serious=named)
+        raise SkipError("the file is empty (0 bytes)", serious=named)
     if start[128:132] == b"DICM":
         return False
     # Old files have no preamble: they begin with a tag of group 2 or 8, little or big endian.
     if start[:2] in (b"\x02\x00", b"\x08\x00") or start[:2] in (b"\x00\x02", b"\x00\x08"):
         return True
-    raise _SkipError("it is not a DICOM file" + (", though its name says so" if named else ""), serious=named)
+    archive = next((name for mark, name in _ARCHIVES if start.startswith(mark)), "")
+    if archive or path.suffix.lower() in _ARCHIVE_SUFFIXES:
+        kind = f"a {archive} archive" if archive else "an archive"
+        raise SkipError(f"{kind}; archives are not opened, unpack it first", archive=True)
+    if not start.strip(b"\0"):
+        raise SkipError(
+            "its beginning is empty (zeros); copy or export it again" if named else "it is not a DICOM file",
+            serious=named,
+        )
+    raise SkipError("it is not a DICOM file" + (", though its name says so" if named else ""), serious=named)
 
 
-def _pixel_storage(path: Path, stream: BinaryIO, dataset: FileDataset) -> PixelStorage:
-    modality = str(dataset.get("Modality", "") or "").upper()
-    if "DirectoryRecordSequence" in dataset or path.name.upper().startswith("DICOMDIR"):
-        raise _SkipError("a DICOMDIR (table of contents), not an image")
-    if modality in _NOT_IMAGES:
-        raise _SkipError(_NOT_IMAGES[modality])
-    sop_name = getattr(dataset.get("SOPClassUID", ""), "name", "")
-    for word, key in (
-        ("Segmentation", "SEG"),
-        ("RT Dose", "RTDOSE"),
-        ("RT Structure", "RTSTRUCT"),
-        ("Plan", "RTPLAN"),
-    ):
-        if word in sop_name and "Storage" in sop_name:
-            raise _SkipError(_NOT_IMAGES[key])
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is None:
+def _read_with_pydicom(path: Path, stream: BinaryIO, named: bool, force: bool) -> list[SliceHeader]:
+    _refuse_deflated_bomb(stream)
+    names = [*_KEYWORDS, *_SEQUENCES]
+    tags = [*(tag for tag in map(tag_for_keyword, names) if tag is not None), _SIEMENS_CREATOR, _MOSAIC_TILES]
+    try:
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=tags, force=force)
+    except InvalidDicomError:
+        raise SkipError("it is not a DICOM file", serious=named) from None
+    refuse_what_is_no_image(path, dataset)
+    storage = _storage(path, stream, dataset)
+    return slices_of(path, dataset, storage, _mosaic_tiles(dataset))
+
+
+def _storage(path: Path, stream: BinaryIO, dataset: FileDataset) -> PixelStorage:
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
+    if not syntax:
         syntax = ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian
-    deflated = bool(getattr(syntax, "is_deflated", False)) and str(syntax) == "1.2.840.10008.1.2.1.99"
-    offset, missing = None, 0
-    if deflated:  # the place in the file says nothing: read it whole
-        if not any(tag in open_dicom(path) for tag in _PIXEL_TAGS):
-            raise _SkipError("it holds no image")
-    else:
-        plain = not syntax.is_encapsulated and str(syntax) != "1.2.840.10008.1.2.2"
-        kind, offset, length = _find_pixels(path, stream, dataset, big=str(syntax) == "1.2.840.10008.1.2.2")
-        if not plain or length == _UNDEFINED or kind != "PixelData":
-            offset = None
-    rows, columns = integer_of(dataset, "Rows"), integer_of(dataset, "Columns")
-    bits = integer_of(dataset, "BitsAllocated")
-    if not rows or not columns or not bits:
-        raise _SkipError("it has pixels, but no matrix size or bit depth", serious=True)
-    stored = integer_of(dataset, "BitsStored") or bits
-    high = integer_of(dataset, "HighBit")
-    frames = max(1, integer_of(dataset, "NumberOfFrames") or 1)
-    samples = integer_of(dataset, "SamplesPerPixel") or 1
-    if offset is not None:
-        needed = math.ceil(rows * columns * samples * frames * bits / 8)
-        missing = max(0, needed - max(0, path.stat().st_size - offset), needed - length if length else needed)
-    return PixelStorage(
-        transfer_syntax=str(syntax),
-        photometric=str(dataset.get("PhotometricInterpretation", "") or "MONOCHROME2").upper(),
-        samples_per_pixel=samples,
-        bits_allocated=bits,
-        bits_stored=stored,
-        high_bit=stored - 1 if high is None else high,
-        signed=integer_of(dataset, "PixelRepresentation") == 1,
-        frames=frames,
-        offset=offset,
-        has_modality_lut=bool(dataset.get("ModalityLUTSequence")),
-        missing_bytes=missing,
-    )
+    size = path.stat().st_size
+    if syntax == DEFLATED:  # the place in the file says nothing: read it whole
+        whole = open_dicom(path)
+        kind = next((k for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if k in whole), "")
+        if not kind:
+            raise SkipError("it holds no image")
+        return pixel_storage(dataset, syntax, kind, None, 0, size)
+    kind, offset, length = find_pixels(path, stream, dataset, syntax)
+    return pixel_storage(dataset, syntax, kind, offset, length, size)
 
 
-# The length that says "until the end mark"; pixels stored so are compressed, whatever the transfer syntax says.
-_UNDEFINED = 0xFFFFFFFF
+def _mosaic_tiles(dataset: FileDataset) -> int:
+    """Returns how many images a Siemens scanner tiled in one picture, by its private word for it."""
+    creator = dataset.get(_SIEMENS_CREATOR)
+    if creator is None or not str(creator.value).startswith("SIEMENS MR HEADER"):
+        return 0
+    tiles = dataset.get(_MOSAIC_TILES)
+    value = getattr(tiles, "value", 0)
+    if isinstance(value, bytes):
+        return int.from_bytes(value[:2], "little")
+    return value if isinstance(value, int) else 0
 
 
-def _find_pixels(
-    path: Path, stream: BinaryIO, dataset: FileDataset, big: bool
-) -> tuple[str, int | None, int]:
-    """Returns (keyword, offset, length) of the pixel element at which pydicom stopped reading."""
-    start = stream.tell()
-    head = stream.read(12)
-    order = ">" if big else "<"
-    keyword = _PIXEL_TAGS.get(struct.unpack(order + "HH", head[:4]), "") if len(head) >= 8 else ""
-    if not keyword:
-        kind = dataset.get("SOPClassUID")
-        # Without a kind the file was cut off before it, or is no image of any sort.
-        image = kind is None or "Image Storage" in getattr(kind, "name", "")
-        cut = image and not head and path.suffix.lower() in DICOM_SUFFIXES
-        more = "; the file ends before its pixels, copy or export it again" if cut else ""
-        raise _SkipError("it holds no image" + more, serious=cut)
-    implicit = dataset.original_encoding[0]
-    if implicit or (implicit is None and not head[4:6].isalpha()):  # the length follows the tag at once
-        return keyword, start + 8, struct.unpack(order + "I", head[4:8])[0]
-    if len(head) < 12:
-        raise _SkipError("the file ends before its pixels; copy or export it again", serious=True)
-    return keyword, start + 12, struct.unpack(order + "I", head[8:12])[0]
+# Images of one colour deflate to a thousandth, all others to a tenth at best.
+_HARMLESS_BYTES, _DEFLATES_AT_MOST = 128 << 20, 100
 
 
-def _headers_of(path: Path, dataset: FileDataset, storage: PixelStorage) -> list[SliceHeader]:
-    patient_id = text_of(dataset, "PatientID")
-    shared = {
-        "path": path,
-        "series_uid": text_of(dataset, "SeriesInstanceUID"),
-        "study_uid": text_of(dataset, "StudyInstanceUID"),
-        "frame_of_reference_uid": text_of(dataset, "FrameOfReferenceUID"),
-        "sop_uid": text_of(dataset, "SOPInstanceUID"),
-        "patient_key": hashlib.sha256(patient_id.encode()).hexdigest()[:12] if patient_id else "",
-        "identity": identity_of(dataset, patient_id),
-        "person_name": tuple(
-            # One letter is an initial, one Chinese character a name.
-            part
-            for part in name_words_of(dataset)
-            if len(part) > 1 or ord(part) >= _FIRST_IDEOGRAPH
-        ),
-        "modality": text_of(dataset, "Modality").upper(),
-        "rows": integer_of(dataset, "Rows"),
-        "columns": integer_of(dataset, "Columns"),
-        "series_number": integer_of(dataset, "SeriesNumber"),
-        "pixels": storage,
-        "sop_class": text_of(dataset, "SOPClassUID"),
-    }
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
-    if per_frame:
-        if len(per_frame) != storage.frames:
-            raise _SkipError(
-                "its table of frames does not fit its number of frames; export it again", serious=True
-            )
-        common = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-        return [
-            _slice(dataset, [item, common], frame if storage.frames > 1 else None, shared)
-            for frame, item in enumerate(per_frame)
-        ]
-    if storage.frames > 1:  # cine or tomography without a place for each frame
-        return [_slice(dataset, [], frame, shared) for frame in range(storage.frames)]
-    return [_slice(dataset, [], None, shared)]
-
-
-def _slice(dataset: Dataset, groups: list[Dataset], frame: int | None, shared: dict[str, Any]) -> SliceHeader:
-    """Builds one slice; ``groups`` are the functional groups of its frame, the frame's own before the shared ones."""
-
-    def look(sequence: str, keyword: str) -> Any:
-        for group in groups:
-            items = group.get(sequence)
-            if items and items[0].get(keyword) is not None:
-                return items[0].get(keyword)
-        return None if frame is not None and keyword in _PLACE else dataset.get(keyword)
-
-    image_type = tuple(str(value).upper() for value in many_of(dataset.get("ImageType")))
-    words = f"{text_of(dataset, 'SeriesDescription')} {text_of(dataset, 'ProtocolName')}".lower()
-    said = "LOCALIZER" in image_type or _LOCALIZER.search(words) is not None
-    spacing = numbers_of(look("PixelMeasuresSequence", "PixelSpacing"), 2)
-    spacing_good = spacing is not None and min(spacing) > 0
-    position = numbers_of(look("PlanePositionSequence", "ImagePositionPatient"), 3)
-    orientation = cosines_of(numbers_of(look("PlaneOrientationSequence", "ImageOrientationPatient"), 6))
-    slope = number_of(look("PixelValueTransformationSequence", "RescaleSlope"))
-    intercept = number_of(look("PixelValueTransformationSequence", "RescaleIntercept"))
-    instance = integer_of(dataset, "InstanceNumber")
-    return SliceHeader(
-        frame=frame,
-        position_xyz_mm=None if position is None else (position[0], position[1], position[2]),
-        orientation=orientation,
-        pixel_spacing_mm=(spacing[0], spacing[1]) if spacing is not None and spacing_good else None,
-        spacing_source="PixelSpacing" if spacing_good else "",
-        spacing_note="" if spacing_good else _why_no_spacing(dataset, spacing),
-        slice_thickness_mm=positive_of(look("PixelMeasuresSequence", "SliceThickness")),
-        spacing_between_slices_mm=positive_of(look("PixelMeasuresSequence", "SpacingBetweenSlices")),
-        instance_number=frame + 1 if frame is not None and instance is None else instance,
-        image_type=image_type,
-        is_localizer=said and shared["modality"] in ("MR", "CT", "PT", "NM", ""),
-        slope=1.0 if slope is None or slope == 0 else slope,
-        intercept=0.0 if intercept is None else intercept,
-        time_key=time_key_of(dataset),
-        **shared,
-    )
-
-
-# With several frames, the file's own position belongs to none of them.
-_PLACE = {"ImagePositionPatient"}
-
-
-def _why_no_spacing(dataset: Dataset, spacing: list[float] | None) -> str:
-    if spacing is not None:
-        return "the pixel spacing in the header is 0, so sizes in mm are unknown."
-    text = "no pixel spacing, so sizes in mm are unknown."
-    if any(numbers_of(dataset.get(key), 2) for key in ("ImagerPixelSpacing", "NominalScannedPixelSpacing")):
-        text += " A spacing at the detector is given; it is not the size in the patient and was not used."
-    return text
+def _refuse_deflated_bomb(stream: BinaryIO) -> None:
+    """Raises SkipError for a deflated file (PS3.5 A.5) that would fill the memory, without unpacking more than a part."""
+    start, syntax = _QUICK.dataset_start(stream)
+    if syntax == DEFLATED:
+        stream.seek(start)
+        engine, packed, unpacked = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0
+        while block := stream.read(1 << 20):
+            packed += len(block)
+            while block:
+                try:
+                    unpacked += len(engine.decompress(block, 1 << 24))
+                except zlib.error:
+                    break  # damaged: pydicom says so
+                block = engine.unconsumed_tail
+                if unpacked > max(_HARMLESS_BYTES, _DEFLATES_AT_MOST * packed):
+                    raise SkipError(
+                        "it unpacks to far more than an image of its size; it was not opened", serious=True
+                    )
+    stream.seek(0)

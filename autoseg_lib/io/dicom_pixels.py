@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.pixels import apply_modality_lut
 
 from autoseg_lib.errors import DataError
-from autoseg_lib.io.dicom_headers import open_dicom, truncated_text
+from autoseg_lib.io.dicom_decode import Wanted, unpack
+from autoseg_lib.io.dicom_headers import truncated_text
+from autoseg_lib.io.dicom_storage import BIG_ENDIAN, DEFLATED, PLAIN
+from autoseg_lib.io.limits import check_memory
 from autoseg_lib.io.slice_header import SliceHeader
 
 _INT16 = np.iinfo(np.int16)
+_RLE = "1.2.840.10008.1.2.5"
+# Encodings that keep every bit of a stored value, unused ones too; the others keep the value alone.
+_KEEPS_ALL_BITS = (*PLAIN, BIG_ENDIAN, DEFLATED, _RLE)
+_VIDEO = "1.2.840.10008.1.2.4.10"  # MPEG-2, MPEG-4 and HEVC: .100 to .108
+_STANDARD = "1.2.840.10008.1.2"
 
 
 def read_pixels(headers: Sequence[SliceHeader]) -> npt.NDArray[Any]:
-    """Reads the slices one after the other.
+    """Reads the slices.
 
     Slope and intercept (or the modality table) are applied slice by slice: HU for CT. MONOCHROME1 images that are not
     CT are turned round so that bright means a large number.
@@ -30,17 +34,32 @@ def read_pixels(headers: Sequence[SliceHeader]) -> npt.NDArray[Any]:
         (slice, row, column) int16 where that is exact, else float32.
 
     Raises:
-        DataError: a file is cut off, cannot be decoded, is in colour, or holds many slices tiled in one picture.
+        DataError: a file is cut off, cannot be decoded, is in colour, or holds many slices tiled in one picture; or there
+            is no memory for it.
     """
     for header in headers:
-        _refuse(header)
-    array = np.empty((len(headers), headers[0].rows, headers[0].columns), dtype=np.int16)
-    decoder = _Decoder()
+        text = why_refused(header)
+        if text:
+            raise DataError(text)
+    first = headers[0]
+    shape = (len(headers), first.rows, first.columns)
+    fractions = any(not float(header.slope).is_integer() for header in headers)
+    needed = math.prod(shape) * (4 if fractions else 2)
+    check_memory(first.path.name, f"series of {len(headers)} slices of {first.rows}×{first.columns}", needed)
+    array: npt.NDArray[Any] = np.empty(shape, dtype=np.float32 if fractions else np.int16)
+    packed = []
     for index, header in enumerate(headers):
-        values = _values(header, decoder)
-        if array.dtype == np.int16 and values.dtype != np.int16:
-            array = array.astype(np.float32)
-        array[index] = values
+        if header.pixels.offset is None or header.pixels.has_modality_lut:
+            packed.append(index)
+        elif not _read_in_place(header, array[index]):
+            array = _put(array, index, _values(header, _read_plain(header)))
+    wanted = [
+        Wanted(h.path, h.frame or 0, h.rows, h.columns, h.pixels.has_modality_lut, h.pixels.transfer_syntax)
+        for h in (headers[index] for index in packed)
+    ]
+    for number, stored in unpack(wanted):
+        header = headers[packed[number]]
+        array = _put(array, packed[number], _values(header, stored))
     return array
 
 
@@ -63,98 +82,130 @@ def why_refused(header: SliceHeader) -> str:
         return (
             f"'{name}': found {pixels.bits_allocated} bits per pixel, expected 8, 16 or 32. Export it again."
         )
+    if not pixels.transfer_syntax.startswith(_STANDARD):
+        return (
+            f"'{name}': its pixels are stored in a manufacturer's own way (private transfer syntax), which only their "
+            "software reads. Export it again as uncompressed DICOM (Explicit VR Little Endian)."
+        )
+    if pixels.transfer_syntax.startswith(_VIDEO):
+        return f"'{name}': found a video, expected images. Export the single images."
     return ""
 
 
-def _refuse(header: SliceHeader) -> None:
-    text = why_refused(header)
-    if text:
-        raise DataError(text)
+def same_pixels(one: SliceHeader, other: SliceHeader) -> bool:
+    """Whether two slices hold the same values; False where one cannot be read."""
+    if (one.rows, one.columns) != (other.rows, other.columns):
+        return False
+    try:
+        return np.array_equal(read_pixels([one])[0], read_pixels([other])[0])
+    except DataError:
+        return False
+
+
+def _put(array: npt.NDArray[Any], index: int, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Stores one slice; the whole array changes to float32 with the first slice that needs it."""
+    if array.dtype == np.int16 and values.dtype != np.int16:
+        array = array.astype(np.float32)
+    array[index] = values
+    return array
 
 
 # --- stored values ------------------------------------------------------------------------------------------------------
 
 
-class _Decoder:
-    """Decodes files that need it; keeps the last multi-frame file, whose frames come one after the other."""
+def _read_in_place(header: SliceHeader, target: npt.NDArray[Any]) -> bool:
+    """Reads a plain 16-bit slice where it belongs, without a copy; returns False where that is not exact.
 
-    def __init__(self) -> None:
-        self._path: Path | None = None
-        self._frames: npt.NDArray[Any] | None = None
-        self._dataset: Any = None
-
-    def stored(self, header: SliceHeader) -> tuple[npt.NDArray[Any], Any]:
-        """Returns (row, column) stored values and the file's dataset."""
-        if self._path != header.path or self._frames is None:
-            # Decoders log to the root of pydicom; the DataError below says all a user can act on.
-            logger = logging.getLogger("pydicom")
-            level = logger.level
-            logger.setLevel(logging.CRITICAL)
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    self._dataset = open_dicom(header.path)
-                    self._frames = np.asarray(self._dataset.pixel_array)
-            except Exception as error:  # decoders raise anything
-                raise DataError(
-                    f"'{header.path.name}': its pixels cannot be decoded ({_short(error)}). The file is damaged or "
-                    "uses a compression that is not supported. Export it again, uncompressed."
-                ) from error
-            finally:
-                logger.setLevel(level)
-            self._path = header.path
-        frames = self._frames
-        found = frames if header.pixels.frames == 1 else frames[header.frame or 0]
-        if found.shape != (header.rows, header.columns):
-            raise DataError(
-                f"'{header.path.name}': its pixels are {found.shape}, its header says {header.rows}×{header.columns}. "
-                "The file is damaged; export it again."
-            )
-        return found, self._dataset
-
-
-def _short(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(":. ")[:120] if text else type(error).__name__
-
-
-def _stored(header: SliceHeader, decoder: _Decoder) -> tuple[npt.NDArray[Any], Any]:
+    Args:
+        header: the slice.
+        target: (row, column) part of the volume, filled.
+    """
     pixels = header.pixels
-    if pixels.offset is None or pixels.bits_allocated not in (8, 16, 32) or pixels.has_modality_lut:
-        return decoder.stored(header)
+    usual = pixels.bits_allocated == 16 and target.dtype == np.dtype("<i2") and not _is_turned_round(header)
+    if not (usual and float(header.slope).is_integer() and float(header.intercept).is_integer()):
+        return False
+    stored = target.view("<i2" if pixels.signed else "<u2")
+    _fill(header, stored)
+    _clean(stored, header)
+    low, high = _ends(stored, header)
+    if low < _INT16.min or high > _INT16.max:
+        return False
+    # Wrapping arithmetic modulo 2**16 is exact here because both ends fit.
+    if header.slope != 1:
+        target *= np.array(int(header.slope)).astype(np.int16)
+    if header.intercept != 0:
+        target += np.array(int(header.intercept)).astype(np.int16)
+    return True
+
+
+def _read_plain(header: SliceHeader) -> npt.NDArray[Any]:
+    """Returns (row, column) stored values of a file whose pixels lie there as they are."""
+    pixels = header.pixels
+    if pixels.bits_allocated == 1:
+        return _read_bits(header)
     kind = f"<{'i' if pixels.signed else 'u'}{pixels.bits_allocated // 8}"
+    raw = np.empty((header.rows, header.columns), dtype=kind)
+    _fill(header, raw)
+    _clean(raw, header)
+    return raw
+
+
+def _fill(header: SliceHeader, raw: npt.NDArray[Any]) -> None:
+    start = (header.pixels.offset or 0) + (header.frame or 0) * raw.nbytes
+    with header.path.open("rb", buffering=0) as stream:
+        stream.seek(start)
+        data = raw.data.cast("B")
+        done = 0
+        while done < len(data):
+            count = stream.readinto(data[done:])
+            if not count:
+                raise DataError(
+                    f"'{header.path.name}': the file has become shorter while it was read. Copy it again."
+                )
+            done += count
+
+
+def _read_bits(header: SliceHeader) -> npt.NDArray[Any]:
+    """Returns pixels of one bit each; frames follow each other without a gap (PS3.5 8.1.1)."""
     count = header.rows * header.columns
-    start = pixels.offset + (header.frame or 0) * count * pixels.bits_allocated // 8
-    raw = np.fromfile(header.path, dtype=kind, count=count, offset=start)
-    if raw.size != count:
-        raise DataError(
-            f"'{header.path.name}': the file has become shorter while it was read. Copy it again."
-        )
-    return _clean(raw, header).reshape(header.rows, header.columns), None
+    first = (header.frame or 0) * count
+    with header.path.open("rb") as stream:
+        stream.seek((header.pixels.offset or 0) + first // 8)
+        data = np.frombuffer(stream.read((first % 8 + count + 7) // 8), np.uint8)
+    bits = np.unpackbits(data, bitorder="little")[first % 8 : first % 8 + count]
+    return bits.reshape(header.rows, header.columns)
 
 
-def _clean(raw: npt.NDArray[Any], header: SliceHeader) -> npt.NDArray[Any]:
-    """Removes what old scanners hide in unused bits (overlays), and moves the value to the low bits."""
+def _clean(raw: npt.NDArray[Any], header: SliceHeader) -> None:
+    """Removes what old scanners hide in unused bits (overlays), and moves the value to the low bits, in place."""
     pixels = header.pixels
     spare = pixels.bits_allocated - pixels.bits_stored
-    if spare <= 0 or pixels.bits_stored < 1:
-        return raw
-    above = max(0, pixels.bits_allocated - 1 - pixels.high_bit)
-    # Shifting up drops the bits above the value; shifting down again drops those below it and restores the sign.
-    return (raw << above) >> spare
+    if (
+        spare > 0
+        and pixels.transfer_syntax in _KEEPS_ALL_BITS
+        and raw.dtype.itemsize * 8 == pixels.bits_allocated
+    ):
+        # Shifting up drops the bits above the value; shifting down again drops those below it and restores the sign.
+        raw <<= pixels.bits_allocated - 1 - pixels.high_bit
+        raw >>= spare
 
 
 # --- numbers that mean something ----------------------------------------------------------------------------------------
 
 
-def _values(header: SliceHeader, decoder: _Decoder) -> npt.NDArray[Any]:
+def _is_turned_round(header: SliceHeader) -> bool:
+    return header.pixels.photometric == "MONOCHROME1" and header.modality != "CT"
+
+
+def _values(header: SliceHeader, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Returns (row, column) int16 where exact, else float32."""
-    stored, dataset = _stored(header, decoder)
-    if header.pixels.has_modality_lut and dataset is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _fitted(np.asarray(apply_modality_lut(stored, dataset)), 1.0, 0.0)
-    if header.pixels.photometric == "MONOCHROME1" and header.modality != "CT":
+    pixels = header.pixels
+    if pixels.has_modality_lut:
+        return _fitted(stored, 1.0, 0.0)
+    if pixels.offset is None and stored.dtype.kind in "iu":
+        stored = stored.copy() if not stored.flags.writeable else stored
+        _clean(stored, header)
+    if _is_turned_round(header) and stored.dtype.kind in "iu":
         low, high = _range(header)
         stored = (low + high) - stored.astype(np.int64)
     return _fitted(stored, header.slope, header.intercept)
@@ -165,9 +216,15 @@ def _range(header: SliceHeader) -> tuple[int, int]:
     return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if header.pixels.signed else (0, (1 << bits) - 1)
 
 
+def _ends(stored: npt.NDArray[Any], header: SliceHeader) -> tuple[int, int]:
+    """Returns the smallest and largest value after slope and intercept, both whole numbers."""
+    slope, intercept = int(header.slope), int(header.intercept)
+    ends = int(stored.min()) * slope + intercept, int(stored.max()) * slope + intercept
+    return min(ends), max(ends)
+
+
 def _fitted(stored: npt.NDArray[Any], slope: float, intercept: float) -> npt.NDArray[Any]:
-    whole = float(slope).is_integer() and float(intercept).is_integer() and stored.dtype.kind in "iu"
-    if whole and math.isfinite(slope):
+    if float(slope).is_integer() and float(intercept).is_integer() and stored.dtype.kind in "iu":
         ends = [
             int(stored.min()) * int(slope) + int(intercept),
             int(stored.max()) * int(slope) + int(intercept),
@@ -175,7 +232,6 @@ def _fitted(stored: npt.NDArray[Any], slope: float, intercept: float) -> npt.NDA
         if min(ends) >= _INT16.min and max(ends) <= _INT16.max:
             if slope == 1 and intercept == 0:
                 return stored.astype(np.int16, copy=False)
-            # Wrapping arithmetic modulo 2**16 is exact here because both ends fit.
             values = stored.astype(np.int16)
             if slope != 1:
                 values *= np.array(int(slope)).astype(np.int16)

@@ -14,7 +14,8 @@ import numpy as np
 from autoseg_lib.io.dicom_folders import join_folders
 from autoseg_lib.io.dicom_geometry import same_place_mm, series_geometry
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
-from autoseg_lib.io.dicom_pixels import read_pixels, why_refused
+from autoseg_lib.io.dicom_notes import series_notes
+from autoseg_lib.io.dicom_pixels import read_pixels, same_pixels, why_refused
 from autoseg_lib.io.files import natural_key, sha256_of
 from autoseg_lib.io.identity import names_person
 from autoseg_lib.io.slice_header import SliceHeader
@@ -137,6 +138,11 @@ def slice_stem(path: Path) -> str:
 
 
 def _by_folder(uid: str, members: list[SliceHeader]) -> list[list[SliceHeader]]:
+    # One UID for several patients is a mistake of whoever made the files anonymous; they are never one scan.
+    patients = list(dict.fromkeys(header.patient_key for header in members))
+    if len(patients) > 1:
+        apart = [[h for h in members if h.patient_key == patient] for patient in patients]
+        return [group for part in apart for group in _by_folder(uid, part)]
     folders: dict[Path, list[SliceHeader]] = defaultdict(list)
     for header in members:
         folders[header.path.parent].append(header)
@@ -171,8 +177,12 @@ def _is_copy(one: SliceHeader, other: SliceHeader) -> bool:
         (one.sop_uid, one.frame) == (other.sop_uid, other.frame)
         and one.position_xyz_mm == other.position_xyz_mm
         and one.instance_number == other.instance_number
-        # Without a position a UID alone is weak evidence: some exports give every picture the same one.
-        and (one.position_xyz_mm is not None or sha256_of(one.path) == sha256_of(other.path))
+        and one.time_key == other.time_key
+        # Without a position or a number a UID alone is weak evidence: some exports give every picture the same one.
+        and (
+            (one.position_xyz_mm is not None and one.instance_number is not None)
+            or sha256_of(one.path) == sha256_of(other.path)
+        )
     )
 
 
@@ -190,10 +200,12 @@ def _alike(one: SliceHeader, other: SliceHeader) -> bool:
         one.samples_per_pixel,
         one.modality,
         one.is_localizer,
+        one.stack_id,
         one.position_xyz_mm is None,
     )
     if same != (
-        other.rows, other.columns, other.samples_per_pixel, other.modality, other.is_localizer, other.position_xyz_mm is None,
+        other.rows, other.columns, other.samples_per_pixel, other.modality, other.is_localizer, other.stack_id,
+        other.position_xyz_mm is None,
     ):  # fmt: skip
         return False
     return _close(one.orientation, other.orientation, _SAME_DIRECTION, 0) and _close(
@@ -204,14 +216,16 @@ def _alike(one: SliceHeader, other: SliceHeader) -> bool:
 def _close(
     one: Sequence[float] | None, other: Sequence[float] | None, absolute: float, relative: float
 ) -> bool:
-    if one is None or other is None:
-        return one is other
-    return bool(np.allclose(one, other, atol=absolute, rtol=relative))
+    if one is other:
+        return True
+    if one is None or other is None or len(one) != len(other):
+        return False
+    return all(abs(a - b) <= absolute + relative * abs(b) for a, b in zip(one, other, strict=True))
 
 
 def series_from(members: Sequence[SliceHeader]) -> DicomSeries:
     """Builds one series from slices that are known to belong together (a part of a series, for example)."""
-    headers = tuple(_sorted(members))
+    headers, doubles = _without_doubles(_sorted(members))
     first = headers[0]
     kind = f"{first.rows}x{first.columns} {first.orientation} {first.pixel_spacing_mm}"
     text = "|".join(
@@ -222,14 +236,9 @@ def series_from(members: Sequence[SliceHeader]) -> DicomSeries:
         key=hashlib.sha256(text.encode()).hexdigest()[:8],
         modality=first.modality,
         is_localizer=first.is_localizer,
-        warnings=(*_folder_notes(headers), *series_geometry(headers)[1], *_pixel_notes(first)),
+        warnings=tuple(series_notes(headers, doubles)),
         slice_names=_slice_names(headers),
     )
-
-
-def _folder_notes(headers: Sequence[SliceHeader]) -> list[str]:
-    count = len({header.path.parent for header in headers})
-    return [f"its slices lie in {count} folders; they were put together to one scan."] if count > 1 else []
 
 
 # Kinds of objects that are pictures of a screen or a paper, not of a patient's slice.
@@ -246,17 +255,25 @@ def kind_of(header: SliceHeader) -> str:
     return "derived" if "DERIVED" in words else "scan"
 
 
-# Modalities that project the body onto a detector.
-_PROJECTIONS = {"CR", "DX", "MG", "RF", "XA", "PX", "IO"}
+def _without_doubles(headers: Sequence[SliceHeader]) -> tuple[tuple[SliceHeader, ...], int]:
+    """Leaves out images that are there twice under different UIDs; returns how many.
+
+    Looked for only where a few places of a stack have more than one image: in cine, dynamic and echo series most have.
+    """
+    first = headers[0]
+    if first.position_xyz_mm is None or first.orientation is None or len(headers) < _FEWEST_FOR_DOUBLES:
+        return tuple(headers), 0
+    normal = np.cross(first.orientation[:3], first.orientation[3:])
+    along = np.array([header.position_xyz_mm for header in headers]) @ normal
+    again = np.flatnonzero(np.diff(along) <= same_place_mm(first)) + 1
+    if not 0 < len(again) <= len(headers) // _FEWEST_FOR_DOUBLES:
+        return tuple(headers), 0
+    left_out = {index for index in map(int, again) if same_pixels(headers[index - 1], headers[index])}
+    return tuple(h for index, h in enumerate(headers) if index not in left_out), len(left_out)
 
 
-def _pixel_notes(header: SliceHeader) -> list[str]:
-    notes = []
-    if header.pixels.photometric == "MONOCHROME1" and header.modality != "CT":
-        notes.append("stored with bright as small numbers (MONOCHROME1); the grey values were turned round.")
-    if header.modality in _PROJECTIONS and header.pixel_spacing_mm is not None:
-        notes.append("a projection (X-ray) image: sizes in mm hold at one distance from the detector only.")
-    return notes
+# Below three slices to one double nobody can tell a double from a second echo.
+_FEWEST_FOR_DOUBLES = 3
 
 
 def _sorted(members: Sequence[SliceHeader]) -> list[SliceHeader]:
@@ -264,6 +281,8 @@ def _sorted(members: Sequence[SliceHeader]) -> list[SliceHeader]:
         number = header.instance_number
         return (
             header.time_key,
+            header.echo_time_ms or 0.0,
+            header.b_value or 0.0,
             number is None,
             number or 0,
             natural_key(header.path.name),
@@ -273,7 +292,7 @@ def _sorted(members: Sequence[SliceHeader]) -> list[SliceHeader]:
     first = members[0]
     if first.position_xyz_mm is None or first.orientation is None:
         return sorted(
-            members, key=lambda h: (h.instance_number is None, h.instance_number or 0, *late(h)[3:])
+            members, key=lambda h: (h.instance_number is None, h.instance_number or 0, *late(h)[5:])
         )
     normal = np.cross(first.orientation[:3], first.orientation[3:])
     along = np.array([np.dot(normal, header.position_xyz_mm or (0, 0, 0)) for header in members])

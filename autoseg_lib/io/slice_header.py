@@ -8,11 +8,19 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file that was left out. ``serious`` where it looks like a damaged scan and not like something else."""
+    """A file that was left out.
+
+    Attributes:
+        path: the file.
+        reason: why, in words.
+        serious: whether it looks like a damaged scan and not like something else.
+        archive: whether it is packed, so that scans may be in it.
+    """
 
     path: Path
     reason: str
     serious: bool = False
+    archive: bool = False
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class PixelStorage:
         frames: frames in the file.
         offset: byte where uncompressed little-endian pixels begin; None where a decoder is needed.
         has_modality_lut: whether stored values go through a table instead of slope and intercept.
+        lossy: whether the image was compressed with loss at some time.
         missing_bytes: how many bytes of pixels are missing at the end of the file (a copy that was cut off).
     """
 
@@ -42,6 +51,7 @@ class PixelStorage:
     offset: int | None
     has_modality_lut: bool
     missing_bytes: int = 0
+    lossy: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,8 @@ class SliceHeader:
         time_key: orders several images at one position.
         pixels: how the pixels are stored.
         sop_class: UID of the kind of object (CT image, secondary capture, ...).
+        echo_time_ms, b_value: what several images at one position may differ in; None where missing.
+        at_detector: whether the pixel spacing is the detector's own, not the patient's (X-ray).
         stack_id: in a multi-frame file, the stack that the frame belongs to; "" where there is none.
         notes: sentences on what is odd in this header.
     """
@@ -102,6 +114,9 @@ class SliceHeader:
     time_key: tuple[float, ...]
     pixels: PixelStorage
     sop_class: str = ""
+    echo_time_ms: float | None = None
+    b_value: float | None = None
+    at_detector: bool = False
     stack_id: str = ""
     notes: tuple[str, ...] = ()
 
