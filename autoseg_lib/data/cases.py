@@ -39,12 +39,15 @@ class TrainingCase:
     Attributes:
         source: the scan; only slices that have a label.
         label_files: one path per slice of ``source`` (2D labels); empty where there is a label volume.
-        label_volume: the label volume, else None.
+        label_volume: the one file that holds the labels of the whole scan (volume, RTSTRUCT, DICOM SEG, 3D Slicer's, stack of
+            pages), else None.
+        roi_values: (name, ROI number) for files that name their ROIs; empty: each file's own, in natural order.
     """
 
     source: ImageSource
     label_files: tuple[Path | None, ...] = field(default=(), repr=False)
     label_volume: Path | None = None
+    roi_values: tuple[tuple[str, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -74,6 +77,7 @@ class Pairing:
         images, labels, pairs: numbers of image files, label files and pairs (files; a volume is one).
         layout: which layout was found, in words.
         notes: sentences for the user.
+        roi_names: names of the ROIs for the numbers 1, 2, ... where label files name them; else empty.
     """
 
     cases: tuple[TrainingCase, ...]
@@ -83,6 +87,7 @@ class Pairing:
     pairs: int
     layout: str
     notes: tuple[str, ...] = ()
+    roi_names: tuple[str, ...] = ()
 
     @property
     def has_errors(self) -> bool:

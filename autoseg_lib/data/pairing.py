@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autoseg_lib.data.cases import Key, Pairing, PairingIssue, TrainingCase
 from autoseg_lib.data.discover import IMAGE_FOLDERS, Discovery, ImageSource, choose_series, discover_files
+from autoseg_lib.data.label_names import look_into
 from autoseg_lib.data.manifest import ManifestRow, manifest_sources, read_manifest
 from autoseg_lib.data.naming import image_stem
 from autoseg_lib.data.pairing_issues import (
@@ -20,6 +21,14 @@ from autoseg_lib.data.pairing_issues import (
     no_pairs,
     orphans,
     skipped_issues,
+)
+from autoseg_lib.data.whole_labels import (
+    WholeLabels,
+    holds_names,
+    is_whole,
+    several_text,
+    unclear_issue,
+    with_names,
 )
 from autoseg_lib.errors import AutosegError, DataError, name_list
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
@@ -84,15 +93,19 @@ def _pair_folder(path: Path, settings: TrainSettings, on_progress: OnProgress | 
         whole=image_root,
     )
     chosen = choose_series(whole, settings.series, image_root)
-    issues = _label_kinds(label_files)
-    usable = [file for file in label_files if file.suffix.lower() in LABEL_SUFFIXES or is_volume_file(file)]
+    usable = [
+        file
+        for file in label_files
+        if file.suffix.lower() in LABEL_SUFFIXES or is_volume_file(file) or holds_names(file)
+    ]
+    issues = _label_kinds(label_files, usable)
     labels: dict[Key, list[Path]] = defaultdict(list)
     for file in usable:
         labels[key_of(file, label_root)].append(file)
     layout = (
         f"{image_root.relative_to(path.parent).as_posix()} + {label_root.relative_to(path.parent).as_posix()}"
     )
-    return _match(chosen, labels, image_root, issues, notes, layout, image_files)
+    return _match(chosen, labels, image_root, issues, notes, layout, settings)
 
 
 def _layout(path: Path, notes: list[str]) -> tuple[Path, Path] | str:
@@ -123,25 +136,19 @@ def _folders(place: Path) -> dict[str, Path]:
     return {child.name.lower(): child for child in place.iterdir() if child.is_dir()}
 
 
-def _label_kinds(files: Sequence[Path]) -> list[PairingIssue]:
-    dicom = [file.name for file in files if file.suffix.lower() in DICOM_SUFFIXES]
-    volumes = {part for file in files if is_volume_file(file) for part in all_files(file)}
-    odd = [
-        file
-        for file in files
-        if file.suffix.lower() not in (*LABEL_SUFFIXES, *DICOM_SUFFIXES) and file not in volumes
-    ]
+def _label_kinds(files: Sequence[Path], usable: Sequence[Path]) -> list[PairingIssue]:
+    known = {part for file in usable for part in all_files(file)}
+    left = [file for file in files if file not in known]
+    dicom = [file for file in left if file.suffix.lower() in DICOM_SUFFIXES]
+    odd = [file for file in left if file.suffix.lower() not in DICOM_SUFFIXES]
     issues = []
     if dicom:
-        issues.append(
-            PairingIssue(
-                "error",
-                "label_kind",
-                f"labels: found DICOM files ({name_list(dicom)}); labels as RTSTRUCT or DICOM SEG are not read in this "
-                "version. Save them as PNG, NPY or NIfTI.",
-                tuple(dicom),
-            )
+        names = [file.name for file in dicom]
+        text = (
+            f"labels: found DICOM files without ROIs ({name_list(names)}); expected RTSTRUCT or DICOM SEG. "
+            "Images belong into images/ (or dicoms/)."
         )
+        issues.append(PairingIssue("error", "label_kind", text, tuple(names), tuple(dicom)))
     if odd:
         names = [file.name for file in odd]
         text = f"labels: {name_list(names)} skipped; no label files."
@@ -159,37 +166,45 @@ def _match(
     issues: list[PairingIssue],
     notes: list[str],
     layout: str,
-    image_files: Sequence[Path],
+    settings: TrainSettings,
 ) -> Pairing:
-    cases: list[TrainingCase] = []
+    placed: dict[int, TrainingCase] = {}
     used: set[Path] = set()
     lonely: dict[Key, Path] = {}
+    alone: dict[int, ImageSource] = {}
     issues = [*issues, *doubled_labels(labels), *doubled_images(found, root)]
     doubled = {file for files in labels.values() if len(files) > 1 for file in files}
+    whole = WholeLabels(labels, root)
     images = pairs = 0
-    for source in found.sources:
-        volume = _label_volume(source, labels, root)
-        if volume is not None and source.kind != "volume" and _scans_in(found, source) > 1:
-            issues.append(_unclear(volume, source))
-            used.add(volume)
-            continue
-        files = source.images
-        images += len(files)
+    for number, source in enumerate(found.sources):
+        images += len(source.images)
+        volume = _label_volume(source, whole, found, doubled, issues, used)
         if volume is not None:
             used.add(volume)
-            pairs += len(files)
-            cases.append(TrainingCase(source, label_volume=volume))
+            pairs += len(source.images)
+            placed[number] = TrainingCase(source, label_volume=volume)
             continue
         paths = source.images if source.kind == "volume" else source.files
         partners = [_slice_label(source, index, labels, root) for index in range(len(paths))]
-        for file, partner in zip(paths, partners, strict=True):
-            if partner is None and not labels.get(key_of(file, root)):
-                lonely[key_of(file, root)] = file
         case = labelled_part(source, partners)
-        if case is not None:
+        if case is None:
+            alone[number] = source
+        else:
             used.update(case.labels)
             pairs += len(case.labels)
-            cases.append(case)
+            placed[number] = case
+            for file, partner in zip(paths, partners, strict=True):
+                if partner is None and not labels.get(key_of(file, root)):
+                    lonely[key_of(file, root)] = file
+    for number, source in alone.items():
+        volume = _by_series(source, whole, list(alone.values()), issues, used)
+        if volume is not None:
+            used.add(volume)
+            pairs += len(source.images)
+            placed[number] = TrainingCase(source, label_volume=volume)
+        elif not set(whole.by_name(source)) & used:
+            lonely |= _lonely(source, labels, root, [file for file in whole.named if file not in used])
+    cases = [placed[number] for number in sorted(placed)]
     aside = {
         label
         for source in found.left_out
@@ -204,43 +219,100 @@ def _match(
     issues += orphans(lonely, leftover)
     issues += left_out_issues(found)
     issues += skipped_issues(found)
-    if not cases and not any(issue.severity == "error" and issue.code == "near_miss" for issue in issues):
+    if not cases and not any(
+        issue.severity == "error" and issue.code in ("near_miss", "unclear_label") for issue in issues
+    ):
         issues.append(no_pairs(lonely, leftover))
+    named_cases, names = with_names(cases, whole.named, settings, issues, notes)
     return Pairing(
-        cases=tuple(cases),
+        cases=named_cases,
         issues=tuple(sorted(issues, key=lambda issue: issue.severity != "error")),
         images=images,
         labels=sum(len(files) for files in labels.values()),
         pairs=pairs,
         layout=layout,
         notes=(*notes, *found.notes),
+        roi_names=names,
     )
 
 
-def _label_volume(source: ImageSource, labels: dict[Key, list[Path]], root: Path) -> Path | None:
-    """Returns the label volume of a volume file, or of a DICOM series alone in its folder (labels/FOLDER.nii.gz)."""
-    if source.kind == "volume":
-        candidates = labels.get(key_of(source.files[0], root), [])
-    else:
-        folder = source.files[0].parent
-        if folder == root:
+def _label_volume(
+    source: ImageSource,
+    whole: WholeLabels,
+    found: Discovery,
+    doubled: set[Path],
+    issues: list[PairingIssue],
+    used: set[Path],
+) -> Path | None:
+    """Returns the one file that holds the labels of a scan and has its name; what is unclear becomes an issue."""
+    files = [file for file in whole.by_name(source) if file not in doubled]
+    if len(files) > 1:
+        drawn = [file for file in files if whole.was_drawn_on(file, source)]
+        if len(drawn) != 1:
+            issues.append(unclear_issue(files, source, several_text(source)))
+            used.update(files)
             return None
+        files = drawn
+    if not files:
+        return None
+    if source.kind != "volume" and _scans_in(found, source) > 1:
+        drawn_here = whole.was_drawn_on(files[0], source)
+        if drawn_here is None and files[0] not in used:
+            issues.append(unclear_issue(files, source, _unclear_text(source)))
+            used.add(files[0])
+        return files[0] if drawn_here else None
+    return files[0]
+
+
+def _by_series(
+    source: ImageSource,
+    whole: WholeLabels,
+    alone: Sequence[ImageSource],
+    issues: list[PairingIssue],
+    used: set[Path],
+) -> Path | None:
+    """Returns the file that says it was drawn on this series, where only one does."""
+    if source.series is None:
+        return None
+    files = whole.by_series(source, used)
+    if not files:
+        return None
+    rivals = [other for other in alone if whole.was_drawn_on(files[0], other)]
+    if len(files) > 1 or len(rivals) > 1:
+        text = several_text(source)
+        if len(rivals) > 1:
+            text = f"it was drawn on a series that makes several scans ({name_list([r.name for r in rivals])}). Set series."
+        issues.append(unclear_issue(files, source, text))
+        used.update(files)
+        return None
+    text = (
+        f"label '{files[0].name}' goes with the scan '{source.name}', though its name differs: it says that it was drawn on this "
+        "series."
+    )
+    issues.append(PairingIssue("warning", "matched_by_series", text, (files[0].name,), (files[0],)))
+    return files[0]
+
+
+def _lonely(
+    source: ImageSource, labels: dict[Key, list[Path]], root: Path, whole_left: Sequence[Path]
+) -> dict[Key, Path]:
+    """Returns what to report of a scan without any label: its folder where labels of whole scans are left, else its files."""
+    folder = source.files[0].parent
+    if whole_left and source.kind != "volume" and folder != root:
         parts = folders_of(folder, root)
-        candidates = labels.get((parts[:-1], parts[-1]), [])
-    volumes = [file for file in candidates if is_volume_file(file)]
-    return volumes[0] if len(volumes) == 1 and len(candidates) == 1 else None
+        return {(parts[:-1], parts[-1]): folder}
+    return {key_of(file, root): file for file in source.images if not labels.get(key_of(file, root))}
 
 
 def _scans_in(found: Discovery, source: ImageSource) -> int:
     return sum(1 for other in found.sources if other.files[0].parent == source.files[0].parent)
 
 
-def _unclear(volume: Path, source: ImageSource) -> PairingIssue:
-    text = (
-        f"label '{volume.name}': the folder '{source.files[0].parent.name}' holds several scans, so it is not certain "
+def _unclear_text(source: ImageSource) -> str:
+    return (
+        f"the folder '{source.files[0].parent.name}' holds several scans, so it is not certain "
         "which one is meant. Put each scan into a folder of its own, or set series."
     )
-    return PairingIssue("error", "unclear_label", text, (volume.name,))
 
 
 def _slice_label(source: ImageSource, index: int, labels: dict[Key, list[Path]], root: Path) -> Path | None:
@@ -250,7 +322,9 @@ def _slice_label(source: ImageSource, index: int, labels: dict[Key, list[Path]],
     folder, stem = key_of(source.files[index], root)
     if source.series is not None and source.series.headers[index].frame is not None:
         stem = f"{stem}_{(source.series.headers[index].frame or 0) + 1:04d}"
-    flat = [file for file in labels.get((folder, stem), []) if not is_volume_file(file)]
+    flat = [
+        file for file in labels.get((folder, stem), []) if not is_volume_file(file) and not holds_names(file)
+    ]
     return flat[0] if len(flat) == 1 and len(labels.get((folder, stem), [])) == 1 else None
 
 
@@ -311,7 +385,7 @@ def _pair_manifest(path: Path, settings: TrainSettings, on_progress: OnProgress 
         files = source.images
         images += len(files)
         row = by_image.get(source.files[0]) or by_image.get(source.files[0].parent)
-        if row is not None and row.label is not None and is_volume_file(row.label):
+        if row is not None and row.label is not None and is_whole(row.label, len(source.files)):
             cases.append(TrainingCase(source, label_volume=row.label))
             pairs += len(files)
             continue
@@ -330,8 +404,14 @@ def _pair_manifest(path: Path, settings: TrainSettings, on_progress: OnProgress 
         issues.append(PairingIssue("error", "no_pairs", text))
     issues += [*left_out_issues(found), *skipped_issues(found)]
     labels = len({row.label for row in rows if row.label is not None})
+    notes = list(found.notes)
+    whole = [case.label_volume for case in cases if case.label_volume is not None]
+    named = {file: look_into(file) for file in whole if holds_names(file)}
+    named_cases, roi_names = with_names(cases, named, settings, issues, notes)
     issues.sort(key=lambda issue: issue.severity != "error")
-    return Pairing(tuple(cases), tuple(issues), images, labels, pairs, f"manifest {path.name}", found.notes)
+    return Pairing(
+        named_cases, tuple(issues), images, labels, pairs, f"manifest {path.name}", tuple(notes), roi_names
+    )
 
 
 def _manifest_label(by_image: dict[Path, ManifestRow], file: Path) -> Path | None:

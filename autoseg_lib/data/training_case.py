@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from autoseg_lib.data.label_rules import LabelRules
 from autoseg_lib.data.masks import load_case
 from autoseg_lib.data.pairing import TrainingCase
 from autoseg_lib.data.scan import Scan, SpacingOverride
-from autoseg_lib.settings import AUTO, TrainSettings
+from autoseg_lib.settings import TrainSettings
 from autoseg_lib.volume import Mask
 
 
@@ -15,14 +16,9 @@ def load_training_case(case: TrainingCase, settings: TrainSettings) -> tuple[Sca
     Raises:
         DataError: a file cannot be read, or image and label do not fit together.
     """
-    count = None
-    if settings.labels_list != AUTO:
-        count = len(settings.labels_list)
-    elif settings.num_labels != AUTO:
-        count = settings.num_labels
     return load_case(
         case,
-        num_labels=count,
+        rules=LabelRules.from_settings(settings, case.roi_values),
         slice_axis=settings.slice_axis,
         override=SpacingOverride.from_settings(settings),
     )

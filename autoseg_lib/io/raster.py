@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ from autoseg_lib.io.volume_files import as_labels
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 LABEL_SUFFIXES = (".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+# Files that can hold all slices of a scan, page by page.
+STACK_SUFFIXES = (".tif", ".tiff", ".npy")
 
 # JPEG of good quality changes flat areas by no more than this many grey levels; more means lost edges.
 JPG_TOLERANCE = 2
@@ -143,6 +146,28 @@ def page_count(path: Path) -> int:
     except Exception:  # noqa: BLE001  # decoders raise anything on damaged files; reading them tells what is wrong
         return 1
     return 1
+
+
+Read = TypeVar("Read")
+
+# Decoders let go of Python's lock, so that two files are read at a time; more gain little beside the disk. Of a long list, so
+# many are in memory at once.
+_THREADS, _AT_A_TIME = 2, 16
+
+
+def in_threads(read: Callable[[Path], Read], files: Sequence[Path]) -> Iterator[Read]:
+    """Yields ``read(file)`` for each file in order, reading ahead a little.
+
+    Args:
+        read: reads one file; what it raises is raised here, at that file.
+        files: the files.
+    """
+    if len(files) < 4:
+        yield from map(read, files)
+        return
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for first in range(0, len(files), _AT_A_TIME):
+            yield from pool.map(read, files[first : first + _AT_A_TIME])
 
 
 def write_mask_png(path: Path, array: npt.NDArray[np.unsignedinteger]) -> None:
@@ -443,15 +468,13 @@ def _tiff_of(data: bytes) -> _Tiff:
             array, axes = _pillow_pages(data)
             if inverted and array.dtype.kind in "ub":
                 array = ~array
-    if "S" in axes:
+    colour = "S" in axes
+    if colour:
         array = np.moveaxis(array, axes.index("S"), -1)
-        colour = (-1,)
-    else:
-        colour = ()
     rows_columns = array.shape[-3:] if colour else array.shape[-2:]
     leading = int(np.prod(array.shape[: array.ndim - len(rows_columns)], initial=1))
     shape = rows_columns if leading == 1 else (leading, *rows_columns)
-    return _Tiff(array.reshape(shape), bool(colour), inverted, by_imagej, palette)
+    return _Tiff(array.reshape(shape), colour, inverted, by_imagej, palette)
 
 
 def _pillow_pages(data: bytes) -> tuple[npt.NDArray[Any], str]:

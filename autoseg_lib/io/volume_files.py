@@ -19,7 +19,8 @@ from autoseg_lib.io.limits import check_announced, is_regular
 from autoseg_lib.io.volume_headers import HeaderFacts, check_header, data_files, header_facts, packing_ratio
 from autoseg_lib.volume import Mask, Volume
 
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+# The first that fits is the suffix: ".seg.nrrd" is 3D Slicer's own, and counts as one.
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".seg.nhdr", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 def is_volume_file(path: Path) -> bool:
