@@ -71,9 +71,7 @@ def test_an_rtstruct_goes_with_its_scan_by_name_else_by_series(tmp_path: Path, p
     assert not found.has_errors
     assert (found.images, found.labels, found.pairs, len(found.cases)) == (4, 1, 4, 1)
     assert found.roi_names == ("GTV 1", "Lung")
-    said = (
-        "label 'other.dcm' goes with the scan 'S': it says that it was drawn on this series." in found.notes
-    )
+    said = "label 'other.dcm' goes with the scan 'S', though its name differs" in texts(found, "warning")
     assert said == (place == "other.dcm")
     assert (
         "the ROIs named in the label files are used: 1 'GTV 1', 2 'Lung'. labels_list chooses some of them."
