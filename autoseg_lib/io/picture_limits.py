@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import tifffile
@@ -32,6 +36,8 @@ _TIFF_RATIOS = {
     3: 2000,
     4: 2000,
 }
+# tifffile writes a line on the screen for each odd tag; what matters is said in our messages.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 _TIFF_DEFLATE = (8, 32946)
 # What a strip or tile may unpack to without a closer look.
 _HARMLESS_BYTES = 64_000_000
@@ -62,6 +68,51 @@ def read_bytes(path: Path, what: str) -> bytes:
     elif data:
         _check_picture(path.name, data, what)
     return data
+
+
+@contextmanager
+def open_tiff(source: Path | io.BytesIO) -> Iterator[tifffile.TiffFile]:
+    """Opens a TIFF whose chain of pages comes to an end; what the library has to say goes to no log.
+
+    Raises:
+        ValueError: the pages go round in a circle, or on outside the file.
+        Exception: whatever tifffile raises for a damaged file.
+    """
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream:
+        _walk_pages(stream)
+        stream.seek(0)
+        with tifffile.TiffFile(stream, name="picture") as tiff:
+            yield tiff
+
+
+# Each page begins with the number of its entries, and ends with the place of the next page. TIFF 6.0, section 2; BigTIFF
+# (byte 2 is 43) has wider numbers: (struct letter of the place, of the number of entries, bytes of an entry).
+_TIFF_WIDTHS = {42: ("I", "H", 12), 43: ("Q", "Q", 20)}
+
+
+def _walk_pages(stream: BinaryIO) -> None:
+    start = stream.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(start[:2])
+    kind = struct.unpack(order + "H", start[2:4])[0] if order and len(start) == 16 else 0
+    if kind not in _TIFF_WIDTHS:
+        return  # tifffile says what it is instead
+    place, number, entry = _TIFF_WIDTHS[kind]
+    place, number = f"{order}{place}", f"{order}{number}"
+    (offset,) = struct.unpack_from(place, start, 4 if kind == 42 else 8)
+    seen: set[int] = set()
+    while offset:
+        if offset in seen:
+            raise ValueError("its pages go round in a circle")
+        seen.add(offset)
+        stream.seek(offset)
+        head = stream.read(struct.calcsize(number))
+        if len(head) < struct.calcsize(number):
+            raise ValueError("a page lies outside the file")
+        stream.seek(struct.unpack(number, head)[0] * entry, io.SEEK_CUR)
+        following = stream.read(struct.calcsize(place))
+        if len(following) < struct.calcsize(place):
+            return  # cut off after the last page
+        (offset,) = struct.unpack(place, following)
 
 
 def _check_npy(name: str, data: bytes, what: str) -> None:
@@ -116,7 +167,7 @@ def _check_tiff(name: str, data: bytes) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            with open_tiff(io.BytesIO(data)) as tiff:
                 series = tiff.series[0]
                 page = series.keyframe
                 shape, kind = series.shape, series.dtype
