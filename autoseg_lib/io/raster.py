@@ -19,7 +19,7 @@ from PIL import Image
 from autoseg_lib.errors import DataError
 from autoseg_lib.io.files import atomic_write
 from autoseg_lib.io.label_codes import pack_colours, pack_planes
-from autoseg_lib.io.picture_limits import read_bytes
+from autoseg_lib.io.picture_limits import open_tiff, read_bytes
 from autoseg_lib.io.volume_files import as_labels
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
@@ -138,7 +138,7 @@ def page_count(path: Path) -> int:
         if path.suffix.lower() in (".tif", ".tiff"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with tifffile.TiffFile(path) as tiff:
+                with open_tiff(path) as tiff:
                     series = tiff.series[0]
                     colour = series.axes.endswith("S")
                     planes = series.shape[:-3] if colour else series.shape[:-2]
@@ -232,7 +232,7 @@ def _header_size(path: Path) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if suffix in (".tif", ".tiff"):
-                with tifffile.TiffFile(path) as tiff:
+                with open_tiff(path) as tiff:
                     shape = tiff.series[0].shape
                 return int(shape[0]), int(shape[1])
             with Image.open(path) as picture:
@@ -452,7 +452,7 @@ class _Tiff:
 
 
 def _tiff_of(data: bytes) -> _Tiff:
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+    with open_tiff(io.BytesIO(data)) as tiff:
         page, series = tiff.pages.first, tiff.series[0]
         inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
         by_imagej = bool(tiff.is_imagej)
