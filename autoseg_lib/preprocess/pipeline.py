@@ -129,6 +129,8 @@ class Preprocessing:
         turned = self.turned_geometry(geometry)
         if self.input_shape is not None and self.dimension == "2D":
             return _fitted(turned, self.input_shape)
+        # The network never sees a tilted gantry's shear: anatomy has one shape, however it was scanned.
+        turned = turned.straightened()
         if self.spacing_zyx_mm is None:
             return turned
         if not geometry.spacing_known:

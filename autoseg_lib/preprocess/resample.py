@@ -7,6 +7,7 @@ grids need no special case.
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -221,8 +222,11 @@ def _interpolated(
 
 def _smoothed(pixels: npt.NDArray[np.float32], matrix: FloatArray) -> npt.NDArray[np.float32]:
     """Removes detail finer than the new pixels: sigma = (factor - 1) / 2 per axis, as in scikit-image."""
-    factors = np.abs(matrix[:3, :3]).max(axis=1)
-    for axis, factor in enumerate(factors):
+    # How far one step of the new grid goes along the source axis it runs along; what a tilted stack moves sideways from
+    # slice to slice is no coarser sampling.
+    linear = np.abs(matrix[:3, :3])
+    order = max(permutations(range(3)), key=lambda axes: float(np.prod(linear[range(3), axes])))
+    for axis, factor in enumerate(linear[range(3), order]):
         sigma = (factor - 1) / 2
         if sigma > 1e-3 and pixels.shape[axis] > 1:
             pixels = ndimage.gaussian_filter1d(pixels, sigma, axis=axis, mode="nearest", truncate=3.0)
