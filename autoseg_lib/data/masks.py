@@ -162,7 +162,8 @@ def _named_label(path: Path, case: TrainingCase, scan: Scan, rules: LabelRules, 
     headers = case.source.series.headers if case.source.series is not None else ()
     target = scan.source_geometry
     if headers:
-        file.check_frame_of_reference(headers[0].frame_of_reference_uid, case.name)
+        uids = [header.sop_uid for header in headers]
+        file.check_frame_of_reference(headers[0].frame_of_reference_uid, case.name, uids)
     names = [item.name for item in file.segments]
     values = dict(rules.roi_values) or {name: n for n, name in enumerate(distinct_names(names), start=1)}
     if not {same_name(name) for name in names} & {same_name(name) for name in values}:

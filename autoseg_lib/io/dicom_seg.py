@@ -97,6 +97,7 @@ class DicomSeg(SegmentFile):
             geometry=_own_geometry(self._frames, self._pixels, dataset),
             frame_of_reference_uid=text_of(dataset, "FrameOfReferenceUID"),
             referenced_series_uids=_series(dataset),
+            named_sop_uids=frozenset(uid for frame in self._frames for uid in frame.sop_uids),
         )
 
     def layers(

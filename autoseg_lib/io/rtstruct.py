@@ -117,6 +117,7 @@ class RtStruct(SegmentFile):
             notes,
             frame_of_reference_uid=frame_uid,
             referenced_series_uids=series_uids,
+            named_sop_uids=frozenset(uid for roi in rois for one in roi.contours for uid in one.sop_uids),
         )
         self._rois = rois
 

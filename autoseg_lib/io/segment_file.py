@@ -42,6 +42,7 @@ class SegmentFile(ABC):
         geometry: the file's own grid; None for contours, which have none.
         frame_of_reference_uid: which coordinates it is drawn in, "" where the file does not say.
         referenced_series_uids: the image series it says it was drawn on.
+        named_sop_uids: the images that its contours or frames say they were drawn on.
     """
 
     kind: str = ""
@@ -55,12 +56,14 @@ class SegmentFile(ABC):
         geometry: Geometry | None = None,
         frame_of_reference_uid: str = "",
         referenced_series_uids: frozenset[str] = frozenset(),
+        named_sop_uids: frozenset[str] = frozenset(),
     ) -> None:
         self.path = path
         self.segments = tuple(segments)
         self.geometry = geometry
         self.frame_of_reference_uid = frame_of_reference_uid
         self.referenced_series_uids = referenced_series_uids
+        self.named_sop_uids = named_sop_uids
         self._warnings = list(dict.fromkeys(warnings))
 
     def __repr__(self) -> str:
@@ -95,22 +98,32 @@ class SegmentFile(ABC):
             GeometryError: the file's grid is another one; take ``layers(self.geometry)`` and resample.
         """
 
-    def check_frame_of_reference(self, uid: str, scan: str) -> None:
+    def check_frame_of_reference(self, uid: str, scan: str, sop_uids: Sequence[str] = ()) -> None:
         """Refuses a file that was drawn in other coordinates than the scan's.
+
+        Some programs invent a frame of reference when they write; a file whose contours or frames name the very images of
+        the scan was drawn on them all the same, which is said.
 
         Args:
             uid: FrameOfReferenceUID of the scan, "" where unknown (then nothing is checked).
             scan: the scan's name, for the message.
+            sop_uids: SOPInstanceUIDs of the scan's images.
 
         Raises:
             DataError: both sides say which coordinates they use, and they differ.
         """
-        if uid and self.frame_of_reference_uid and uid != self.frame_of_reference_uid:
-            raise DataError(
-                f"'{self.path.name}': it was drawn in another frame of reference (another scan session, or after the "
-                f"patient was moved) than the scan '{scan}' has, so its ROIs would lie in the wrong place. "
-                "Choose the series it was drawn on, or the file that belongs to this scan."
+        if not uid or not self.frame_of_reference_uid or uid == self.frame_of_reference_uid:
+            return
+        if self.named_sop_uids and self.named_sop_uids <= set(sop_uids):
+            self._note(
+                "it states another frame of reference than the scan, but names the scan's own images; it was placed on them."
             )
+            return
+        raise DataError(
+            f"'{self.path.name}': it was drawn in another frame of reference (another scan session, or after the "
+            f"patient was moved) than the scan '{scan}' has, so its ROIs would lie in the wrong place. "
+            "Choose the series it was drawn on, or the file that belongs to this scan."
+        )
 
     def _note(self, text: str) -> None:
         if text not in self._warnings:

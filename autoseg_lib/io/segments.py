@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_file_meta_info, read_partial
 from pydicom.tag import BaseTag
 
@@ -221,7 +222,10 @@ def _read_dicom(path: Path) -> pydicom.Dataset:
             f"'{path.name}': it cannot be opened ({error.strerror or error}). Check the file."
         ) from None
     try:
-        return open_dicom(path)
+        dataset = open_dicom(path)
+        if _is_cut(dataset):
+            raise EOFError
+        return dataset
     except (EOFError, OSError) as error:  # pydicom's words for a file that ends too early
         raise DataError(
             f"'{path.name}': the file ends early or is damaged. Copy or export it again."
@@ -231,3 +235,16 @@ def _read_dicom(path: Path) -> pydicom.Dataset:
         raise DataError(
             f"'{path.name}': it cannot be read as DICOM ({reason}). The file is damaged; export it again."
         ) from error
+
+
+def _is_cut(dataset: pydicom.Dataset) -> bool:
+    """Whether an element is shorter than it says; pydicom takes what there is of it in silence."""
+    for tag in dataset.keys():  # noqa: SIM118  # a dataset's own iteration would convert every element
+        raw = dataset.get_item(tag)
+        if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes):
+            if raw.length != _UNDEFINED and len(raw.value) < raw.length:
+                return True
+    return False
+
+
+_UNDEFINED = 0xFFFFFFFF
