@@ -181,20 +181,21 @@ def _example(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from autoseg_lib.settings import TrainSettings, make_settings
     from autoseg_lib.workflow.listing import holds_training_data, list_scans
 
     values = _values(options)
     _require_there(options.path)
     if not holds_training_data(options.path):
+        series = make_settings(TrainSettings, values).series
         with Terminal() as terminal:
-            listing = list_scans(options.path, on_event=terminal)
+            listing = list_scans(options.path, on_event=terminal, series=series)
         if options.json:
             _print_json(listing.to_dict())
         else:
             _print("\n".join(listing.lines()))
         return 0
 
-    from autoseg_lib.settings import TrainSettings, make_settings
     from autoseg_lib.workflow.checking import check_study
 
     settings = make_settings(TrainSettings, {**values, "main_dir": str(options.path)})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import tifffile
 from PIL import Image
@@ -13,9 +15,11 @@ from PIL import Image
 from autoseg_lib.data.discover import describe_source, discover
 from autoseg_lib.errors import DataError
 from autoseg_lib.geometry import Geometry
+from autoseg_lib.io.dicom_write import write_dicom_series
 from autoseg_lib.io.nifti import write_nifti
 from autoseg_lib.io.raster import picture_size, write_mask_png
-from autoseg_lib.workflow.listing import holds_training_data, list_scans
+from autoseg_lib.workflow.listing import group_text, holds_training_data, list_scans
+from tests.helpers.real_data import real_data
 
 
 def npz() -> bytes:
@@ -52,8 +56,8 @@ JUNK = [
     ("a.tif", cut_tif(), "it cannot be read as a picture"),
     ("a.png", cut_png(), "it cannot be read as a picture"),
     ("a.nii.gz", b"junk", "found 4 bytes, which is no NIfTI file"),
-    ("a.nrrd", b"NRRD0004\ntype: short\n", "it cannot be read as NRRD header"),
-    ("a.mha", b"\0" * 10, r"it cannot be read as MetaImage header \(unknown format\)\. Choose"),
+    ("a.nrrd", b"NRRD0004\ntype: short\n", r"its header is damaged: there is no .dimension."),
+    ("a.mha", b"\0" * 10, "its header is damaged"),
 ]
 
 
@@ -71,7 +75,7 @@ def test_files_that_cannot_be_read_get_no_tick(
     (damaged,) = listing.found.skipped
     assert (damaged.path.name, damaged.serious) == (name, True)
     assert sum("✔" in line for line in listing.lines()) == 1
-    assert any(line.startswith(f"  -  {name}: ") for line in listing.lines())
+    assert listing.lines()[-2:] == ["1 file looks damaged:", f"  -  {name}: {damaged.reason}"]
 
 
 def test_one_damaged_slice_makes_its_scan_unusable(tmp_path: Path) -> None:
@@ -123,3 +127,101 @@ def test_training_folders_in_any_case(tmp_path: Path, folders: tuple[str, ...], 
     for folder in folders:
         (tmp_path / folder).mkdir()
     assert holds_training_data(tmp_path) is training
+
+
+# --- the table of series ------------------------------------------------------------------------------------------------
+
+
+def mixed_folder(folder: Path) -> Path:
+    """A scan of 4 slices, a localizer, two texts, a structure set, and a file that is DICOM in name only."""
+    scan = Geometry.from_spacing(
+        (4, 10, 12), (4.0, 0.9, 0.9), spacing_known=True, positions_known=True, orientation_known=True
+    )
+    write_dicom_series(folder / "scan", np.zeros((4, 10, 12), np.int16), scan, modality="MR")
+    scout = Geometry.from_spacing(
+        (1, 10, 12), (4.0, 2.0, 2.0), spacing_known=True, positions_known=True, orientation_known=True
+    )
+    write_dicom_series(
+        folder / "scan", np.zeros((1, 10, 12), np.int16), scout, names=["scout"], uid_seed="scout"
+    )
+    header = pydicom.dcmread(folder / "scan" / "scout.dcm")
+    header.ImageType, header.SeriesNumber = ["ORIGINAL", "PRIMARY", "LOCALIZER"], 2
+    header.save_as(folder / "scan" / "scout.dcm")
+    for name in ("read me.txt", "notes.txt"):
+        (folder / name).write_text("no scan", encoding="utf-8")
+    (folder / "cut.dcm").write_bytes(b"This was a slice once.")
+    return folder
+
+
+def test_the_table_says_what_is_used_and_why(tmp_path: Path) -> None:
+    listing = list_scans(mixed_folder(tmp_path / "Reihe Ä"))
+    lines = listing.lines()
+    assert lines[0] == "'Reihe Ä' holds 1 scan; 1 more is left out:"
+    assert lines[1].split() == [
+        "series",
+        "name",
+        "kind",
+        "slices",
+        "matrix",
+        "pixel,",
+        "mm",
+        "slice",
+        "distance",
+        "orientation",
+    ]
+    assert lines[2].split()[:2] == ["✔", "1"]
+    assert "MR scan" in lines[2] and "10×12" in lines[2] and "0.90" in lines[2] and "4.0 mm" in lines[2]
+    assert "MR localizer, left out" in lines[3]
+    assert "The one scan is used; 1 localizer is left out. To choose, set series" in "\n".join(lines)
+    assert "2 files skipped:" in lines
+    assert "  2 × not a DICOM file: 'notes.txt', 'read me.txt'" in lines
+    assert lines[-2] == "1 file looks damaged:"
+    assert lines[-1].startswith("  -  cut.dcm: ")
+    # The columns lie below each other.
+    assert lines[1].index("matrix") == lines[2].index("10×12") == lines[3].index("10×12")
+
+
+def test_a_scan_that_cannot_be_used_gets_a_cross(tmp_path: Path) -> None:
+    folder = mixed_folder(tmp_path / "x")
+    whole = sorted((folder / "scan").glob("slice*.dcm"))[0].read_bytes()
+    (folder / "apart").mkdir()
+    (folder / "apart" / "cut.dcm").write_bytes(whole[: len(whole) - 50])
+    listing = list_scans(folder)
+    lines = listing.lines()
+    assert lines[0] == "'x' holds 1 scan; 1 more cannot be used; 1 more is left out:"
+    (cross,) = [line for line in lines if line.startswith("  ✘  ")]
+    assert "apart" in cross
+    assert any("the file ends early (50 bytes of its pixels are missing)" in line for line in lines)
+
+
+def test_the_same_in_json(tmp_path: Path) -> None:
+    values = json.loads(json.dumps(list_scans(mixed_folder(tmp_path / "x")).to_dict()))
+    (scan,) = values["scans"]
+    assert (scan["number"], scan["slices"], scan["matrix"], scan["spacing_mm"]) == (
+        1,
+        4,
+        [10, 12],
+        [0.9, 0.9],
+    )
+    assert (scan["orientation"], scan["slice_distance"], scan["chosen"]) == ("axial", "4.0 mm", True)
+    assert [item["kind"] for item in values["left_out"]] == ["localizer"]
+    assert values["groups"][0]["files"] == ["notes.txt", "read me.txt"]
+    assert values["damaged"] == 1
+
+
+def test_a_series_is_chosen_by_its_number(tmp_path: Path) -> None:
+    folder = mixed_folder(tmp_path / "x")
+    listing = list_scans(folder, series=2)
+    assert [item.kind for item in listing.table if item.chosen] == ["localizer"]
+    assert "series = 2: 1 scan chosen, 1 left out." in listing.lines()
+    with pytest.raises(DataError, match=r"there is no series \[9\]\. It holds 1: MR, 4 slices"):
+        list_scans(folder, series=9)
+
+
+@pytest.mark.real_data
+def test_files_with_rois_are_skipped_with_their_names() -> None:
+    listing = list_scans(real_data("radiomics_phantom_rtstruct"))
+    contours = next(group for group in listing.groups if "contours" in group.reason)
+    assert len(contours.files) == 2
+    assert contours.contents == ("RTSTRUCT with 1 ROI: 'GTV-1'",)
+    assert "(RTSTRUCT with 1 ROI: 'GTV-1')" in group_text(contours)

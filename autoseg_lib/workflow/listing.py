@@ -3,58 +3,222 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from autoseg_lib.data.discover import IMAGE_FOLDERS, Discovery, ImageSource, describe_source, discover
+from autoseg_lib.data.discover import IMAGE_FOLDERS, Discovery, ImageSource, discover
 from autoseg_lib.data.manifest import manifest_columns
-from autoseg_lib.errors import DataError
+from autoseg_lib.data.series_table import SeriesFacts, default_choice, series_table
+from autoseg_lib.errors import DataError, name_list
 from autoseg_lib.events import Listener, Progress, nobody
 from autoseg_lib.io.raster import check_picture_header
+from autoseg_lib.io.segments import describe_segments, is_segment_file
 from autoseg_lib.io.slice_header import SkippedFile
 from autoseg_lib.io.volume_files import check_volume_header
+from autoseg_lib.settings import AUTO
+
+# Skipped files named in each group, and files with ROIs that are opened to name these.
+_MOST_NAMED = 3
+_MOST_OPENED = 10
+
+
+@dataclass(frozen=True)
+class SkippedGroup:
+    """Files that were left out for one reason.
+
+    Attributes:
+        reason: in words, without what differs from file to file.
+        files: their names.
+        contents: what some of them hold (names of ROIs), for files that hold ROIs by name.
+    """
+
+    reason: str
+    files: tuple[str, ...]
+    contents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The scans of a folder."""
+    """The scans of a folder.
+
+    Attributes:
+        path: what was looked at.
+        found: the scans, those that are used first.
+        series: number, or numbers, of the series that were asked for; "auto" for none.
+    """
 
     path: Path
     found: Discovery
+    series: str | int | list[int] = AUTO
+
+    @cached_property
+    def table(self) -> tuple[SeriesFacts, ...]:
+        """What each series is: those that are used, then the others."""
+        return tuple(series_table(self.found))
+
+    @property
+    def choice(self) -> str:
+        """A sentence on which series are used, and how to choose."""
+        if self.series == AUTO:
+            return default_choice(self.found)
+        left = sum(not item.chosen for item in self.table)
+        return f"series = {self.series}: {_count(len(self.table) - left, 'scan')} chosen, {left} left out."
+
+    @cached_property
+    def groups(self) -> tuple[SkippedGroup, ...]:
+        """The files that are no scans, by reason, largest group first; damaged ones are not among them."""
+        return skipped_groups(self.found.skipped)
+
+    @property
+    def damaged(self) -> tuple[SkippedFile, ...]:
+        """Files that look like damaged scans."""
+        return tuple(item for item in self.found.skipped if item.serious)
 
     def lines(self) -> list[str]:
-        """Returns one line per series, then what was left out."""
-        lines = [f"'{self.path.name}' holds {_count(len(self.found.sources), 'scan')}:"]
-        for number, source in enumerate(self.found.sources, start=1):
-            lines.append(f"  {number}. {source.name}: {describe_source(source)} ✔")
-            lines += [f"     ⚠ {text}" for text in source.warnings]
+        """Returns the table of series, which are used, and what was left out, grouped by reason."""
+        used = sum(item.chosen and not item.problem for item in self.table)
+        more = sum(not item.chosen for item in self.table)
+        refused = len(self.table) - used - more
+        rest = f"; {refused} more cannot be used" if refused else ""
+        rest += f"; {more} more {'is' if more == 1 else 'are'} left out" if more else ""
+        lines = [f"'{self.path.name}' holds {_count(used, 'scan')}{rest}:"]
+        rows = [_cells(item) for item in self.table]
+        titles = (
+            "",
+            "series",
+            "name",
+            "kind",
+            "slices",
+            "matrix",
+            "pixel, mm",
+            "slice distance",
+            "orientation",
+        )
+        lines += [f"  {line}" for line in _columns([titles, *rows])]
+        lines += [f"  ✘ {text}" for text in _by_text((item.name, item.problem) for item in self.table)]
         lines += [
-            f"  -  {source.name}: {describe_source(source)} · skipped" for source in self.found.left_out
+            f"  ⚠ {text}" for text in _by_text((item.name, odd) for item in self.table for odd in item.odd)
         ]
-        lines += [f"  -  {item.path.name}: {item.reason}" for item in self.found.skipped]
-        lines += list(self.found.notes)
+        if self.choice:
+            lines.append(self.choice)
+        lines += [note for note in self.found.notes if not _said_by_table(note)]
+        if self.groups:
+            number = sum(len(group.files) for group in self.groups)
+            lines.append(f"{_count(number, 'file')} skipped:")
+            lines += [f"  {group_text(group)}" for group in self.groups]
+        if self.damaged:
+            count = "1 file looks" if len(self.damaged) == 1 else f"{len(self.damaged)} files look"
+            lines.append(f"{count} damaged:")
+            lines += [f"  -  {item.path.name}: {item.reason}" for item in self.damaged]
         return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the listing as plain values for ``--json``."""
         return {
             "path": str(self.path),
-            "scans": [
-                {
-                    "name": source.name,
-                    "kind": source.kind,
-                    "modality": source.modality,
-                    "slices": len(source.slice_names),
-                    "description": describe_source(source),
-                    "warnings": list(source.warnings),
-                }
-                for source in self.found.sources
+            "scans": [_facts_dict(item) for item in self.table if item.chosen],
+            "left_out": [_facts_dict(item) for item in self.table if not item.chosen],
+            "choice": self.choice,
+            "skipped": [
+                {"file": item.path.name, "reason": item.reason, "damaged": item.serious}
+                for item in self.found.skipped
             ],
-            "left_out": [{"name": s.name, "description": describe_source(s)} for s in self.found.left_out],
-            "skipped": [{"file": item.path.name, "reason": item.reason} for item in self.found.skipped],
+            "groups": [asdict(group) for group in self.groups],
+            "damaged": len(self.damaged),
             "notes": list(self.found.notes),
         }
+
+
+def skipped_groups(skipped: Sequence[SkippedFile]) -> tuple[SkippedGroup, ...]:
+    """Groups files that are no scans by reason; names the ROIs of the first few that hold some."""
+    by_reason: dict[str, list[SkippedFile]] = defaultdict(list)
+    for item in skipped:
+        if not item.serious:
+            by_reason[_REASON_END.split(item.reason)[0].removeprefix("it is ")].append(item)
+    groups = []
+    for reason, items in by_reason.items():
+        opened = [item.path for item in items[:_MOST_OPENED] if is_segment_file(item.path)]
+        contents = tuple(dict.fromkeys(describe_segments(path) for path in opened))
+        groups.append(SkippedGroup(reason, tuple(item.path.name for item in items), contents))
+    return tuple(sorted(groups, key=lambda group: -len(group.files)))
+
+
+# What follows is a number or an advice that differs from file to file.
+_REASON_END = re.compile(r"; |\. | \(\d")
+
+
+def group_text(group: SkippedGroup) -> str:
+    """Returns one line: "12 × contours (RTSTRUCT): 'a.dcm', 'b.dcm' and 10 more"."""
+    text = f"{len(group.files)} × {group.reason}: {name_list(list(group.files), _MOST_NAMED)}"
+    return f"{text} ({'; '.join(group.contents[:_MOST_NAMED])})" if group.contents else text
+
+
+def _by_text(said: Iterable[tuple[str, str]]) -> list[str]:
+    """Says each sentence once, with the names of all scans that it is about."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, text in said:
+        if text:
+            names[text].append(name)
+    return [f"{', '.join(_shortened(several))}: {text}" for text, several in names.items()]
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    return [*names[:_MOST_NAMED], f"and {len(names) - _MOST_NAMED} more"] if len(names) > 4 else list(names)
+
+
+def _cells(item: SeriesFacts) -> tuple[str, ...]:
+    """One line of the table as texts."""
+    spacing = ""
+    if item.spacing_mm is not None:
+        row, column = item.spacing_mm
+        spacing = f"{row:.2f}" if abs(row - column) < 0.005 else f"{row:.2f} × {column:.2f}"
+    # Of volumes the description says all that is known without reading them.
+    kind = item.description if item.kind == "volume file" else f"{item.modality} {item.kind}".strip()
+    return (
+        ("✘" if item.problem else "✔") if item.chosen else "·",
+        str(item.number) if item.series_number is not None or item.modality else "",
+        item.name,
+        kind if item.chosen else f"{kind}, left out",
+        str(item.slices or ""),
+        "×".join(map(str, item.matrix)) if item.matrix else "",
+        spacing,
+        item.slice_distance,
+        item.orientation,
+    )
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Sets cells in columns; numbers of slices to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in _RIGHT else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            if width
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+_RIGHT = (1, 4)
+
+
+def _facts_dict(item: SeriesFacts) -> dict[str, Any]:
+    values = asdict(item)
+    values["warnings"] = list(values.pop("odd"))
+    return values
+
+
+def _said_by_table(note: str) -> bool:
+    """Whether a note repeats what the table, the choice or the last lines say."""
+    return bool(
+        re.match(r"\d+ files? looks? damaged|(A|\d+) localizer|one folder holds|\d+ scans? left out", note)
+    )
 
 
 def holds_training_data(path: Path) -> bool:
@@ -73,13 +237,20 @@ def holds_training_data(path: Path) -> bool:
     return "train" in folders or ("labels" in folders and any(name in folders for name in IMAGE_FOLDERS))
 
 
-def list_scans(path: Path, on_event: Listener = nobody) -> Listing:
+def list_scans(path: Path, on_event: Listener = nobody, *, series: str | int | list[int] = AUTO) -> Listing:
     """Looks at the headers below ``path``.
 
+    Args:
+        path: folder, file or manifest.
+        on_event: hears the progress.
+        series: as the setting of that name: which series to use.
+
     Raises:
-        DataError: nothing there can be read.
+        DataError: nothing there can be read, or there is no such series.
     """
-    found = discover(path, on_progress=lambda done, total: on_event(Progress("Looking", done, total)))
+    found = discover(
+        path, series=series, on_progress=lambda done, total: on_event(Progress("Looking", done, total))
+    )
     sources, damaged = [], []
     for source in found.sources:
         faults = _faults(source)
@@ -90,7 +261,7 @@ def list_scans(path: Path, on_event: Listener = nobody) -> Listing:
         raise DataError(
             f"'{path}': no scan in it can be read: {damaged[0].path.name}: {damaged[0].reason}. Choose another folder or file."
         )
-    return Listing(path, replace(found, sources=tuple(sources), skipped=(*found.skipped, *damaged)))
+    return Listing(path, replace(found, sources=tuple(sources), skipped=(*found.skipped, *damaged)), series)
 
 
 def _faults(source: ImageSource) -> list[SkippedFile]:
