@@ -40,6 +40,10 @@ _OPPOSITE = {**_SIDE_WORDS, **{right: left for left, right in _SIDE_WORDS.items(
 _OPPOSITE |= {"droit": "gauche"}
 
 
+# Words that mean a side only beside a partner: letters that number things, "sin" (without), "re" and "li" (parts of words).
+_UNCLEAR_SIDES = {"l", "r", "li", "re", "sin", "dex", "der", "izq", "sx", "dx"}
+
+
 def roi_color(value: int) -> str:
     """Returns the fixed colour of a label value as ``#RRGGBB``; the same in every figure, file and legend.
 
@@ -139,6 +143,17 @@ class LabelTable(Sequence[Label]):
         numbered = any(stems.count(stem) > 1 for stem in stems)
         sided = any(_mirrored(_tokens(label.name)) != _tokens(label.name) for label in alone)
         return self.has_given_names and not sided and not numbered
+
+    @property
+    def without_other_side(self) -> tuple[Label, ...]:
+        """ROIs named as the left or right of something whose other side is not among them."""
+        paired = {value for pair in self.mirror_pairs for value in pair}
+        words = set(_OPPOSITE) - _UNCLEAR_SIDES
+        return tuple(
+            label
+            for label in self._labels
+            if label.value not in paired and words & set(_tokens(label.name))
+        )
 
     def __len__(self) -> int:
         return len(self._labels)

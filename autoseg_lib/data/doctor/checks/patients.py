@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 from autoseg_lib.data.doctor.context import Context
-from autoseg_lib.data.doctor.finding import Finding
+from autoseg_lib.data.doctor.finding import Finding, Sample
+from autoseg_lib.errors import name_list
 
 
 def check_one_patient(context: Context) -> Iterable[Finding]:
@@ -29,23 +31,60 @@ def check_one_patient(context: Context) -> Iterable[Finding]:
 
 
 def check_unknown_patients(context: Context) -> Iterable[Finding]:
-    """Pictures that do not say whose they are: slices of one patient may land on both sides of the split."""
-    pictures = [case for case in context.facts if len(case.slices) == 1 and not case.modality]
-    if len(pictures) < 2 or len({case.patient for case in pictures}) < len(pictures):
+    """Files that do not say whose they are: scans of one patient may land on both sides of the split."""
+    guessed = [case for case in context.facts if case.kind != "dicom" and not case.header_patient]
+    if len(guessed) < 2 or len({case.patient for case in guessed}) < len(guessed):
         return
+    if any(case.patient != case.name for case in guessed) and not context.settings.patient_pattern:
+        return  # folders or a manifest tell them
+    what = "images" if all(len(case.slices) == 1 for case in guessed) else "scans"
+    first = guessed[0].name
     if context.settings.patient_pattern:
         yield Finding(
             "warning",
             "unknown_patients",
-            f"patient_pattern = '{context.settings.patient_pattern}' finds {len(pictures)} patients in {len(pictures)} images "
-            f"('{pictures[0].name}', ...). If several images are of one patient, it should match only the part of the name that "
+            f"patient_pattern = '{context.settings.patient_pattern}' finds {len(guessed)} patients in {len(guessed)} {what} "
+            f"('{first}', ...). If several {what} are of one patient, it should match only the part of the name that "
             "they share; otherwise the scores will look better than they are.",
         )
     else:
         yield Finding(
             "warning",
             "unknown_patients",
-            f"{len(pictures)} images do not say whose they are ('{pictures[0].name}', ...), so each counts as a patient of its "
+            f"{len(guessed)} {what} do not say whose they are ('{first}', ...), so each counts as a patient of its "
             "own. If several are of one patient, the scores will look better than they are: set patient_pattern, e.g. "
             r'"^[^_]+" for the part of the name before the first "_".',
         )
+
+
+def check_patient_conflicts(context: Context) -> Iterable[Finding]:
+    """Scans whose headers name one patient (or one examination) but that count as several patients."""
+    for attribute, what in (("header_patient", "patient"), ("header_study", "examination")):
+        by_header: dict[str, list[int]] = defaultdict(list)
+        for number, case in enumerate(context.facts):
+            key = getattr(case, attribute)
+            if key:
+                by_header[key].append(number)
+        several = len(by_header) > 1
+        for members in by_header.values():
+            patients = {context.facts[i].patient for i in members}
+            if len(patients) < 2:
+                continue
+            names = [context.facts[i].name for i in members]
+            sides = {i in context.split.validation for i in members}
+            split = (
+                " As things stand, some would be learned from and others kept back to test on."
+                if len(sides) == 2
+                else ""
+            )
+            yield Finding(
+                # Headers that all carry one placeholder say nothing of patients.
+                "error" if several and len(sides) == 2 else "warning",
+                "patient_conflict",
+                f"{name_list(names)}: their headers name one {what}, but they count as {len(patients)} patients.{split} Give them one "
+                "name in the manifest's column patient.",
+                tuple(names),
+                tuple(Sample(name) for name in names),
+                details={"same": what},
+            )
+            return

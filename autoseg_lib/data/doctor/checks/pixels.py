@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from autoseg_lib.data.doctor.context import Context
 from autoseg_lib.data.doctor.finding import Finding, Sample
+from autoseg_lib.data.doctor.fixes import leave_out_samples
 from autoseg_lib.errors import name_list
 
 
@@ -13,13 +14,15 @@ def check_nan(context: Context) -> Iterable[Finding]:
     """NaN and infinite pixels."""
     for case in context.facts:
         if case.bad_pixels:
+            samples = tuple(Sample(case.name, i) for i, item in enumerate(case.slices) if item.bad_pixels)
             yield Finding(
                 "error",
                 "nan",
                 f"'{case.name}': found {case.bad_pixels} pixels without a number (NaN or infinite); every pixel needs one. "
                 "Export the image again, or leave it out.",
                 (case.name,),
-                tuple(Sample(case.name, i) for i, item in enumerate(case.slices) if item.bad_pixels),
+                samples,
+                leave_out_samples(context, samples, "it has pixels without a number"),
             )
 
 
@@ -31,11 +34,16 @@ def check_constant(context: Context) -> Iterable[Finding]:
             continue
         names = [case.slices[index].name for index in flat]
         everything = len(flat) == len(case.slices)
+        samples = tuple(Sample(case.name, index) for index in flat)
         what = "the image is" if everything else f"{len(flat)} slices are"
         yield Finding(
             "error" if everything else "warning",
             "constant",
             f"'{case.name}': {what} one single grey value ({name_list(names)}). Export it again, or leave it out.",
             (case.name,),
-            tuple(Sample(case.name, index) for index in flat),
+            samples,
+            # A volume keeps its empty slices: they are padding, and without them it would be another volume.
+            leave_out_samples(context, samples, "it is of one single grey value")
+            if everything or case.kind != "volume"
+            else None,
         )

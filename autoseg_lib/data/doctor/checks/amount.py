@@ -1,0 +1,34 @@
+"""Findings on how much there is to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from autoseg_lib.data.doctor.context import Context
+from autoseg_lib.data.doctor.finding import Finding
+
+# Below these, training mostly learns the images by heart. The lab manual's own study has 78 slices; medical segmentation
+# challenges that work with few whole scans start at 20 (MSD Task02: 20 training volumes), half of it is the least tried here.
+FEWEST_SLICES, FEWEST_SCANS_3D = 30, 10
+
+
+def check_amount(context: Context) -> Iterable[Finding]:
+    """Too few labelled slices or scans."""
+    if not context.facts:
+        return
+    drawn = sum(1 for _, _, item in context.slices() if not item.is_empty)
+    if context.settings.dimension == "3D":
+        if len(context.facts) < FEWEST_SCANS_3D:
+            yield Finding(
+                "warning",
+                "few_cases",
+                f"there are {len(context.facts)} scans; a 3D network needs {FEWEST_SCANS_3D} or more to learn what scans have in "
+                'common. Add scans, or set dimension = "2D", which learns from every slice.',
+            )
+    elif drawn < FEWEST_SLICES:
+        count = "1 slice shows" if drawn == 1 else f"{drawn} slices show"
+        yield Finding(
+            "warning",
+            "few_cases",
+            f"{count} an ROI; {FEWEST_SLICES} or more are needed for a model that works on new scans. Label more slices.",
+        )
