@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from autoseg_lib.errors import ModelError, SettingsError
 from autoseg_lib.io.files import atomic_write
@@ -106,7 +107,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         )
     try:
         table = json.loads(extra[METADATA_KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(
             f"model '{path.name}': its description is damaged. Copy or train it again."
         ) from error
@@ -134,8 +135,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
     try:
         spec = NetworkSpec.from_dict(metadata["network"])
         preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
-        labels = LabelTable(metadata["labels"])
-    except (ModelError, SettingsError, TypeError) as error:
+        labels = LabelTable(_names(metadata["labels"]))
+    except (ModelError, SettingsError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"model '{path.name}': {error}") from error
     if spec.out_channels != len(labels) + 1 or spec.dimension != preprocessing.dimension:
         raise ModelError(
@@ -143,17 +144,43 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
             f"channels, network {spec.dimension}, preprocessing {preprocessing.dimension}). "
             "Copy or train it again."
         )
-    network = build_network(spec)
+    unfit = ModelError(
+        f"model '{path.name}': its weights do not fit the network {spec.title} that it describes. "
+        "Copy or train it again."
+    )
     try:
         with safe_open(str(path), framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+            names = list(file.keys())
+            # The network is drawn up without weights first: a damaged description can ask for more than fits into memory.
+            if _shapes_of(spec) != {name: tuple(file.get_slice(name).get_shape()) for name in names}:
+                raise unfit
+            weights = {name: file.get_tensor(name) for name in names}
+        network = build_network(spec)
         network.load_state_dict(weights)
-    except (SafetensorError, RuntimeError) as error:
-        raise ModelError(
-            f"model '{path.name}': its weights do not fit the network {spec.title} that it describes. "
-            "Copy or train it again."
-        ) from error
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise unfit from error
     return LoadedModel(path, network.to(device).eval(), metadata, spec, labels, preprocessing)
+
+
+class _RealNumbers(TorchFunctionMode):
+    """Computes the shares of dropped layers, which transformers ask for as plain numbers, also where nothing is real."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **({**kwargs, "device": "cpu"} if func is torch.linspace else kwargs))
+
+
+def _shapes_of(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the weights that a network has, without memory for them."""
+    with torch.device("meta"), _RealNumbers():
+        state = build_network(spec).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _names(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ModelError("its list of ROIs is damaged.")
+    return value
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

@@ -105,8 +105,9 @@ class NetworkSpec:
             ModelError: keys or values are missing or wrong.
         """
         try:
+            _check_sensible("", {**table})
             return cls(**{**table, "input_shape": tuple(table["input_shape"])})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"network: the model's description cannot be used ({error}).") from None
         except SettingsError as error:
             raise ModelError(str(error)) from None
@@ -115,6 +116,31 @@ class NetworkSpec:
     def title(self) -> str:
         """For a sentence: "unet (resnet18)"."""
         return f"{self.name} ({self.encoder})" if self.encoder else self.name
+
+
+# No network here has more: channels, classes or pixels along a side; and steps, blocks or units one after the other.
+_MOST, _MOST_STEPS = 16_384, 64
+_STEPS = ("depth", "units", "blocks", "layers", "levels", "heads")
+
+
+def _check_sensible(key: str, value: Any) -> None:
+    """Refuses numbers that would make a network larger than any, before they are used.
+
+    Raises:
+        ValueError: naming the number.
+    """
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_sensible(str(name), item)
+    elif isinstance(value, list | tuple):
+        if len(value) > _MOST_STEPS:
+            raise ValueError(f"{key} has {len(value)} entries")
+        for item in value:
+            _check_sensible(key, item)
+    elif isinstance(value, int | float):
+        most = _MOST_STEPS if any(word in key for word in _STEPS) else _MOST
+        if not abs(value) <= most:
+            raise ValueError(f"{key} = {value:.3g}" if isinstance(value, float) else f"{key} is too large")
 
 
 def _unknown(what: str, found: str, known: tuple[str, ...], where: str = "") -> str:
@@ -177,7 +203,7 @@ def build_network(spec: NetworkSpec, *, pretrained: bool = False) -> nn.Module:
             f"({type(error).__name__}). "
             "Connect to the internet once, or set pretrained = False."
         ) from error
-    except (KeyError, TypeError, ValueError, NotImplementedError) as error:
+    except (KeyError, TypeError, ValueError, NotImplementedError, ArithmeticError) as error:
         raise ModelError(
             f"network {spec.title}: it cannot be built so: {error}. Choose another encoder."
         ) from error

@@ -77,7 +77,7 @@ class IntensityPlan:
         """
         try:
             return cls(table["kind"], *(float(table[key]) for key in ("low", "high", "mean", "deviation")))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"intensity: the model's settings are incomplete ({error}).") from None
 
     @property

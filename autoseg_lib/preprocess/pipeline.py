@@ -33,6 +33,9 @@ ORIENTATION_3D = "SPL"
 # than one.
 SAME_SPACING_TOLERANCE = 0.01
 
+# A damaged model could ask for a grid that fits into no memory: micro-CT is above the one, a whole body below the other.
+_FINEST_MM, _COARSEST_MM, _MOST_PIXELS = 1e-4, 1000.0, 16_384
+
 _PLANES = {2: "axial", 1: "coronal", 0: "sagittal"}
 
 Labels = npt.NDArray[np.unsignedinteger]
@@ -63,10 +66,16 @@ class Preprocessing:
         if self.dimension not in ("2D", "3D"):
             raise ModelError(f'preprocessing: expected the dimension "2D" or "3D", found {self.dimension!r}.')
         shape, spacing = self.input_shape, self.spacing_zyx_mm
-        if self.dimension == "2D" and (shape is None or len(shape) != 2 or min(shape) < 1):
+        if self.dimension == "2D" and (
+            shape is None or len(shape) != 2 or not 1 <= min(shape) <= max(shape) <= _MOST_PIXELS
+        ):
             raise ModelError(f"preprocessing: 2D needs an input_shape of rows and columns, found {shape}.")
-        if spacing is not None and (len(spacing) != 3 or not min(spacing) > 0):
-            raise ModelError(f"preprocessing: expected three voxel sizes above 0 mm, found {spacing}.")
+        if spacing is not None and (
+            len(spacing) != 3 or not _FINEST_MM <= min(spacing) <= max(spacing) <= _COARSEST_MM
+        ):
+            raise ModelError(
+                f"preprocessing: expected three voxel sizes above 0 mm, at most {_COARSEST_MM:g} mm, found {spacing}."
+            )
         if shape is not None:
             object.__setattr__(self, "input_shape", (int(shape[0]), int(shape[1])))
         if spacing is not None:
@@ -96,7 +105,7 @@ class Preprocessing:
                 None if shape is None else tuple(shape),
                 None if spacing is None else tuple(spacing),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"preprocessing: the model's settings are incomplete ({error}).") from None
 
     # --- there ----------------------------------------------------------------------------------------------
