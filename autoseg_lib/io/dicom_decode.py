@@ -136,7 +136,9 @@ class OpenedFile:
                     found = np.asarray(apply_modality_lut(found, self._dataset))
         except DataError:
             raise
-        except Exception as error:  # decoders raise anything
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # decoders raise anything; those written in Rust panic outside Exception
             raise DataError(
                 f"'{wanted.path.name}': its pixels cannot be decoded ({_short(error)}). The file is damaged or "
                 "uses a compression that is not supported. Export it again, uncompressed."
@@ -215,7 +217,7 @@ def _picture_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return text[0].rstrip(":. ")[:120] if text else type(error).__name__
 
@@ -349,7 +351,8 @@ def _start() -> subprocess.Popen[bytes]:
     environment["PYTHONIOENCODING"] = "utf-8"
     flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows: no black window for each
     return subprocess.Popen(
-        [sys.executable, "-m", "autoseg_lib.io.decode_worker"],
+        # -P: a file named json.py in the working folder, perhaps handed over with the scans, must not be run.
+        [sys.executable, "-P", "-m", "autoseg_lib.io.decode_worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
