@@ -391,9 +391,9 @@ def _own_geometry(frames: list[_Frame], pixels: SegFrames, dataset: Dataset) -> 
     origins, along = origins[order][new], along[new]
     affine = np.eye(4)
     affine[:3, 1], affine[:3, 2], affine[:3, 3] = steps[:, 0], steps[:, 1], origins[0]
-    given = _given_distance(dataset)
+    given = _measure(dataset, "SpacingBetweenSlices")
     if len(along) == 1:
-        affine[:3, 0] = normal * (given or 1.0)
+        affine[:3, 0] = normal * (given or _measure(dataset, "SliceThickness") or 1.0)
         return Geometry((1, pixels.rows, pixels.columns), affine, None, True, False, True)
     places = _places(along, given)
     if places is None:
@@ -411,13 +411,12 @@ def _own_geometry(frames: list[_Frame], pixels: SegFrames, dataset: Dataset) -> 
     return Geometry((count, pixels.rows, pixels.columns), affine, positions)
 
 
-def _given_distance(dataset: Dataset) -> float | None:
+def _measure(dataset: Dataset, keyword: str) -> float | None:
+    """Returns a length of the first frame or of all, None where it is not given."""
     for sequence in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         for group in _items(dataset, sequence)[:1]:
             for measures in _items(group, "PixelMeasuresSequence"):
-                value = positive_of(measures.get("SpacingBetweenSlices")) or positive_of(
-                    measures.get("SliceThickness")
-                )
+                value = positive_of(measures.get(keyword))
                 if value:
                     return value
     return None

@@ -241,9 +241,10 @@ def _is_cut(dataset: pydicom.Dataset) -> bool:
     """Whether an element is shorter than it says; pydicom takes what there is of it in silence."""
     for tag in dataset.keys():  # noqa: SIM118  # a dataset's own iteration would convert every element
         raw = dataset.get_item(tag)
-        if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes):
-            if raw.length != _UNDEFINED and len(raw.value) < raw.length:
-                return True
+        if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes):
+            continue
+        if raw.length != _UNDEFINED and len(raw.value) < raw.length:
+            return True
     return False
 
 
