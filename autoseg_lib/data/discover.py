@@ -206,12 +206,18 @@ def discover_files(
     sources += _raster_sources(pictures, namer, root, patient_pattern, folders_are_scans)
     if not sources:
         raise DataError(_nothing(whole or root, skipped))
-    notes = [*_serious_notes(skipped), *(_spread_notes(groups, sources) if across_folders else ())]
+    notes = [
+        *_serious_notes(skipped),
+        *_archive_notes(skipped),
+        *(_spread_notes(groups, sources) if across_folders else ()),
+    ]
     return Discovery(tuple(sources), tuple(skipped), (), tuple(notes))
 
 
 def choose_series(found: Discovery, series: str | int | list[int], path: Path) -> Discovery:
-    """Leaves out localizers, or all but the series with the chosen numbers in each folder.
+    """Leaves out localizers and screenshots, or all but the series with the chosen numbers in each folder.
+
+    Screenshots (dose tables, screen saves) are left out only where there are scans beside them.
 
     Raises:
         DataError: nothing is left.
@@ -224,6 +230,8 @@ def choose_series(found: Discovery, series: str | int | list[int], path: Path) -
                 f"'{path}': it holds only localizer (scout) images ({listing}). Choose another folder; "
                 "to use one of them all the same, set series to its number."
             )
+        scans = [s for s in kept if s.series is None or s.series.kind != "screenshot"]
+        kept = scans or kept
     else:
         numbers = [series] if isinstance(series, int | str) else list(series)
         wanted = {int(number) for number in numbers}
@@ -396,6 +404,16 @@ def _serious_notes(skipped: Sequence[SkippedFile]) -> tuple[str, ...]:
     return (f"{count} damaged: {names} ({reasons}).",)
 
 
+def _archive_notes(skipped: Sequence[SkippedFile]) -> list[str]:
+    names = [item.path.name for item in skipped if item.archive]
+    if not names:
+        return []
+    count = "1 archive was" if len(names) == 1 else f"{len(names)} archives were"
+    return [
+        f"{count} not opened: {name_list(names)}. If scans are in there, unpack it and choose that folder."
+    ]
+
+
 def _spread_notes(groups: list[DicomSeries], sources: Sequence[ImageSource]) -> list[str]:
     names = {id(source.series): source.name for source in sources}
     return [
@@ -429,12 +447,26 @@ def _series_notes(kept: Sequence[ImageSource], left: Sequence[ImageSource], seri
         )
         notes.append(f"{count} skipped.")
     others = len(left) - len(localizers)
-    if others:
+    if others and series == "auto":
+        notes.append(f"{others} series of screenshots or reports left out.")
+    elif others:
         notes.append(f"{_count(others, 'scan')} left out because series = {series}.")
+    derived = [
+        source.name for source in kept if source.series is not None and source.series.kind == "derived"
+    ]
+    if derived and len(kept) > len(derived):
+        notes.append(
+            f"worked out from other images (reformats, projections, maps), not scanned: {name_list(derived, 3)}. They "
+            "are used too; to leave them out, set series to the numbers of the others."
+        )
     return notes
 
 
 def _nothing(path: Path, skipped: Sequence[SkippedFile]) -> str:
+    if len(skipped) == 1 and "DICOMDIR" in skipped[0].reason:
+        return f"'{skipped[0].path.name}': {skipped[0].reason}. Choose the folder that it lies in."
+    if len(skipped) == 1 and skipped[0].archive:
+        return f"'{skipped[0].path.name}': {skipped[0].reason}, then choose its folder."
     if len(skipped) == 1:
         return f"'{skipped[0].path.name}': {skipped[0].reason}. Choose a DICOM, NIfTI, NRRD, MHA, PNG, JPG, TIFF or NPY file."
     kinds = Counter(item.reason for item in skipped)
