@@ -98,7 +98,8 @@ def open_dicom(path: Path) -> FileDataset:
         warnings.simplefilter("ignore")  # pydicom warns of every small breach of the standard
         with path.open("rb") as stream:
             _refuse_deflated_bomb(stream)
-        dataset = pydicom.dcmread(path, force=True)
+        # From memory: from a file, an element that claims 4 GB would be given 4 GB before the end of the file is noticed.
+        dataset = pydicom.dcmread(io.BytesIO(path.read_bytes()), force=True)
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = (
             ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian
