@@ -16,6 +16,7 @@ from typing import Any
 
 from autoseg_lib.data.discover import discover
 from autoseg_lib.data.example_study import ExampleStudy, write_example_study
+from autoseg_lib.data.label_map import map_text
 from autoseg_lib.errors import DataError
 from autoseg_lib.events import Listener, StopFlag
 from autoseg_lib.io.files import sha256_of
@@ -31,8 +32,9 @@ from autoseg_lib.settings import (
 from autoseg_lib.system import check_system as look_at_system
 from autoseg_lib.viz.html import note_html, render
 from autoseg_lib.widgets.batch_grid import BatchGrid
-from autoseg_lib.widgets.cell import assigned_values
+from autoseg_lib.widgets.cell import assigned_values, set_variable
 from autoseg_lib.widgets.dashboard import TrainingDashboard
+from autoseg_lib.widgets.data_check import DataCheck
 from autoseg_lib.widgets.display import Spot, has_widgets, show_html
 from autoseg_lib.widgets.files_button import show_open_button
 from autoseg_lib.widgets.live_run import LiveRun
@@ -40,7 +42,6 @@ from autoseg_lib.widgets.progress import ProgressBar
 from autoseg_lib.widgets.running import run_in_thread
 from autoseg_lib.widgets.trouble import plainly, stop_here
 from autoseg_lib.widgets.views import (
-    check_html,
     choices_html,
     files_html,
     given_settings_html,
@@ -49,7 +50,7 @@ from autoseg_lib.widgets.views import (
     performance_html,
     system_html,
 )
-from autoseg_lib.workflow.checking import Study, check_study, model_folder
+from autoseg_lib.workflow.checking import Study, model_folder
 from autoseg_lib.workflow.finished import choose_run_folder
 from autoseg_lib.workflow.preview import preview_batch
 from autoseg_lib.workflow.segmenting import SegmentResult, find_model, list_models
@@ -77,6 +78,8 @@ class _Settings:
 
 _training = _Settings(TrainSettings, "auto: decided after the data check")
 _segmenting = _Settings(SegmentSettings, "auto: from the model")
+# main_dir → label_map that the user has agreed to with the button of the data check.
+_agreed_codes: dict[str, Any] = {}
 
 
 def project_folder() -> Path:
@@ -157,12 +160,22 @@ def check_data(settings: TrainSettings) -> Study:
                 "To train on your own scans, give their folder as main_dir.",
             )
         )
-    study = check_study(settings, bar)
     bar.end()
-    show_html(check_html(study.report, study.pairing.pairs))
+    agreed = _agreed_codes.get(settings.main_dir)
+    if agreed and settings.label_map is None:
+        settings = replace(settings, label_map=agreed)
+        show_html(note_html("info", f"label_map = {map_text(agreed)}, as agreed with the button before."))
+    study = DataCheck(model_folder(settings.model_dir, project_folder()), _go_on_with).run(settings)
     if study.report.has_errors:
         raise stop_here("Stopped here: solve the points marked ✖ above, then choose Run All again.")
     return study
+
+
+def _go_on_with(study: Study) -> None:
+    """Takes over a study that a button of the data check led to: the cells below it use it, and so does Run All."""
+    if study.settings.label_map:
+        _agreed_codes[study.settings.main_dir] = study.settings.label_map
+    set_variable("study", study)
 
 
 def _example(bar: ProgressBar) -> ExampleStudy:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,7 @@ from autoseg_lib.geometry import Geometry
 from autoseg_lib.labels import OKABE_ITO, LabelTable
 from autoseg_lib.measure.areas import measure_slices
 from autoseg_lib.viz.figures import area_plot, curves
-from autoseg_lib.viz.html import findings_html, legend_html, note_html, table_html
+from autoseg_lib.viz.html import legend_html, note_html, table_html
 from autoseg_lib.viz.overlay import grey_range, grey_window, outlines, overlay_rgb, picture
 from autoseg_lib.viz.view import resize_labels, slice_view
 from autoseg_lib.volume import Mask, reorient
@@ -145,27 +143,14 @@ def test_picture_has_the_roi_where_it_lies() -> None:
 
 def test_html_escapes_names() -> None:
     evil = "<img src=x onerror=alert(1)>"
-    finding = SimpleNamespace(severity="error", text="bad label", files=(evil,))
     labels = LabelTable([evil])
     for page in (
         note_html("error", evil),
         table_html([[evil]], [evil]),
-        findings_html([finding]),
         legend_html(labels),
     ):
         assert "<img" not in page
         assert "&lt;img" in page
-
-
-def test_findings_are_sorted_and_counted() -> None:
-    findings = [
-        SimpleNamespace(severity="warning", text="small", files=()),
-        SimpleNamespace(severity="error", text="grave", files=tuple(f"f{i}" for i in range(17))),
-    ]
-    page = findings_html(findings)
-    assert page.index("grave") < page.index("small")
-    assert "and 12 more" in page
-    assert "No problems found in 78 pairs." in findings_html([], "No problems found in 78 pairs.")
 
 
 def test_table_aligns_numbers_and_leaves_unknown_cells_empty() -> None:

@@ -87,26 +87,14 @@ def table_html(
     )
 
 
-def findings_html(findings: Sequence[Any], good: str = "No problems found.") -> Markup:
-    """Returns findings as notes, errors first.
-
-    Args:
-        findings: objects with ``severity`` ("error", "warning" or "info"), ``text`` and ``files`` (names).
-        good: the sentence where there are none.
-    """
-    order = {"error": 0, "warning": 1, "info": 2}
-    ranked = sorted(findings, key=lambda finding: order.get(finding.severity, 3))
-    items = [
-        {
-            "kind": finding.severity if finding.severity in NOTE_SIGNS else "info",
-            "sign": NOTE_SIGNS.get(finding.severity, NOTE_SIGNS["info"]),
-            "text": finding.text,
-            # Files already named in the sentence need no list below it.
-            "files": [name for name in finding.files if name not in finding.text],
-        }
-        for finding in ranked
-    ]
-    return render("findings.html.j2", css=css(), items=items, good=good)
+def finding_item(finding: Any) -> dict[str, Any]:
+    """Returns a finding as the templates take it: kind of note, sign, sentence, and files that the sentence does not name."""
+    return {
+        "kind": finding.severity if finding.severity in NOTE_SIGNS else "info",
+        "sign": NOTE_SIGNS.get(finding.severity, NOTE_SIGNS["info"]),
+        "text": finding.text,
+        "files": [name for name in finding.files if name not in finding.text],
+    }
 
 
 def legend_html(labels: LabelTable) -> Markup:

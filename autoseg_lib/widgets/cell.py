@@ -24,6 +24,13 @@ def assigned_values() -> dict[str, Any]:
     return {name: shell.user_ns[name] for name in assigned_names(source) if name in shell.user_ns}
 
 
+def set_variable(name: str, value: Any) -> None:
+    """Gives a variable of the notebook a new value, for the cells that are run later; outside a notebook does nothing."""
+    shell = get_ipython()
+    if shell is not None:
+        shell.user_ns[name] = value
+
+
 def assigned_names(source: str) -> list[str]:
     """Returns the names that the top level of a cell assigns, without those that take a function's result.
 

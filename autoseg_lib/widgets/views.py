@@ -1,4 +1,4 @@
-"""What the steps of the notebooks show, as HTML: system, settings, data check, performance, models, measurements, files."""
+"""What the steps of the notebooks show, as HTML: system, settings, performance, models, measurements, files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from autoseg_lib.data.doctor.report import CheckReport
 from autoseg_lib.export.tables import csa_table
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.system import SystemReport
 from autoseg_lib.train.planning import Choice
 from autoseg_lib.train.validate import CaseScore
 from autoseg_lib.viz.figures import area_plot, curves
-from autoseg_lib.viz.html import findings_html, note_html, picture_html, render, table_html
+from autoseg_lib.viz.html import note_html, picture_html, render, table_html
 from autoseg_lib.widgets.pictures import beside, encode_jpg
 from autoseg_lib.workflow.segmenting import SegmentResult
 from autoseg_lib.workflow.training import TrainingResult
@@ -67,30 +66,6 @@ def value_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "" if value is None else str(value)
-
-
-def check_html(report: CheckReport, pairs: int) -> Markup:
-    """Returns summary, table of ROIs and findings of the data check."""
-    rows = [
-        (
-            row.name,
-            row.value,
-            row.slices,
-            row.cases,
-            "unknown" if row.median_area_mm2 is None else f"{row.median_area_mm2:.1f}",
-            f"{row.share_percent:.2f} %",
-        )
-        for row in report.roi_rows
-    ]
-    header = ("ROI", "label value", "slices", "scans", "median area, mm²", "share of pixels")
-    colors = [row.color for row in report.roi_rows]
-    table = table_html(rows, header, colors=colors, numeric=(1, 2, 3, 4, 5)) if rows else Markup("")
-    what = "1 pair" if pairs == 1 else f"{pairs} pairs"
-    return (
-        note_html("info", report.summary)
-        + table
-        + findings_html(report.findings, f"No problems found in {what}.")
-    )
 
 
 def performance_html(run: TrainingResult) -> Markup:
