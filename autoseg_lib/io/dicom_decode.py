@@ -161,7 +161,13 @@ def _decoded(dataset: FileDataset, wanted: Wanted) -> npt.NDArray[Any]:
     syntax = dataset.file_meta.TransferSyntaxUID
     frames = int(dataset.get("NumberOfFrames") or 1)
     if syntax.is_encapsulated:
-        size = _picture_size(_first_bytes(dataset, wanted.frame, frames))
+        packed = _first_bytes(dataset, wanted.frame, frames)
+        if packed[:2] in _STARTS and _END not in packed[-_TAIL:]:
+            # Decoders make up what is missing, without a word; one searches for it for seconds.
+            raise DataError(
+                f"'{wanted.path.name}': the file ends early (its compressed pixels have no end mark). Copy or export it again."
+            )
+        size = _picture_size(packed)
         if size is not None and size != (wanted.rows, wanted.columns):
             # Said before the decoder takes memory for what the picture says of itself.
             raise _other_size(wanted, f"{size[0]}×{size[1]}")
@@ -172,6 +178,10 @@ def _decoded(dataset: FileDataset, wanted: Wanted) -> npt.NDArray[Any]:
         except Exception:  # noqa: BLE001  # not installed, or it cannot: the usual decoder may
             return np.asarray(pixel_array(dataset, index=index))
     return np.asarray(pixel_array(dataset, index=index))
+
+
+# JPEG and JPEG-LS begin with FFD8, JPEG 2000 with FF4F; all end with FFD9 (ITU-T T.81, T.87, T.800), and padding may follow.
+_STARTS, _END, _TAIL = (b"\xff\xd8", b"\xff\x4f"), b"\xff\xd9", 64
 
 
 def _by_simpleitk(dataset: FileDataset, wanted: Wanted) -> npt.NDArray[Any]:
