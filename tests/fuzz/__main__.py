@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.fuzz.runner import HEADER, run_kind, save_file
+from tests.fuzz.runner import HEADER, Tally, run, save_file
 from tests.fuzz.seeds import kinds
 from tests.fuzz.targets import try_command, try_file
 
@@ -40,16 +40,15 @@ def main() -> int:
     total = sum(_SHARES.get(kind, 1) for kind in chosen)
     end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
 
-    def run(kind: str):  # type: ignore[no-untyped-def]
+    def one_kind(kind: str) -> Tally:
         count = max(1, round(options.files * _SHARES.get(kind, 1) / total))
-        return run_kind(
-            kind, options.first, count, say=lambda line: print(line, file=sys.stderr, flush=True), end=end
-        )
+        jobs = [(kind, options.first, options.first + count)]
+        return run(jobs, say=lambda line: print(line, file=sys.stderr, flush=True), end=end)[kind]
 
     print(HEADER)
     with ThreadPoolExecutor(options.workers) as pool:
         tallies = []
-        for tally in pool.map(run, chosen):
+        for tally in pool.map(one_kind, chosen):
             tallies.append(tally)
             print(tally.line(), flush=True)
     faults = sum(len(tally.faults) for tally in tallies)

@@ -10,7 +10,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,86 +61,89 @@ class Tally:
 HEADER = f"{'kind':<12}{'files':>8}{'read':>8}{'refused':>9}{'faults':>8}{'longest':>12}{'memory':>12}"
 
 
-def run_kind(
-    kind: str, start: int, count: int, say: Callable[[str], None] = lambda _: None, end: float | None = None
-) -> Tally:
-    """Tries ``count`` damaged files of a kind, from number ``start`` on.
+Job = tuple[str, int, int]
+
+
+def run(
+    jobs: Sequence[Job], say: Callable[[str], None] = lambda _: None, end: float | None = None
+) -> dict[str, Tally]:
+    """Tries damaged files, kind after kind, in worker processes one after the other.
 
     Args:
-        kind: which kind.
-        start: first number.
-        count: how many.
+        jobs: kind, first number and number after the last.
         say: called with a line for each fault.
         end: time.monotonic() at which to stop early.
     """
-    tally = Tally(kind)
-    number, deaths = start, 0
-    while number < start + count and deaths < _MOST_DEATHS:
-        number, died = _run_worker(tally, number, start + count, say, end)
-        deaths += died
-        if end is not None and time.monotonic() > end:
-            break
-    return tally
+    tallies = {kind: Tally(kind) for kind, _, _ in jobs}
+    left, deaths = list(jobs), 0
+    while left and deaths < _MOST_DEATHS and (end is None or time.monotonic() < end):
+        left = _run_worker(tallies, left, say, end)
+        deaths += 1
+    return tallies
 
 
 def _run_worker(
-    tally: Tally, start: int, stop: int, say: Callable[[str], None], end: float | None
-) -> tuple[int, bool]:
-    """Runs one worker until it is through or dies; returns the next number, and whether it died."""
+    tallies: dict[str, Tally], jobs: list[Job], say: Callable[[str], None], end: float | None
+) -> list[Job]:
+    """Runs one worker until it is through or dies; returns what is left to do."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
-        command = [sys.executable, "-m", "tests.fuzz.worker", tally.kind, str(start), str(stop), name]
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
-            "HOME": name,
             "PYTHONFAULTHANDLER": "1",
+            "HOME": name,
             "TMPDIR": name,
         }
-        environment.pop("PYTHONPATH", None)
         process = subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, "-m", "tests.fuzz.worker", json.dumps(jobs), name],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         lines: queue.Queue[bytes | None] = queue.Queue()
-        errors: list[bytes] = []
+        errors: deque[bytes | None] = deque(maxlen=40)
         threads = [
             threading.Thread(target=_pump, args=(process.stdout, lines.put), daemon=True),
             threading.Thread(target=_pump, args=(process.stderr, errors.append), daemon=True),
         ]
         for thread in threads:
             thread.start()
-        current: int | None = None
-        following = start
-        fault = ""
-        try:
-            while True:
-                try:
-                    line = lines.get(timeout=_START_SECONDS if current is None else _SILENCE_SECONDS)
-                except queue.Empty:
-                    fault = "no answer (it hangs)"
-                    break
-                if line is None:
-                    break
-                event = json.loads(line)
-                if "begin" in event:
-                    current = int(event["begin"])
-                    continue
-                _add(tally, event, say)
-                following = int(event["done"]) + 1
-                if end is not None and time.monotonic() > end:
-                    return following, False
-        finally:
-            if fault or (process.poll() is None and following < stop):
-                process.kill()
-            process.wait()
-            threads[1].join(5)
-    if following < stop:
+        left, fault, current = list(jobs), "", None
+        while left and (end is None or time.monotonic() < end):
+            try:
+                line = lines.get(timeout=_START_SECONDS if current is None else _SILENCE_SECONDS)
+            except queue.Empty:
+                fault = "no answer (it hangs)"
+                break
+            if line is None:
+                fault = "the process died"
+                break
+            event = json.loads(line)
+            if "begin" in event:
+                current = (event["kind"], event["begin"])
+                continue
+            current = None
+            _add(tallies[event["kind"]], event, say)
+            left = _after(left, event["kind"], event["done"])
+        process.kill()
+        code = process.wait()
+        threads[1].join(5)
+    if fault:
+        kind, number = current or left[0][:2]
         text = b"".join(item for item in errors if item).decode("utf-8", "replace").strip()
-        fault = fault or f"the process died ({process.returncode}): {text[-600:]}"
-        broken = following if current is None else current
-        tally.faults.append((broken, fault))
-        say(f"FAULT {tally.kind} {broken}: {fault}")
-        return broken + 1, True
-    return following, False
+        tallies[kind].faults.append((number, f"{fault} ({code}): {text[-600:]}"))
+        say(f"FAULT {kind} {number}: {fault} ({code}): {text[-600:]}")
+        left = _after(left, kind, number)
+    return left
+
+
+def _after(jobs: list[Job], kind: str, number: int) -> list[Job]:
+    """Returns the jobs that are left when a file is done."""
+    place = next(index for index, job in enumerate(jobs) if job[0] == kind)
+    stop = jobs[place][2]
+    rest = jobs[place + 1 :]
+    return [(kind, number + 1, stop), *rest] if number + 1 < stop else rest
 
 
 def _add(tally: Tally, event: dict[str, Any], say: Callable[[str], None]) -> None:
