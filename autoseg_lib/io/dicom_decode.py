@@ -36,6 +36,8 @@ _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 # Starting the helpers takes about this long; below it they are not worth it.
 _WORTH_SECONDS = 2.5
+# Rows and columns are numbers of 16 bits.
+_LARGEST_SIDE = 65535
 # Slices that are unpacked here first, to learn how long one takes.
 _TRIAL = 3
 _MOST_HELPERS = 8
@@ -138,7 +140,9 @@ class OpenedFile:
             raise
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # decoders raise anything; those written in Rust panic outside Exception
+        except (
+            BaseException
+        ) as error:  # decoders raise anything; those written in Rust panic outside Exception
             raise DataError(
                 f"'{wanted.path.name}': its pixels cannot be decoded ({_short(error)}). The file is damaged or "
                 "uses a compression that is not supported. Export it again, uncompressed."
@@ -170,6 +174,8 @@ def _decoded(dataset: FileDataset, wanted: Wanted) -> npt.NDArray[Any]:
         size = _picture_size(packed)
         if size is not None and size != (wanted.rows, wanted.columns):
             # Said before the decoder takes memory for what the picture says of itself.
+            if max(size) > _LARGEST_SIDE:
+                raise ValueError("the beginning of its picture is damaged")
             raise _other_size(wanted, f"{size[0]}×{size[1]}")
     index = wanted.frame if frames > 1 else None
     if syntax in _JPEG_LS:
