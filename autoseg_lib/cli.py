@@ -101,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", "check training data, or list what a folder holds, series by series", _check)
     check.add_argument("path", type=Path, metavar="PATH")
     check.add_argument("--settings", type=Path, metavar="FILE", help="YAML file with settings")
+    check.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="write a page with pictures of all samples and findings"
+    )
+    check.add_argument(
+        "--fix", type=Path, metavar="DIR", help="write a corrected copy of the data into a new folder"
+    )
     with_set(check)
     with_json(check)
 
@@ -122,18 +128,36 @@ def _parser() -> argparse.ArgumentParser:
     with_json(segment)
 
     measure = command("measure", "areas and volumes of masks that exist already", _measure)
-    measure.add_argument("masks", type=Path, metavar="MASKS")
+    measure.add_argument(
+        "masks", type=Path, metavar="MASKS", help="folder of masks, one file, or a CSV manifest (image,label)"
+    )
     measure.add_argument("--output", type=Path, required=True, metavar="DIR")
     measure.add_argument(
         "--images", type=Path, metavar="DIR", help="the scans, for pixel spacing and slice positions"
     )
     measure.add_argument("--labels", help="ROI names in the order of their values, e.g. 'liver,spleen'")
+    measure.add_argument("--label-map", metavar="MAP", help="what codes stand for, e.g. '63=1,126=2'")
+    with_set(measure)
     _add_modes(measure)
+    with_json(measure)
 
     evaluate = command("evaluate", "compare masks with reference masks", _evaluate)
-    evaluate.add_argument("--reference", type=Path, required=True, metavar="DIR")
-    evaluate.add_argument("--prediction", type=Path, required=True, metavar="DIR")
+    evaluate.add_argument(
+        "--reference", type=Path, required=True, metavar="DIR", help="folder, one file, or a CSV manifest"
+    )
+    evaluate.add_argument("--prediction", type=Path, required=True, metavar="DIR", help="likewise")
     evaluate.add_argument("--output", type=Path, required=True, metavar="FILE.csv")
+    evaluate.add_argument("--overwrite", action="store_true", help="replace the tables of an earlier run")
+    evaluate.add_argument(
+        "--images", type=Path, metavar="DIR", help="the scans: contours (RTSTRUCT) are drawn on them"
+    )
+    evaluate.add_argument("--labels", help="ROI names in the order of their values, e.g. 'liver,spleen'")
+    evaluate.add_argument(
+        "--label-map", metavar="MAP", help="what codes stand for on both sides, e.g. '63=1,126=2'"
+    )
+    for side in ("reference", "prediction"):
+        evaluate.add_argument(f"--{side}-map", metavar="MAP", help=f"what codes stand for in the {side}")
+    with_json(evaluate)
 
     demo = command("demo", "example study, training, segmenting and measuring in a few minutes", _demo)
     demo.add_argument("dir", type=Path, nargs="?", metavar="DIR", default=Path("autoseg_demo"))
@@ -187,6 +211,11 @@ def _check(options: argparse.Namespace) -> int:
     values = _values(options)
     _require_there(options.path)
     if not holds_training_data(options.path):
+        if options.report or options.fix:
+            raise SettingsError(
+                f"'{options.path}': --report and --fix are for training data, and this holds no train/ folder with labels, and is "
+                "no manifest with labels. Give the folder above train/."
+            )
         series = make_settings(TrainSettings, values).series
         with Terminal() as terminal:
             listing = list_scans(options.path, on_event=terminal, series=series)
@@ -199,13 +228,40 @@ def _check(options: argparse.Namespace) -> int:
     from autoseg_lib.workflow.checking import check_study
 
     settings = make_settings(TrainSettings, {**values, "main_dir": str(options.path)})
+    if options.fix:
+        from autoseg_lib.data.doctor.fixing import require_free
+
+        require_free(options.fix, [options.path] if options.path.is_dir() else [])
     with Terminal() as terminal:
-        report = check_study(settings, terminal).report
+        study = check_study(settings, terminal)
+        fixed = _write_check(options, study, terminal)
+    report = study.report
     if options.json:
-        _print_json(report.to_dict())
+        _print_json({**report.to_dict(), **fixed})
     else:
         _print("\n".join(report.lines()))
-    return 1 if report.has_errors else 0
+        for text in fixed.get("lines", []):
+            _print(text)
+    return 1 if fixed.get("errors_left", report.has_errors) else 0
+
+
+def _write_check(options: argparse.Namespace, study: Any, terminal: Terminal) -> dict[str, Any]:
+    """Writes what else was asked for: the page, and the corrected copy, which is checked again."""
+    told: dict[str, Any] = {}
+    lines: list[str] = []
+    if options.report:
+        from autoseg_lib.workflow.check_report import save_check_report
+
+        told["report"] = str(save_check_report(study, options.report))
+        lines.append(f"The page with all samples is '{told['report']}'.")
+    if options.fix:
+        from autoseg_lib.workflow.correcting import correct_and_check
+
+        log, again = correct_and_check(study, options.fix, terminal)
+        told["corrected"] = {**log.to_dict(), "check": again.report.to_dict()}
+        told["errors_left"] = again.report.has_errors
+        lines += ["", *log.lines(), "", "The copy, checked again:", *again.report.lines()]
+    return {**told, "lines": lines} if lines and not options.json else told
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -275,28 +331,77 @@ def _segment(options: argparse.Namespace) -> int:
 
 
 def _measure(options: argparse.Namespace) -> int:
+    from autoseg_lib.settings import TrainSettings, make_settings, parse_assignments
     from autoseg_lib.workflow.measuring import measure_masks
 
     for path in (options.masks, options.images):
         _require_there(path)
-    names = [name.strip() for name in options.labels.split(",")] if options.labels else None
+    values = parse_assignments(options.set)
+    known = ("slice_axis", "label_map", "overlap_priority", "seg_threshold")
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise SettingsError(f"--set {unknown[0]}: measure knows the settings {', '.join(known)}.")
+    if options.label_map:
+        values["label_map"] = _label_map(options.label_map, "--label-map")
+    settings = make_settings(TrainSettings, values)
     with Terminal() as terminal:
         result = measure_masks(
-            options.masks, options.output, options.images, labels=names, mode=options.mode, on_event=terminal
+            options.masks,
+            options.output,
+            options.images,
+            labels=_names(options.labels),
+            label_map=settings.label_map,
+            slice_axis=settings.slice_axis,
+            overlap_priority=settings.overlap_priority or (),
+            seg_threshold=settings.seg_threshold,
+            mode=options.mode,
+            on_event=terminal,
         )
-    _print("\n".join(result.lines()))
+    if options.json:
+        _print_json(result.to_dict())
+    else:
+        _print("\n".join(result.lines()))
     return 1 if result.failures else 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from autoseg_lib.workflow.evaluating import evaluate
 
-    for path in (options.reference, options.prediction):
+    for path in (options.reference, options.prediction, options.images):
         _require_there(path)
+    both = _label_map(options.label_map, "--label-map")
     with Terminal() as terminal:
-        result = evaluate(options.reference, options.prediction, options.output, on_event=terminal)
-    _print("\n".join(result.lines()))
+        result = evaluate(
+            options.reference,
+            options.prediction,
+            options.output,
+            on_event=terminal,
+            images=options.images,
+            labels=_names(options.labels),
+            reference_map=_label_map(options.reference_map, "--reference-map") or both,
+            prediction_map=_label_map(options.prediction_map, "--prediction-map") or both,
+            overwrite=options.overwrite,
+        )
+    if options.json:
+        _print_json(result.to_dict())
+    else:
+        _print("\n".join(result.lines()))
     return 1 if result.failures else 0
+
+
+def _names(text: str | None) -> list[str] | None:
+    return [name.strip() for name in text.split(",")] if text else None
+
+
+def _label_map(text: str | None, option: str) -> dict[int | str, int] | None:
+    from autoseg_lib.settings import label_map_of
+
+    if not text:
+        return None
+    try:
+        return label_map_of(text)
+    except ValueError as error:
+        raise SettingsError(f"{option} {text}: expected {error}.") from None
 
 
 def _demo(options: argparse.Namespace) -> int:

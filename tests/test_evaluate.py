@@ -178,10 +178,39 @@ def test_slices_whose_place_in_a_volume_is_unknown_are_said(tmp_path: Path) -> N
         evaluate_folders(tmp_path / "truth", tmp_path / "run")
 
 
-def test_other_grids_are_refused_not_resampled(tmp_path: Path) -> None:
-    _, truth = small_scan((4, 10, 30))
+def test_a_cropped_mask_is_filled_up_not_resampled(tmp_path: Path) -> None:
+    _, whole = small_scan()
+    part = Mask(whole.array[:, 3:13, :], whole.geometry.cropped_or_padded((0, -3, 0), (4, 10, 30)))
     (tmp_path / "truth").mkdir()
-    write_mask_file(tmp_path / "truth" / "scan_1.nii.gz", truth)
+    write_mask_file(tmp_path / "truth" / "scan_1.nii.gz", part)
+    write_run(tmp_path / "run")
+    found = evaluate_folders(tmp_path / "truth", tmp_path / "run")
+    # Rows 12 and 13 of ROI 2 are cut to row 12: half of its 8 pixels.
+    assert [(row.dice, row.voxels_reference) for row in found.rows] == [(1.0, 50), (pytest.approx(2 / 3), 4)]
+    assert not [note for note in found.notes if "another grid" in note]
+
+
+def test_another_grid_of_the_frame_is_resampled_and_said(tmp_path: Path) -> None:
+    _, truth = small_scan()
+    fine = Geometry(
+        (4, 40, 30),
+        truth.geometry.affine @ np.diag([1, 0.5, 1, 1]) + [[0] * 4, [0, 0, 0, -0.5], [0] * 4, [0] * 4],
+    )
+    for side, mask in (("a", truth), ("b", Mask(np.repeat(truth.array, 2, axis=1), fine))):
+        (tmp_path / side).mkdir()
+        write_mask_file(tmp_path / side / "scan.nii.gz", mask)
+    found = evaluate_folders(tmp_path / "a", tmp_path / "b")
+    assert [row.dice for row in found.rows] == [1.0, 1.0]
+    assert "placed by position, each pixel taking the nearest label value" in found.notes[-1]
+
+
+def test_other_places_are_refused(tmp_path: Path) -> None:
+    _, truth = small_scan((4, 10, 30))
+    shift = np.zeros((4, 4))
+    shift[0, 3] = 500
+    far = Geometry(truth.geometry.shape_zyx, truth.geometry.affine + shift)
+    (tmp_path / "truth").mkdir()
+    write_mask_file(tmp_path / "truth" / "scan_1.nii.gz", truth.with_array(truth.array, far))
     write_run(tmp_path / "run")
     with pytest.raises(
         DataError, match=r"nothing could be compared: 'segmentation.nii.gz' .* lie on different grids"
@@ -315,7 +344,7 @@ def test_what_has_no_partner_is_named(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="found no folder of that name"):
+    with pytest.raises(DataError, match=r"not found\. Give a folder of masks, one file"):
         evaluate_folders(tmp_path / "nowhere", tmp_path)
     (tmp_path / "a").mkdir()
     with pytest.raises(DataError, match=r"found no masks[.] Expected volumes"):

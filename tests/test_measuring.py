@@ -218,7 +218,7 @@ def test_slice_axis_chooses_the_direction(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"not found. Give a folder of masks, or one file"):
+    with pytest.raises(DataError, match=r"not found. Give a folder of masks, one file"):
         measure_masks(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "notes.txt").write_text("x", encoding="utf-8")
     with pytest.raises(DataError, match=r"'notes.txt': found no mask. Expected \.nii\.gz"):

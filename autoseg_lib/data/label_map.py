@@ -110,12 +110,15 @@ def map_option(label_map: LabelMap) -> str:
     return ",".join(f"{key}={value}" for key, value in label_map.items())
 
 
-def codes_message(values: Iterable[int], share: Mapping[int, float] | None = None) -> str:
+def codes_message(
+    values: Iterable[int], share: Mapping[int, float] | None = None, *, option: str = ""
+) -> str:
     """Returns what to say of values that are no ROI numbers 1, 2, 3, ...: what was found, and the line that maps them.
 
     Args:
         values: every value found in any label file.
         share: as in ``propose_map``.
+        option: the command's option that takes a map, where that is the way to give it ("--label-map"); "": the setting.
 
     Returns:
         A sentence or two, "" where the values are ROI numbers already.
@@ -130,7 +133,13 @@ def codes_message(values: Iterable[int], share: Mapping[int, float] | None = Non
             f"the label files hold {len(codes)} different values ({codes_text(found, 5)}), which is an image or a picture with "
             "soft edges, no labels. Save the labels with one value per ROI (0 background, 1, 2, ...)."
         )
-    line = f"set label_map = {map_text(proposed)}"
+
+    def give(label_map: LabelMap) -> str:
+        return (
+            f'give {option} "{map_option(label_map)}"' if option else f"set label_map = {map_text(label_map)}"
+        )
+
+    line = give(proposed)
     if any(is_plane(code) for code in codes):
         planes = f"{len(codes)} planes of 0 and 1" if len(codes) > 1 else "a plane of 0 and 1"
         return (
@@ -145,15 +154,15 @@ def codes_message(values: Iterable[int], share: Mapping[int, float] | None = Non
     if proposed.get(0) == 1:
         outside = codes_text(codes)
         percent = 100 * (share or {}).get(codes[0], 0.0)
-        ordinary = map_text({code_key(codes[0]): 1})
+        ordinary = give({code_key(codes[0]): 1})
         return (
             f"{text}{outside} fills {percent:.0f} % of the pixels, so it seems to mark what is around the ROI. If so, {line}; if "
-            f"{outside} is the ROI, set label_map = {ordinary}."
+            f"{outside} is the ROI, {ordinary}."
         )
     if look_like_codes(found):
         return f"{text}These look like codes for {rois}. If so, {line}."
     missing = [value for value in range(1, min(max(codes), 255)) if value not in codes]
-    kept = f"; if the gap is meant, set num_labels = {max(codes)}" if max(codes) <= 254 else ""
+    kept = f"; if the gap is meant, set num_labels = {max(codes)}" if max(codes) <= 254 and not option else ""
     return f"{text}No label holds {codes_text(missing)}. If they are codes for {rois}, {line}{kept}."
 
 

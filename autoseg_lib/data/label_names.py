@@ -52,6 +52,11 @@ class RoiValues:
     names: tuple[str, ...]
 
 
+def has_names(label_map: LabelMap | None) -> bool:
+    """Whether a map names ROIs, and not only codes."""
+    return any(code_of(key) is None for key in label_map or {})
+
+
 def distinct_names(names: Iterable[str]) -> tuple[str, ...]:
     """Returns names in natural order, each once; case, spaces, "_" and "-" make no difference."""
     first: dict[str, str] = {}

@@ -60,8 +60,8 @@ def onto_scan(label: Mask, target: Geometry, name: str, scan: str, notes: list[s
 
 
 def same_frame(first: Geometry, second: Geometry) -> bool:
-    """Whether two grids both know their place in the patient and overlap."""
-    return _is_placed(first) and _is_placed(second) and _overlap(first, second)
+    """Whether two grids that know their place overlap."""
+    return _overlap(first, second)
 
 
 def covering_grid(first: Geometry, second: Geometry) -> Geometry:
@@ -88,6 +88,20 @@ def grid_text(geometry: Geometry) -> str:
     """Returns a grid in words: "20 × 256 × 256 voxels of 4 × 0.94 × 0.94 mm"."""
     spacing = " × ".join(f"{value:.3g}" for value in geometry.spacing_zyx_mm)
     return f"{size_text(geometry.shape_zyx)} voxels of {spacing} mm"
+
+
+def on_grid_text(geometry: Geometry) -> str:
+    """Returns a grid with its place: "256 × 256 × 20 pixels of 0.94 × 0.94 × 4 mm from (-120.0, -80.0, 35.5)"."""
+    size = " × ".join(str(n) for n in geometry.shape_zyx[::-1])
+    spacing = " × ".join(f"{n:.3g}" for n in geometry.spacing_zyx_mm[::-1])
+    origin = ", ".join(f"{n:.1f}" for n in geometry.origin_xyz_mm)
+    return f"{size} pixels of {spacing} mm from ({origin})"
+
+
+def has_places(*geometries: Geometry) -> bool:
+    """Whether each grid says where it lies, and none is what a program writes that lost the header (unless all are)."""
+    defaults = [_is_default(geometry) for geometry in geometries]
+    return all(_is_placed(geometry) for geometry in geometries) and (all(defaults) or not any(defaults))
 
 
 def _is_placed(geometry: Geometry) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from autoseg_lib.data.discover import ImageSource
 from autoseg_lib.data.naming import image_stem
@@ -112,19 +113,46 @@ def load_scan(
     volume = _read(source)
     volume = _with_spacing(volume, source, override, notes)
     own = volume.geometry
-    plane = _plane(own, source.kind, slice_axis, notes)
-    if plane is not None:
-        if not own.is_even and _PLANE_OF_WORLD_AXIS[own.closest_world_axes[0]] != plane:
-            raise DataError(
-                f"'{source.name}': {plane} slices were asked for, but its own slices lie {own.spacing_text} apart; only "
-                'evenly spaced slices can be turned. Leave slice_axis = "auto" for this scan.'
-            )
-        volume = reorient(volume, DISPLAY_ORIENTATION[plane])
+    volume = _sliced(volume, source.name, source.kind, slice_axis, notes)
     count = volume.array.shape[0]
     keeps = source.kind != "volume" and volume.geometry.is_same_grid(own)
     names = source.slice_names if keeps else tuple(f"slice_{number:04d}" for number in range(1, count + 1))
     files = _shown_files(source) if keeps else ("",) * count
     return Scan(source.name, volume, own, names, files, source.kind, source.patient, tuple(notes))
+
+
+def scan_of(name: str, volume: Volume, slice_axis: str = "auto", *, own_slices: bool = False) -> Scan:
+    """Returns a volume that no file of images stands behind as a scan, sliced as ``load_scan`` slices a volume file.
+
+    Args:
+        name: name of the case.
+        volume: its pixels.
+        slice_axis: as in ``load_scan``.
+        own_slices: whether its slices are the scan's own, as those of a DICOM series are.
+
+    Raises:
+        DataError: the slices cannot be turned as asked.
+    """
+    notes: list[str] = []
+    kind = "dicom" if own_slices else "volume"
+    turned = _sliced(volume, name, kind, slice_axis, notes)
+    count = turned.array.shape[0]
+    names = tuple(f"slice_{number:04d}" for number in range(1, count + 1))
+    return Scan(name, turned, volume.geometry, names, ("",) * count, kind, name, tuple(notes))
+
+
+def _sliced(volume: Volume, name: str, kind: str, slice_axis: str, notes: list[str]) -> Volume:
+    """Turns the axes so that the slices are those to be shown and measured."""
+    own = volume.geometry
+    plane = _plane(own, kind, slice_axis, notes)
+    if plane is None:
+        return volume
+    if not own.is_even and _PLANE_OF_WORLD_AXIS[own.closest_world_axes[0]] != plane:
+        raise DataError(
+            f"'{name}': {plane} slices were asked for, but its own slices lie {own.spacing_text} apart; only "
+            'evenly spaced slices can be turned. Leave slice_axis = "auto" for this scan.'
+        )
+    return reorient(volume, DISPLAY_ORIENTATION[plane])
 
 
 def mask_to_source(mask: Mask, scan: Scan) -> Mask:
@@ -141,16 +169,21 @@ def _read(source: ImageSource) -> Volume:
         return read_series(source.series)
     if source.kind == "volume":
         return read_volume_file(source.files[0])
-    slices: list[Any] = []
-    for file in source.files:
-        picture = raster.read_image(file)
-        if slices and picture.shape != slices[0].shape:
+    array: npt.NDArray[Any] | None = None
+    for index, picture in enumerate(raster.in_threads(raster.read_image, source.files)):
+        if array is None:
+            array = np.empty((len(source.files), *picture.shape), picture.dtype)
+        if picture.shape != array.shape[1:]:
             raise DataError(
-                f"'{source.name}': '{file.name}' is {_size(picture)}, '{source.files[0].name}' is {_size(slices[0])}; the "
+                f"'{source.name}': '{source.files[index].name}' is {_size(picture)}, '{source.files[0].name}' is "
+                f"{_size(array[0])}; the "
                 "slices of one scan need one size. Put pictures of other scans into folders of their own."
             )
-        slices.append(picture)
-    array = np.stack(slices)
+        if picture.dtype != array.dtype:
+            array = array.astype(np.promote_types(array.dtype, picture.dtype), copy=False)
+        array[index] = picture
+    if array is None:
+        raise DataError(f"'{source.name}': it has no pictures.")
     return Volume(array, Geometry.from_spacing(array.shape))
 
 

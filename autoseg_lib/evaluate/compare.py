@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from autoseg_lib.errors import AutosegError, DataError, GeometryError, name_list
-from autoseg_lib.evaluate.match import MatchedCase, Matching, find_masks, match
-from autoseg_lib.evaluate.names import RoiNames, RunMemory, find_names, read_run_memory
+from autoseg_lib.data.cases import TrainingCase
+from autoseg_lib.data.discover import ImageSource, discover
+from autoseg_lib.data.label_map import LabelMap, codes_message, look_like_codes, propose_map
+from autoseg_lib.data.label_rules import LabelRules
+from autoseg_lib.data.masks import read_slices
+from autoseg_lib.data.whole_labels import holds_names
+from autoseg_lib.errors import AutosegError, DataError, name_list
+from autoseg_lib.evaluate.match import MaskFolder, MatchedCase, Matching, find_masks, match
+from autoseg_lib.evaluate.names import RoiNames, RunMemory, find_names, read_run_memory, with_files
+from autoseg_lib.evaluate.reading import case_of, load_two, read_two
 from autoseg_lib.evaluate.stacking import slices_and_volume
 from autoseg_lib.evaluate.table import EvaluationRow, SummaryRow, summarise, write_rows, write_summary
 from autoseg_lib.events import Listener, Progress, nobody
 from autoseg_lib.geometry import Geometry
-from autoseg_lib.io.raster import read_label
-from autoseg_lib.io.volume_files import read_label_file
+from autoseg_lib.io.label_codes import is_mark
+from autoseg_lib.io.segments import same_name
 from autoseg_lib.measure.volumes import why_no_volume
 from autoseg_lib.metrics.overlap import dice
 from autoseg_lib.metrics.surface import surface_distances, why_no_distances
-from autoseg_lib.volume import Mask, reorient_like
-
-# Two programs write the same grid with slightly different rounding; a tenth of a millimetre is far below a
-# pixel.
-_SAME_GRID_TOLERANCE_MM = 0.1
+from autoseg_lib.volume import Mask
 
 # Degrees; below this the shift from one slice to the next is less than a hundredth of their distance.
 _TILT_WORTH_SAYING = 0.5
@@ -65,96 +70,245 @@ class Evaluation:
         lines += [f"note: {note}" for note in self.notes]
         return lines + [f"'{case}' was not compared: {reason}" for case, reason in self.failures]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the result as plain values for ``--json``."""
+        return {
+            "rows": [vars(row) for row in self.rows],
+            "summary": [vars(row) for row in self.summary],
+            "failures": [{"case": case, "reason": reason} for case, reason in self.failures],
+            "notes": list(self.notes),
+        }
 
-def evaluate_folders(reference: Path, prediction: Path, on_event: Listener = nobody) -> Evaluation:
-    """Compares every mask in ``prediction`` with its partner in ``reference``.
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two masks of one case.
+
+    Attributes:
+        name: the case.
+        load: reads them onto one grid; also returns sentences for the user.
+        in_files: whether each side's file names its ROIs itself.
+        by_name: what was matched without the scan, else None.
+    """
+
+    name: str
+    load: Callable[[], tuple[Mask, Mask, tuple[str, ...]]]
+    in_files: tuple[bool, bool]
+    by_name: MatchedCase | None = None
+
+
+@dataclass
+class _Side:
+    """What was found of one side: its values, their share of all pixels, whether numbers (not names) mark its ROIs."""
+
+    word: str
+    counts: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def values(self) -> set[int]:
+        """Values found, 0 left out."""
+        return {value for value in self.counts if value}
+
+    @property
+    def share(self) -> dict[int, float]:
+        """Value → share of all pixels."""
+        total = sum(self.counts.values()) or 1
+        return {value: count / total for value, count in self.counts.items()}
+
+
+def evaluate_folders(
+    reference: Path,
+    prediction: Path,
+    on_event: Listener = nobody,
+    *,
+    images: Path | None = None,
+    labels: Sequence[str] | None = None,
+    reference_map: LabelMap | None = None,
+    prediction_map: LabelMap | None = None,
+) -> Evaluation:
+    """Compares every mask of ``prediction`` with its partner in ``reference``.
 
     Args:
-        reference: folder of the masks held to be right.
-        prediction: folder of the masks to judge (a run folder, for example).
+        reference: masks held to be right: a folder, one file, or a CSV manifest (columns image, label).
+        prediction: masks to judge, likewise (a run folder, for example).
         on_event: told about progress.
+        images: the scans, matched by name or by the series an RTSTRUCT or SEG was drawn on; both masks are then put onto
+            the scan's grid.
+        labels: names of the ROIs in order of their values, for masks that hold numbers; of masks that name their ROIs,
+            those of these names are compared.
+        reference_map: code or name → ROI number for the reference.
+        prediction_map: likewise for the prediction.
 
     Raises:
-        DataError: a folder holds no masks, nothing matches, or no case could be compared.
+        DataError: a side holds no masks, nothing matches, codes need a map, or no case could be compared.
     """
-    matching = match(find_masks(reference), find_masks(prediction))
-    names = find_names(reference), find_names(prediction)
-    memory = {**read_run_memory(reference), **read_run_memory(prediction)}
-    notes = _unmatched_notes(matching)
+    sides = find_masks(reference), find_masks(prediction)
+    maps = reference_map, prediction_map
+    tables = [
+        with_files(
+            find_names(path if path.is_dir() else path.parent),
+            [name for file in side.named.values() for name in file.names],
+            labels,
+            label_map,
+        )
+        for path, side, label_map in zip((reference, prediction), sides, maps, strict=True)
+    ]
+    names = tables[0][0], tables[1][0]
+    rules = (
+        LabelRules(label_map=maps[0] or {}, roi_values=tables[0][1]),
+        LabelRules(label_map=maps[1] or {}, roi_values=tables[1][1]),
+    )
+    memory = {**read_run_memory(sides[0].path), **read_run_memory(sides[1].path)}
+    pairs, notes = _pairs(sides, images, memory, rules)
     loaded, failures = [], []
-    values: tuple[set[int], set[int]] = (set(), set())
-    for case in matching.cases:
+    found = _Side("reference"), _Side("prediction")
+    for number, pair in enumerate(pairs):
+        on_event(Progress("Reading", number, len(pairs), pair.name))
         try:
-            pair = load_pair(case, memory.get(case.name))
+            masks = pair.load()
         except AutosegError as error:
-            failures.append((case.name, str(error)))
+            failures.append((pair.name, str(error)))
             continue
-        for side, mask in zip(values, pair[:2], strict=True):
-            side.update(int(value) for value in np.unique(mask.array) if value)
-        loaded.append(case)
-    rois_of, roi_notes = _choose_rois(names, values)
+        for side, mask, in_file in zip(found, masks[:2], pair.in_files, strict=True):
+            if not in_file:
+                values, counts = np.unique(mask.array, return_counts=True)
+                side.counts.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        loaded.append(pair)
+    rois_of, roi_notes = _choose_rois(names, found, loaded)
     notes += roi_notes
     rows: list[EvaluationRow] = []
     left_out: dict[str, None] = {}
-    for number, case in enumerate(loaded):
-        on_event(Progress("Comparing", number, len(loaded), case.name))
-        ours, theirs, said = load_pair(case, memory.get(case.name))
-        rois, alone = rois_of(case.name)
+    for number, pair in enumerate(loaded):
+        on_event(Progress("Comparing", number, len(loaded), pair.name))
+        ours, theirs, said = pair.load()
+        rois, alone = rois_of(pair)
         left_out.update(dict.fromkeys(alone))
-        rows += compare_masks(ours, theirs, rois, case.name)
-        tilt = memory[case.name].tilt_degrees if case.name in memory else 0.0
-        if tilt > _TILT_WORTH_SAYING and case.is_slices:
+        rows += compare_masks(ours, theirs, rois, pair.name)
+        tilt = memory[pair.name].tilt_degrees if pair.by_name and pair.name in memory else 0.0
+        if tilt > _TILT_WORTH_SAYING and pair.by_name and pair.by_name.is_slices:
             notes.append(
-                f"'{case.name}': its slices are tilted by {tilt:.1f}°; distances between the surfaces are "
+                f"'{pair.name}': its slices are tilted by {tilt:.1f}°; distances between the surfaces are "
                 "measured as if "
                 "they were not. Areas and volumes are not affected."
             )
-        if said:
-            notes.append(f"'{case.name}': {said}.")
+        notes += [f"'{pair.name}': {text.rstrip('.')}." for text in said]
     on_event(Progress("Comparing", len(loaded), len(loaded)))
     if left_out:
         notes.append(f"ROIs that only one side names are not compared: {name_list(list(left_out), 10)}.")
     if not rows:
         reason = failures[0][1] if failures else "the two sides name no ROI in common."
         raise DataError(f"nothing could be compared: {reason}")
-    return Evaluation(tuple(rows), tuple(summarise(rows)), tuple(notes), tuple(failures))
+    return Evaluation(tuple(rows), tuple(summarise(rows)), tuple(dict.fromkeys(notes)), tuple(failures))
 
 
-def load_pair(case: MatchedCase, memory: RunMemory | None = None) -> tuple[Mask, Mask, str]:
+def _pairs(
+    sides: tuple[MaskFolder, MaskFolder],
+    images: Path | None,
+    memory: dict[str, RunMemory],
+    rules: tuple[LabelRules, LabelRules],
+) -> tuple[list[_Pair], list[str]]:
+    """Returns what is compared: masks on their scan where that is known, else masks matched by name."""
+    sources: dict[str, ImageSource] = {}
+    notes: list[str] = []
+    if images is not None:
+        listing = discover(images)
+        notes += listing.notes
+        sources = {source.name: source for source in listing.sources}
+    for side in sides:
+        sources |= {name: case.source for name, case in side.scans.items() if name not in sources}
+    pairs: list[_Pair] = []
+    taken: tuple[set[Path], set[Path]] = (set(), set())
+    for name, source in sources.items():
+        ours, theirs = (side.scans.get(name) or case_of(source, side) for side in sides)
+        if ours is None or theirs is None:
+            continue
+        if set(ours.labels) & taken[0] or set(theirs.labels) & taken[1]:
+            raise DataError(
+                f"the masks of '{name}' fit several scans by name, so it is unclear whose they are. Put the masks of each scan "
+                "into a folder of the scan's name."
+            )
+        taken[0].update(ours.labels)
+        taken[1].update(theirs.labels)
+        pairs.append(_on_scan(name, ours, theirs, rules))
+    rest = sides[0].without(taken[0]), sides[1].without(taken[1])
+    if pairs and not all(side.cases or side.loose for side in rest):
+        matching = Matching((), *((*side.cases, *side.loose) for side in rest))
+    else:
+        try:
+            matching = match(*rest)
+        except DataError:
+            if not pairs:
+                raise
+            matching = Matching((), *((*side.cases, *side.loose) for side in rest))
+    pairs += [_by_name(case, memory.get(case.name), rules) for case in matching.cases]
+    return pairs, [*notes, *_unmatched_notes(matching)]
+
+
+def _on_scan(
+    name: str, ours: TrainingCase, theirs: TrainingCase, rules: tuple[LabelRules, LabelRules]
+) -> _Pair:
+    in_files = _names_itself(ours.label_volume), _names_itself(theirs.label_volume)
+    return _Pair(name, lambda: load_two(ours, theirs, rules), in_files)
+
+
+def _by_name(case: MatchedCase, memory: RunMemory | None, rules: tuple[LabelRules, LabelRules]) -> _Pair:
+    in_files = _names_itself(case.reference), _names_itself(case.prediction)
+    return _Pair(case.name, lambda: load_pair(case, memory, rules), in_files, case)
+
+
+def _names_itself(mask: Path | dict[str, Path] | None) -> bool:
+    return isinstance(mask, Path) and holds_names(mask)
+
+
+_PLAIN = LabelRules()
+
+
+def load_pair(
+    case: MatchedCase,
+    memory: RunMemory | None = None,
+    rules: tuple[LabelRules, LabelRules] = (_PLAIN, _PLAIN),
+) -> tuple[Mask, Mask, tuple[str, ...]]:
     """Reads the two masks of a case on one grid: the reference's, or the volume's where only one side is a volume.
 
     Args:
         case: what belongs together.
         memory: what a run folder remembers of its slices.
+        rules: for the reference and for the prediction.
 
     Returns:
-        Reference, prediction, and a sentence on slices that only one side has ("" where there are none).
+        Reference, prediction, and sentences for the user (slices that only one side has, ...).
 
     Raises:
         DataError: a file cannot be read, slices differ in size, or their places in a volume are not known.
         GeometryError: the masks lie on different grids.
     """
+    noted = (case.note,) if case.note else ()
     if isinstance(case.reference, Path) and isinstance(case.prediction, Path):
-        ours, theirs = read_label_file(case.reference), read_label_file(case.prediction)
-        return ours, _onto(theirs, ours, case.prediction.name, case.reference.name), case.note
+        ours, theirs, said = read_two(case.reference, case.prediction, rules)
+        return ours, theirs, (*said, *noted)
     if isinstance(case.reference, dict) and isinstance(case.prediction, dict):
-        return *_load_slices(case.reference, case.prediction, memory), case.note
+        return *_load_slices(case.reference, case.prediction, memory, rules), noted
     if isinstance(case.reference, dict) and isinstance(case.prediction, Path):
-        return slices_and_volume(case.name, case.reference, case.prediction, memory)
+        ours, theirs, note = slices_and_volume(case.name, case.reference, case.prediction, memory, rules)
+        return ours, theirs, (note,) if note else ()
     if isinstance(case.reference, Path) and isinstance(case.prediction, dict):
-        theirs, ours, note = slices_and_volume(case.name, case.prediction, case.reference, memory)
-        return ours, theirs, note
+        turned = (rules[1], rules[0])
+        theirs, ours, note = slices_and_volume(case.name, case.prediction, case.reference, memory, turned)
+        return ours, theirs, (note,) if note else ()
     raise TypeError(f"a case is made of paths or slices, found {type(case.reference).__name__}")
 
 
 def _load_slices(
-    reference: dict[str, Path], prediction: dict[str, Path], memory: RunMemory | None
+    reference: dict[str, Path],
+    prediction: dict[str, Path],
+    memory: RunMemory | None,
+    rules: tuple[LabelRules, LabelRules],
 ) -> tuple[Mask, Mask]:
     names = list(reference)
     if memory:
         order = {name: index for index, name in enumerate(memory.position_mm)}
         names.sort(key=lambda name: order.get(name, len(order)))
-    ours_array, theirs_array = _stack(reference, names), _stack(prediction, names)
+    ours_array, theirs_array = _stack(reference, names, rules[0]), _stack(prediction, names, rules[1])
     if ours_array.shape != theirs_array.shape:
         raise DataError(
             f"the reference's slices are {_size(ours_array)}, the prediction's {_size(theirs_array)}. "
@@ -225,37 +379,18 @@ def _percent(reference: float | None, prediction: float | None) -> float | None:
     return 100 * (prediction - reference) / reference
 
 
-def _onto(theirs: Mask, ours: Mask, their_name: str, our_name: str) -> Mask:
-    """Turns the axes of the prediction onto the reference's grid; never resamples."""
-    if theirs.geometry.is_same_grid(ours.geometry, _SAME_GRID_TOLERANCE_MM):
-        return theirs.with_array(theirs.array, ours.geometry)
-    try:
-        return reorient_like(theirs, ours.geometry)
-    except GeometryError:
-        raise GeometryError(
-            f"'{their_name}' ({_grid_text(theirs.geometry)}) and '{our_name}' "
-            f"({_grid_text(ours.geometry)}) lie on "
-            "different grids. Export both on the grid of the same scan."
-        ) from None
-
-
-def _grid_text(geometry: Geometry) -> str:
-    size = " × ".join(str(n) for n in geometry.shape_zyx[::-1])
-    spacing = " × ".join(f"{n:.3g}" for n in geometry.spacing_zyx_mm[::-1])
-    origin = ", ".join(f"{n:.1f}" for n in geometry.origin_xyz_mm)
-    return f"{size} pixels of {spacing} mm from ({origin})"
-
-
-def _stack(files: dict[str, Path], names: list[str]) -> npt.NDArray[np.unsignedinteger]:
-    planes = [read_label(files[name]).array for name in names]
-    sizes = {plane.shape for plane in planes}
-    if len(sizes) > 1:
-        odd = next(name for name, plane in zip(names, planes, strict=True) if plane.shape != planes[0].shape)
-        raise DataError(
-            f"label '{files[odd].name}' differs in size from '{files[names[0]].name}'; "
-            "slices of one scan need the same size."
-        )
-    return np.stack(planes).astype(np.uint16)
+def _stack(files: dict[str, Path], names: list[str], rules: LabelRules) -> npt.NDArray[np.unsignedinteger]:
+    planes: list[npt.NDArray[np.unsignedinteger]] = []
+    for name, label in zip(names, read_slices([files[name] for name in names], rules), strict=True):
+        if isinstance(label, DataError):
+            raise label
+        if planes and label.array.shape != planes[0].shape:
+            raise DataError(
+                f"label '{files[name].name}' differs in size from '{files[names[0]].name}'; "
+                "slices of one scan need the same size."
+            )
+        planes.append(label.array)
+    return np.stack(planes)
 
 
 def _size(array: npt.NDArray[np.generic]) -> str:
@@ -263,14 +398,18 @@ def _size(array: npt.NDArray[np.generic]) -> str:
 
 
 def _choose_rois(
-    names: tuple[RoiNames, RoiNames], values: tuple[set[int], set[int]]
-) -> tuple[Callable[[str], tuple[list[_Roi], list[str]]], list[str]]:
+    names: tuple[RoiNames, RoiNames], found: tuple[_Side, _Side], pairs: Sequence[_Pair]
+) -> tuple[Callable[[_Pair], tuple[list[_Roi], list[str]]], list[str]]:
     """Decides how ROIs are matched: by name where both sides name them, else by label value."""
-    notes = []
-    named = [bool(side.general or side.by_case) for side in names]
-    single = [next(iter(side)) if len(side) == 1 else None for side in values]
+    notes: list[str] = []
+    _refuse_codes(found)
+    named = [
+        bool(side.general or side.by_case or (pairs and all(pair.in_files[number] for pair in pairs)))
+        for number, side in enumerate(names)
+    ]
+    single = [_only_value(*item) for item in zip(names, found, named, strict=True)]
     alias: dict[int, int] = {}
-    if not any(named) and None not in single and single[0] != single[1]:
+    if not all(named) and None not in single and single[0] != single[1]:
         alias = {int(single[0] or 0): int(single[1] or 0)}
         notes.append(
             f"Each side has one ROI, with the value {single[0]} in the reference and {single[1]} in the "
@@ -278,6 +417,7 @@ def _choose_rois(
             "they are taken to be the same."
         )
     elif not all(named):
+        _refuse_strangers(found, named)
         who = (
             "Neither side names its ROIs"
             if not any(named)
@@ -285,20 +425,59 @@ def _choose_rois(
         )
         notes.append(f"{who}: equal label values are taken to be the same ROI.")
 
-    def rois_of(case: str) -> tuple[list[_Roi], list[str]]:
-        ours, theirs = names[0].of(case), names[1].of(case)
+    def rois_of(pair: _Pair) -> tuple[list[_Roi], list[str]]:
+        ours, theirs = (side.of(pair.name, inside) for side, inside in zip(names, pair.in_files, strict=True))
         if ours and theirs:
-            by_name = {name.casefold(): value for value, name in theirs.items()}
-            rois = [(n, v, by_name[n.casefold()]) for v, n in sorted(ours.items()) if n.casefold() in by_name]
-            both = {name.casefold() for name, _, _ in rois}
-            return rois, [n for n in (*ours.values(), *theirs.values()) if n.casefold() not in both]
-        table = ours or theirs
-        if table:
-            return [(name, value, value) for value, name in sorted(table.items())], []
-        found = set(alias) if alias else values[0] | values[1]
-        return [(f"ROI {value}", value, alias.get(value, value)) for value in sorted(found)], []
+            by_name = {same_name(name): value for value, name in theirs.items()}
+            rois = [(n, v, by_name[same_name(n)]) for v, n in sorted(ours.items()) if same_name(n) in by_name]
+            both = {same_name(name) for name, _, _ in rois}
+            return rois, [n for n in (*ours.values(), *theirs.values()) if same_name(n) not in both]
+        back = {value: key for key, value in alias.items()}
+        if ours:
+            return [(name, value, alias.get(value, value)) for value, name in sorted(ours.items())], []
+        if theirs:
+            return [(name, back.get(value, value), value) for value, name in sorted(theirs.items())], []
+        values = set(alias) if alias else found[0].values | found[1].values
+        return [(f"ROI {value}", value, alias.get(value, value)) for value in sorted(values)], []
 
     return rois_of, notes
+
+
+def _only_value(names: RoiNames, found: _Side, named: bool) -> int | None:
+    """Returns the value of a side's only ROI, None where it has several."""
+    values = set(names.in_files or names.general) if named else found.values
+    return next(iter(values)) if len(values) == 1 and not names.by_case else None
+
+
+def _refuse_codes(found: tuple[_Side, _Side]) -> None:
+    """Refuses colours and planes that nobody mapped, and masks that mark what is around the ROI.
+
+    Raises:
+        DataError: with the map to give.
+    """
+    for side in found:
+        proposed = propose_map(side.counts, side.share)
+        if any(is_mark(value) for value in side.values) or (proposed or {}).get(0) == 1:
+            raise DataError(
+                f"{side.word}: {codes_message(side.counts, side.share, option=_option(side.word))}"
+            )
+
+
+def _refuse_strangers(found: tuple[_Side, _Side], named: Sequence[bool]) -> None:
+    """Refuses codes on one side that the other side has none of: every comparison would say that nothing agrees.
+
+    Raises:
+        DataError: with the map to give.
+    """
+    for side, other, is_named in zip(found, found[::-1], named, strict=True):
+        if not is_named and other.values and look_like_codes(side.values) and not side.values & other.values:
+            raise DataError(
+                f"{side.word}: {codes_message(side.counts, side.share, option=_option(side.word))}"
+            )
+
+
+def _option(word: str) -> str:
+    return f"--{word}-map"
 
 
 def _unmatched_notes(matching: Matching) -> list[str]:
@@ -309,6 +488,11 @@ def _unmatched_notes(matching: Matching) -> list[str]:
             count = "1 mask" if len(missing) == 1 else f"{len(missing)} masks"
             notes.append(f"{count} of the {side} without {other}, left out: {name_list(list(missing))}.")
     return notes
+
+
+def evaluation_files(path: Path) -> tuple[Path, Path]:
+    """Returns the two tables of a comparison: FILE.csv and FILE_summary.csv."""
+    return path, path.with_name(f"{path.stem}_summary.csv")
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> list[Path]:
@@ -324,7 +508,7 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> list[Path]:
     Raises:
         ExportError: a file cannot be written.
     """
-    summary = path.with_name(f"{path.stem}_summary.csv")
-    write_rows(path, evaluation.rows)
+    rows, summary = evaluation_files(path)
+    write_rows(rows, evaluation.rows)
     write_summary(summary, evaluation.summary)
-    return [path, summary]
+    return [rows, summary]

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
+from autoseg_lib.data.cases import TrainingCase
+from autoseg_lib.data.label_names import NamedFile, look_into
+from autoseg_lib.data.naming import image_stem
+from autoseg_lib.data.pairing import pair
+from autoseg_lib.data.whole_labels import holds_names, is_whole
 from autoseg_lib.errors import DataError, name_list
 from autoseg_lib.io.files import natural_key, same_text
 from autoseg_lib.io.raster import LABEL_SUFFIXES
 from autoseg_lib.io.volume_files import is_volume_file, stem_of
+from autoseg_lib.settings import TrainSettings
 
 SEGMENTATION = "segmentation"
 
@@ -32,7 +39,7 @@ class MaskCase:
 
     Attributes:
         name: the case.
-        volume: file with the whole mask, or None.
+        volume: file with the whole mask (volume, RTSTRUCT, DICOM SEG, 3D Slicer's, stack of pages), or None.
         slices: slice name → file, in natural order; empty where there are none.
     """
 
@@ -49,11 +56,32 @@ class MaskFolder:
         path: the folder.
         cases: case name → masks.
         loose: lone slices: name → file.
+        scans: for a manifest: case name → the scan with its mask, as the manifest says.
+        is_single: whether the user named one file.
     """
 
     path: Path
     cases: dict[str, MaskCase]
     loose: dict[str, Path]
+    scans: dict[str, TrainingCase] = field(default_factory=dict)
+    is_single: bool = False
+
+    @cached_property
+    def named(self) -> dict[Path, NamedFile]:
+        """What the files with named ROIs say of themselves."""
+        files = [case.volume for case in self.cases.values() if case.volume]
+        files += [case.label_volume for case in self.scans.values() if case.label_volume]
+        return {file: look_into(file) for file in files if holds_names(file)}
+
+    def without(self, files: set[Path]) -> MaskFolder:
+        """Returns the same without the cases and slices that ``files`` belong to."""
+        cases = {
+            name: case
+            for name, case in self.cases.items()
+            if not files & {*case.slices.values(), *([case.volume] if case.volume else [])}
+        }
+        loose = {name: path for name, path in self.loose.items() if path not in files}
+        return replace(self, cases=cases, loose=loose, scans={})
 
 
 @dataclass(frozen=True)
@@ -87,19 +115,43 @@ class Matching:
     only_prediction: tuple[str, ...]
 
 
-def find_masks(folder: Path) -> MaskFolder:
-    """Lists the masks of a folder.
+def find_masks(path: Path) -> MaskFolder:
+    """Lists the masks of a folder, a single file, or a CSV manifest (columns image, label).
 
     Raises:
-        DataError: the folder does not exist or holds no masks.
+        DataError: it does not exist or holds no masks.
     """
-    if not folder.is_dir():
-        raise DataError(f"'{folder}': found no folder of that name. Give the folder that holds the masks.")
+    if not path.exists():
+        raise DataError(f"'{path}': not found. Give a folder of masks, one file, or a CSV manifest.")
+    if path.is_dir():
+        return _masks_in(path)
+    if path.suffix.lower() == ".csv":
+        return _masks_listed(path)
+    if is_whole(path, 2):
+        name = same_text(image_stem(path))
+        return MaskFolder(path.parent, {name: MaskCase(name, path)}, {}, is_single=True)
+    if path.suffix.lower() in LABEL_SUFFIXES:
+        return MaskFolder(path.parent, {}, {same_text(path.stem): path}, is_single=True)
+    raise DataError(
+        f"'{path.name}': found no mask. Expected .nii.gz, .nrrd, .mha, .png, .npy, .tif, an RTSTRUCT or a DICOM SEG."
+    )
+
+
+def _masks_listed(path: Path) -> MaskFolder:
+    """Returns what a manifest lists: each scan with its mask."""
+    found = pair(TrainSettings(main_dir=str(path)))
+    if found.has_errors:
+        raise DataError("\n".join(issue.text for issue in found.issues if issue.severity == "error"))
+    return MaskFolder(path.parent, {}, {}, {case.name: case for case in found.cases})
+
+
+def _masks_in(folder: Path) -> MaskFolder:
     cases: dict[str, MaskCase] = {}
     loose = slice_files(folder)
     for path in _entries(folder):
-        if path.is_file() and is_volume_file(path):
-            name = same_text(stem_of(path))
+        if path.is_file() and _is_whole_file(path):
+            name = same_text(image_stem(path))
+            loose.pop(name, None)
             cases[name] = MaskCase(name, path, cases[name].slices if name in cases else {})
         elif path.is_dir() and path.name == "masks":
             loose = {**slice_files(path), **loose}
@@ -110,21 +162,29 @@ def find_masks(folder: Path) -> MaskFolder:
                 cases[found.name] = MaskCase(found.name, volume or found.volume, found.slices)
     if not cases and not loose:
         raise DataError(
-            f"'{folder}': found no masks. Expected volumes (NAME.nii.gz, .nrrd, .mha), folders of slices, "
-            "or slices "
-            "(.png, .npy)."
+            f"'{folder}': found no masks. Expected volumes (NAME.nii.gz, .nrrd, .mha), RTSTRUCT or DICOM SEG files, folders "
+            "of slices, or slices (.png, .npy)."
         )
     return MaskFolder(folder, cases, loose)
 
 
 def mask_case(folder: Path) -> MaskCase | None:
     """Returns the masks in the folder of one case, None where there are none."""
-    volumes = [path for path in _entries(folder) if path.is_file() and is_volume_file(path)]
+    files = [path for path in _entries(folder) if path.is_file()]
+    volumes = [path for path in files if is_volume_file(path)] or [
+        path for path in files if _is_whole_file(path)
+    ]
     named = [path for path in volumes if stem_of(path) == SEGMENTATION]
     volume = named[0] if named else volumes[0] if len(volumes) == 1 else None
     masks = folder / "masks"
     slices = slice_files(masks) if masks.is_dir() else slice_files(folder)
+    if volume is not None:
+        slices.pop(same_text(volume.stem), None)
     return MaskCase(same_text(folder.name), volume, slices) if volume or slices else None
+
+
+def _is_whole_file(path: Path) -> bool:
+    return is_whole(path, 2)
 
 
 def slice_files(folder: Path) -> dict[str, Path]:
@@ -147,6 +207,8 @@ def match(reference: MaskFolder, prediction: MaskFolder) -> Matching:
     Raises:
         DataError: nothing matches.
     """
+    if reference.is_single and prediction.is_single:
+        return Matching((_two_files(reference, prediction),), (), ())
     matched: list[MatchedCase] = []
     used_reference: set[str] = set()
     used_prediction: set[str] = set()
@@ -187,6 +249,18 @@ def match(reference: MaskFolder, prediction: MaskFolder) -> Matching:
         (*(name for name in reference.cases if name not in used_reference), *left_loose),
         tuple(name for name in (*prediction.cases, *prediction.loose) if name not in used_prediction),
     )
+
+
+def _two_files(reference: MaskFolder, prediction: MaskFolder) -> MatchedCase:
+    """Two files that the user named belong together, whatever their names."""
+    ours, theirs = (
+        next(iter(case.volume for case in side.cases.values()), None) or dict(side.loose)
+        for side in (reference, prediction)
+    )
+    name = next(iter((*reference.cases, *reference.loose)))
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        theirs = {name: next(iter(theirs.values()))}
+    return MatchedCase(name, ours, theirs)
 
 
 def _pair(name: str, ours: MaskCase, theirs: MaskCase) -> MatchedCase | None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from autoseg_lib.data.label_map import LabelMap
+from autoseg_lib.data.label_names import distinct_names, has_names, roi_values
 from autoseg_lib.geometry import EVEN_SPACING_TOLERANCE, Geometry
 from autoseg_lib.io.csv_files import read_csv
 from autoseg_lib.io.files import same_text
+from autoseg_lib.io.segments import same_name
 
 _VALUE_COLUMNS = ("value", "label", "key")
 _NAME_COLUMNS = ("name", "roi")
@@ -23,14 +27,21 @@ class RoiNames:
     Attributes:
         general: value → name for every case.
         by_case: case → value → name, where a table names files.
+        in_files: value → name, for cases whose file names its ROIs itself (RTSTRUCT, DICOM SEG, 3D Slicer's).
     """
 
     general: dict[int, str] = field(default_factory=dict)
     by_case: dict[str, dict[int, str]] = field(default_factory=dict)
+    in_files: dict[int, str] = field(default_factory=dict)
 
-    def of(self, case: str) -> dict[int, str]:
-        """Returns value → name for a case; empty where nobody named them."""
-        return self.by_case.get(case, self.general)
+    def of(self, case: str, in_file: bool = False) -> dict[int, str]:
+        """Returns value → name for a case; empty where nobody named them.
+
+        Args:
+            case: its name.
+            in_file: whether its file names its ROIs itself.
+        """
+        return self.in_files if in_file else self.by_case.get(case, self.general)
 
 
 def find_names(folder: Path) -> RoiNames:
@@ -44,6 +55,46 @@ def find_names(folder: Path) -> RoiNames:
         if names:
             return names
     return RoiNames()
+
+
+def with_files(
+    names: RoiNames,
+    found: Iterable[str],
+    given: Sequence[str] | None = None,
+    label_map: LabelMap | None = None,
+) -> tuple[RoiNames, dict[str, int]]:
+    """Adds the ROIs that files name themselves.
+
+    Args:
+        names: from ``find_names``.
+        found: names in all files with named ROIs; empty where there are none.
+        given: names that the user gave, in order of value; they replace those found.
+        label_map: the user's map, which may name ROIs.
+
+    Returns:
+        The names, and name → value for painting those files.
+
+    Raises:
+        SettingsError: none of the given names is in the files.
+    """
+    if given:
+        names = RoiNames(dict(enumerate(given, start=1)))
+    found = list(found)
+    if not found:
+        return names, {}
+    if given or not names.general or has_names(label_map):
+        values = roi_values(found, given, label_map)
+        table = dict(enumerate(values.names, start=1))
+        return replace(names, in_files=table), values.values
+    # A table beside the files says the numbers; ROIs that it does not know come after them.
+    known = {same_name(name): value for value, name in names.general.items()}
+    table = {}
+    following = max(names.general) + 1
+    for name in distinct_names(found):
+        value = known.get(same_name(name), following)
+        following += value == following
+        table[value] = name
+    return replace(names, in_files=table), {name: value for value, name in table.items()}
 
 
 def _from_report(path: Path) -> RoiNames | None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from autoseg_lib.data.label_rules import LabelRules
+from autoseg_lib.data.masks import read_slice
 from autoseg_lib.data.scan import shown_orientation
 from autoseg_lib.errors import DataError, name_list
 from autoseg_lib.evaluate.names import RunMemory
-from autoseg_lib.geometry import Geometry
-from autoseg_lib.io.raster import read_label
-from autoseg_lib.io.volume_files import read_label_file
+from autoseg_lib.evaluate.reading import part_of, read_whole
 from autoseg_lib.volume import Mask, reorient
 
 # What slices are called that have no file of their own: numbered from 1 as the scan is sliced and shown.
@@ -22,7 +22,11 @@ _NUMBERED = re.compile(r"slice_(\d{4,})")
 
 
 def slices_and_volume(
-    name: str, files: dict[str, Path], volume: Path, memory: RunMemory | None = None
+    name: str,
+    files: dict[str, Path],
+    volume: Path,
+    memory: RunMemory | None = None,
+    rules: tuple[LabelRules, LabelRules] = (LabelRules(), LabelRules()),
 ) -> tuple[Mask, Mask, str]:
     """Reads slices and a volume of one case onto one grid: the volume's, turned as the slices are.
 
@@ -34,6 +38,7 @@ def slices_and_volume(
         files: slice name → file.
         volume: file of the volume.
         memory: what the run folder remembers of the case, if one of the two comes from a run.
+        rules: for the slices and for the volume.
 
     Returns:
         The mask of the slices, the mask of the volume, and a sentence where planes have no slice ("" otherwise).
@@ -42,7 +47,7 @@ def slices_and_volume(
         DataError: the slices' places cannot be known, or the two differ in size.
     """
     planes, memory = _planes(name, list(files), volume, memory)
-    whole = _turned(read_label_file(volume), memory)
+    whole = _turned(read_whole(volume, rules[1])[0], memory)
     count, rows, columns = whole.array.shape
     order = sorted(files, key=lambda item: planes[item])
     if (memory is not None and len(memory.position_mm) != count) or planes[order[-1]] >= count:
@@ -52,16 +57,17 @@ def slices_and_volume(
             "Masks of the same scan need the same slices."
         )
     chosen = [planes[item] for item in order]
-    array = np.zeros((len(order), rows, columns), np.uint16)
+    array: npt.NDArray[np.unsignedinteger] = np.zeros((len(order), rows, columns), np.uint16)
     for place, item in enumerate(order):
-        plane = read_label(files[item]).array
+        plane = read_slice(files[item], rules[0]).array
         if plane.shape != (rows, columns):
             raise DataError(
                 f"'{files[item].name}' is {plane.shape[1]}×{plane.shape[0]}, the slices of '{volume.name}' are "
                 f"{columns}×{rows}. Masks of the same slice need the same size."
             )
+        array = array.astype(np.promote_types(array.dtype, plane.dtype), copy=False)
         array[place] = plane
-    geometry = _part(whole.geometry, chosen)
+    geometry = part_of(whole.geometry, chosen)
     missing = count - len(chosen)
     verb = (
         "slice of '{0}' has no partner and is" if missing == 1 else "slices of '{0}' have no partner and are"
@@ -93,14 +99,3 @@ def _turned(mask: Mask, memory: RunMemory | None) -> Mask:
         return reorient(mask, (memory.orientation if memory else "") or shown_orientation(mask.geometry))
     # A series or pictures: sliced as they are; without directions the file's own order is the slices' order.
     return reorient(mask, memory.orientation) if memory.orientation else mask
-
-
-def _part(geometry: Geometry, planes: Sequence[int]) -> Geometry:
-    if len(planes) == geometry.shape_zyx[0]:
-        return geometry
-    first, last = planes[0], planes[-1]
-    if last - first + 1 == len(planes):
-        return geometry.slices(first, last + 1)
-    positions = tuple(float(geometry.positions_mm[plane]) for plane in planes)
-    start = geometry.slices(first, first + 1)
-    return replace(start, shape_zyx=(len(planes), *geometry.shape_zyx[1:]), slice_positions_mm=positions)

@@ -10,21 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg_lib.data.discover import ImageSource, discover
-from autoseg_lib.data.masks import load_case
-from autoseg_lib.data.naming import image_stem
-from autoseg_lib.data.pairing import TrainingCase, labelled_part
-from autoseg_lib.data.scan import Scan
+from autoseg_lib.data.label_rules import LabelRules
+from autoseg_lib.data.masks import load_case, read_slices
+from autoseg_lib.data.pairing import TrainingCase
+from autoseg_lib.data.scan import Scan, scan_of
 from autoseg_lib.errors import DataError, name_list
-from autoseg_lib.evaluate.match import MaskCase, MaskFolder, find_masks
+from autoseg_lib.evaluate.match import MaskFolder, find_masks
 from autoseg_lib.evaluate.names import RunMemory, read_run_memory
+from autoseg_lib.evaluate.reading import case_of, read_whole
 from autoseg_lib.geometry import Geometry
-from autoseg_lib.io.files import same_text
-from autoseg_lib.io.raster import LABEL_SUFFIXES, read_label
-from autoseg_lib.io.volume_files import is_volume_file, stem_of
+from autoseg_lib.io.volume_files import is_volume_file
 from autoseg_lib.volume import Mask, Volume
 
-# Number of ROIs (None: unknown) → the scan, its mask on the scan's slices, and sentences for the user.
-Loader = Callable[[int | None], tuple[Scan, Mask, tuple[str, ...]]]
+# How codes and names become ROI numbers → the scan, its mask on the scan's slices, and sentences for the user.
+Loader = Callable[[LabelRules], tuple[Scan, Mask, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -35,21 +34,24 @@ class MaskJob:
         name: the case.
         files: the mask's files.
         load: reads it.
+        names: the ROIs that the mask's file names itself; empty where it holds numbers.
     """
 
     name: str
     files: tuple[Path, ...]
     load: Loader
+    names: tuple[str, ...] = ()
 
 
 def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> tuple[list[MaskJob], list[str]]:
     """Lists the masks to measure, each with what gives its geometry.
 
-    In this order: the image of the same name; for slices of a run folder, what the run remembers; a volume's
-    own header.
+    In this order: the image that a manifest lists; the image of the same name, or that the mask says it was drawn on; for
+    slices of a run folder, what the run remembers; a volume's own header.
 
     Args:
-        masks: folder of masks (volumes, slices, slices in folders, a run folder), or one file.
+        masks: folder of masks (volumes, RTSTRUCT or DICOM SEG files, slices, slices in folders, a run folder), one file, or a
+            CSV manifest (columns image, label).
         images: folder or file of the scans, or None.
         slice_axis: as in ``load_scan``.
 
@@ -59,11 +61,12 @@ def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> tup
     Raises:
         DataError: no masks there, or images were given and none fits.
     """
-    found = _find(masks)
+    found = find_masks(masks)
     notes: list[str] = []
-    jobs: list[MaskJob] = []
+    names = {path: said.names for path, said in found.named.items()}
+    jobs = [_training_job(name, case, slice_axis, names) for name, case in found.scans.items()]
     taken: set[Path] = set()
-    if images is not None:
+    if images is not None and not jobs:
         listing = discover(images)
         notes += listing.notes
         without = []
@@ -71,20 +74,21 @@ def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> tup
         # Scans come before pictures: a folder of label pictures beside the scans is no scan.
         rank = {"dicom": 0, "volume": 1, "raster": 2}
         for source in sorted(listing.sources, key=lambda item: rank[item.kind]):
-            job = _job_of(source, found, slice_axis)
-            twice = sorted({claimed[path] for path in job.files if path in claimed}) if job else []
+            case = case_of(source, found)
+            twice = sorted({claimed[path] for path in case.labels if path in claimed}) if case else []
             if twice and source.kind != "raster":
+                doubled = [path.name for path in case.labels if path in claimed] if case else []
                 raise DataError(
-                    f"the masks {name_list([path.name for path in job.files if path in claimed], 3) if job else ''} fit several scans by name "
+                    f"the masks {name_list(doubled, 3)} fit several scans by name "
                     f"({name_list([*twice, source.name])}), so it is unclear whose they are. Put the masks of each scan into "
                     "a folder of the scan's name."
                 )
-            if job is None or twice:
+            if case is None or twice:
                 without.append(source.name)
                 continue
-            jobs.append(job)
-            claimed.update(dict.fromkeys(job.files, job.name))
-            taken.update(job.files)
+            jobs.append(_training_job(source.name, case, slice_axis, names, _gap_note(source, case)))
+            claimed.update(dict.fromkeys(case.labels, source.name))
+            taken.update(case.labels)
         if not jobs:
             raise DataError(
                 f"no mask fits an image: the images are {name_list(without, 3)}, the masks "
@@ -93,7 +97,7 @@ def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> tup
             )
         if without:
             notes.append(f"images without a mask, not measured: {name_list(without)}.")
-    alone = _jobs_alone(found, taken, read_run_memory(found.path), slice_axis)
+    alone = _jobs_alone(found, taken, read_run_memory(found.path), slice_axis, names)
     if images is not None and alone:
         notes.append(
             f"masks without an image, measured as they are: {name_list([job.name for job in alone])}."
@@ -101,80 +105,27 @@ def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> tup
     return jobs + alone, notes
 
 
-def _find(masks: Path) -> MaskFolder:
-    if not masks.exists():
-        raise DataError(f"'{masks}': not found. Give a folder of masks, or one file.")
-    if masks.is_dir():
-        return find_masks(masks)
-    if is_volume_file(masks):
-        name = same_text(stem_of(masks))
-        return MaskFolder(masks.parent, {name: MaskCase(name, masks)}, {})
-    if masks.suffix.lower() in LABEL_SUFFIXES:
-        return MaskFolder(masks.parent, {}, {same_text(masks.stem): masks})
-    raise DataError(f"'{masks.name}': found no mask. Expected .nii.gz, .nrrd, .mha, .png or .npy.")
-
-
 # --- with images
 # ------------------------------------------------------------------------------------------------------
 
 
-def _job_of(source: ImageSource, found: MaskFolder, slice_axis: str) -> MaskJob | None:
-    names = (source.name, source.files[0].parent.name, image_stem(source.files[0]))
-    wanted = dict.fromkeys(same_text(name) for name in names)
-    named = [found.cases[name] for name in wanted if name in found.cases]
-    for pool in [*(case.slices for case in named), found.loose, *_only_fit(source, found)]:
-        case = labelled_part(source, _partners(source, pool)) if pool else None
-        if case is not None:
-            return _training_job(source.name, case, slice_axis, _gap_note(source, case))
-    for candidate in named:
-        if candidate.volume is not None:
-            return _training_job(source.name, TrainingCase(source, label_volume=candidate.volume), slice_axis)
-    return None
-
-
-def _partners(source: ImageSource, pool: dict[str, Path]) -> list[Path | None]:
-    """The mask of each slice, by the slice's name or its file's."""
-    frames = len(set(source.files)) < len(source.files)
-    result: list[Path | None] = []
-    for index, file in enumerate(source.images if source.kind == "volume" else source.files):
-        name = same_text(source.slice_names[index]) if source.slice_names else ""
-        result.append(pool.get(name) or (None if frames else pool.get(same_text(image_stem(file)))))
-    return result
-
-
-# Names that say what a folder holds, not whose it is.
-_LAYOUT_NAMES = {"labels", "label", "masks", "mask", "segmentations", "segmentation"}
-
-
-def _only_fit(source: ImageSource, found: MaskFolder) -> list[dict[str, Path]]:
-    """The slices in a folder "labels" or "masks", where that is all there is and it has a mask for every slice.
-
-    A folder of any other name belongs to the scan of that name: slice names such as "IM_0001" fit every scan.
-    """
-    if len(found.cases) != 1:
-        return []
-    ((name, case),) = found.cases.items()
-    fits = name.lower() in _LAYOUT_NAMES and case.slices and None not in _partners(source, case.slices)
-    return [case.slices] if fits else []
-
-
 def _gap_note(source: ImageSource, case: TrainingCase) -> str:
     missing = len(source.files) - len(case.source.files)
-    if not missing:
+    if not missing or case.label_volume is not None:
         return ""
-    return (
-        f"{missing} of {len(source.files)} slices have no mask; areas are of the others, and a volume "
-        "spans the gaps "
-        "between them"
-    )
+    count = "1 of {0} slices has" if missing == 1 else f"{missing} of {{0}} slices have"
+    return f"{count.format(len(source.files))} no mask; areas are of the others, and a volume spans the gaps between them"
 
 
-def _training_job(name: str, case: TrainingCase, slice_axis: str, note: str = "") -> MaskJob:
-    def load(num_labels: int | None) -> tuple[Scan, Mask, tuple[str, ...]]:
-        scan, mask, notes = load_case(case, num_labels=num_labels, slice_axis=slice_axis)
+def _training_job(
+    name: str, case: TrainingCase, slice_axis: str, names: dict[Path, tuple[str, ...]], note: str = ""
+) -> MaskJob:
+    def load(rules: LabelRules) -> tuple[Scan, Mask, tuple[str, ...]]:
+        scan, mask, notes = load_case(case, rules=rules, slice_axis=slice_axis)
         return replace(scan, name=name), mask, (*notes, note) if note else notes
 
-    return MaskJob(name, case.labels, load)
+    own = names.get(case.label_volume, ()) if case.label_volume else ()
+    return MaskJob(name, case.labels, load, own)
 
 
 # --- masks alone
@@ -182,7 +133,11 @@ def _training_job(name: str, case: TrainingCase, slice_axis: str, note: str = ""
 
 
 def _jobs_alone(
-    found: MaskFolder, taken: set[Path], memory: dict[str, RunMemory], slice_axis: str
+    found: MaskFolder,
+    taken: set[Path],
+    memory: dict[str, RunMemory],
+    slice_axis: str,
+    names: dict[Path, tuple[str, ...]],
 ) -> list[MaskJob]:
     jobs = []
     for name, case in found.cases.items():
@@ -191,7 +146,7 @@ def _jobs_alone(
         if case.slices and (name in memory or case.volume is None):
             jobs.append(_slices_job(name, case.slices, memory.get(name)))
         elif case.volume is not None:
-            jobs.append(_volume_job(name, case.volume, slice_axis))
+            jobs.append(_volume_job(name, case.volume, slice_axis, names.get(case.volume, ())))
     loose = {name: path for name, path in found.loose.items() if path not in taken}
     if loose and not taken & set(found.loose.values()):
         folder = next(iter(loose.values())).parent
@@ -200,31 +155,38 @@ def _jobs_alone(
     return jobs
 
 
-def _volume_job(name: str, path: Path, slice_axis: str) -> MaskJob:
-    def load(num_labels: int | None) -> tuple[Scan, Mask, tuple[str, ...]]:
-        # The mask is its own image here: it is sliced and turned as an image volume would be.
-        source = replace(discover(path).sources[0], name=name)
-        return load_case(
-            TrainingCase(source, label_volume=path), num_labels=num_labels, slice_axis=slice_axis
-        )
+def _volume_job(name: str, path: Path, slice_axis: str, names: tuple[str, ...]) -> MaskJob:
+    def load(rules: LabelRules) -> tuple[Scan, Mask, tuple[str, ...]]:
+        # The mask is its own image here: it is sliced and turned as an image volume would be. A DICOM SEG keeps its slices.
+        mask, said = read_whole(path, rules)
+        own_slices = not is_volume_file(path)
+        source = "header of the mask" if mask.geometry.spacing_known else ""
+        scan = scan_of(name, Volume(mask.array, mask.geometry, "", source), slice_axis, own_slices=own_slices)
+        scan = replace(scan, warnings=(*scan.warnings, *said, *_no_spacing(mask.geometry)))
+        turned = scan.volume.array.astype(mask.array.dtype, copy=False)
+        return scan, Mask(turned, scan.volume.geometry), scan.warnings
 
-    return MaskJob(name, (path,), load)
+    return MaskJob(name, (path,), load, names)
+
+
+def _no_spacing(geometry: Geometry) -> tuple[str, ...]:
+    if geometry.spacing_known:
+        return ()
+    return (
+        "no image and so no pixel spacing: pixels are counted, areas in mm² are unknown. Give the images (--images)",
+    )
 
 
 def _slices_job(name: str, files: dict[str, Path], memory: RunMemory | None) -> MaskJob:
-    def load(num_labels: int | None) -> tuple[Scan, Mask, tuple[str, ...]]:
+    def load(rules: LabelRules) -> tuple[Scan, Mask, tuple[str, ...]]:
         names = list(files)
         if memory:
             order = {known: index for index, known in enumerate(memory.position_mm)}
             names.sort(key=lambda item: order.get(item, len(order)))
-        planes, notes = _read_planes(name, [files[item] for item in names], num_labels)
+        planes, notes = _read_planes(name, [files[item] for item in names], rules)
         shape = (planes.shape[1], planes.shape[2])
         geometry = memory.geometry(names, shape) if memory else Geometry.from_spacing(planes.shape)
-        if not geometry.spacing_known:
-            notes.append(
-                "no image and so no pixel spacing: pixels are counted, areas in mm² are unknown. Give "
-                "the images (--images)"
-            )
+        notes += _no_spacing(geometry)
         source = "run_report.json" if geometry.spacing_known else ""
         scan = Scan(
             name=name,
@@ -242,12 +204,13 @@ def _slices_job(name: str, files: dict[str, Path], memory: RunMemory | None) -> 
 
 
 def _read_planes(
-    name: str, files: Sequence[Path], num_labels: int | None
+    name: str, files: Sequence[Path], rules: LabelRules
 ) -> tuple[npt.NDArray[np.unsignedinteger], list[str]]:
     planes: list[npt.NDArray[np.unsignedinteger]] = []
     notes: list[str] = []
-    for file in files:
-        label = read_label(file, num_labels)
+    for file, label in zip(files, read_slices(files, rules), strict=True):
+        if isinstance(label, DataError):
+            raise label
         if planes and label.array.shape != planes[0].shape:
             raise DataError(
                 f"'{name}': label '{file.name}' differs in size from '{files[0].name}'; slices of one "

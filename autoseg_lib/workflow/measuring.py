@@ -4,35 +4,44 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from autoseg_lib.data.label_map import (
+    FIRST_CODE,
+    LabelMap,
+    codes_message,
+    look_like_codes,
+    map_option,
+    propose_map,
+)
+from autoseg_lib.data.label_rules import LabelRules
+from autoseg_lib.data.masks import read_slices
 from autoseg_lib.data.scan import Scan
-from autoseg_lib.errors import AutosegError, DataError
-from autoseg_lib.evaluate.names import find_names
+from autoseg_lib.data.whole_labels import is_whole
+from autoseg_lib.errors import AutosegError, DataError, name_list
+from autoseg_lib.evaluate.names import RoiNames, find_names, with_files
+from autoseg_lib.evaluate.reading import read_whole
 from autoseg_lib.events import Listener, Message, Progress, nobody
 from autoseg_lib.export.report import build_run_report, case_report, write_json
 from autoseg_lib.export.run_folder import RunFolder, open_run
 from autoseg_lib.export.tables import csa_table, write_csa_results, write_measurements, write_volumes
 from autoseg_lib.io.files import sha256_of
-from autoseg_lib.io.raster import read_label
-from autoseg_lib.io.volume_files import all_files, is_volume_file, read_label_file
+from autoseg_lib.io.label_codes import FIRST_COLOUR, codes_text, is_mark
+from autoseg_lib.io.volume_files import all_files
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import SliceMeasurement, measure_slices
 from autoseg_lib.measure.volumes import VolumeMeasurement, measure_volumes
+from autoseg_lib.settings import MOST_LABELS
 from autoseg_lib.system import versions
 from autoseg_lib.volume import Mask
 from autoseg_lib.workflow.mask_jobs import MaskJob, find_jobs
-
-# A file with higher values is an image, or needs names: the setting num_labels ends here too.
-_MOST_ROIS = 254
-
-# A lone value from here on is a code for "inside" (63, 64, 100, 127, 128, 200, 255 are in use); a smaller one is a label.
-_FIRST_CODE = 63
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class MeasureResult:
         for row in self.volumes:
             size = f"{row.volume_ml:.2f} ml" if row.volume_ml is not None else f"no volume ({row.note})"
             mean = f", mean area {row.mean_area_mm2:.1f} mm²" if row.mean_area_mm2 is not None else ""
-            lines.append(f"{row.case}: {row.roi} {size}{mean} on {row.slices} slices")
+            lines.append(f"{row.case}: {row.roi} {size}{mean} on {_slices(row.slices)}")
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"'{case}' was not measured: {reason}" for case, reason in self.failures]
         count = "1 mask" if len(self.cases) == 1 else f"{len(self.cases)} masks"
@@ -84,13 +93,20 @@ class MeasureResult:
         }
 
 
+def _slices(count: int) -> str:
+    return "1 slice" if count == 1 else f"{count} slices"
+
+
 def measure_masks(
     masks: Path,
     output: Path,
     images: Path | None = None,
     *,
     labels: Sequence[str] | None = None,
+    label_map: LabelMap | None = None,
     slice_axis: str = "auto",
+    overlap_priority: Sequence[str] = (),
+    seg_threshold: float = 0.5,
     mode: str = "new",
     on_event: Listener = nobody,
 ) -> MeasureResult:
@@ -98,13 +114,17 @@ def measure_masks(
     run_report.json.
 
     Args:
-        masks: folder of masks (volumes; slices, flat or a folder per scan; a run folder), or one file.
+        masks: folder of masks (volumes; RTSTRUCT or DICOM SEG files; slices, flat or a folder per scan; a run folder), one
+            file, or a CSV manifest (columns image, label).
         output: the run folder for the tables.
-        images: the scans, matched by name; they give pixel spacing and slice positions.
-        labels: names of the ROIs in order of label value; None: from run_report.json or labels.csv beside the
-            masks,
-            else numbered.
+        images: the scans, matched by name or by the series that a mask says it was drawn on; they give pixel spacing and
+            slice positions.
+        labels: names of the ROIs in order of label value; None: those in the files, from run_report.json or labels.csv beside
+            the masks, else numbered.
+        label_map: code or name → ROI number.
         slice_axis: as in ``load_scan``: which way volumes are sliced.
+        overlap_priority: names of ROIs, the first on top where they overlap.
+        seg_threshold: share of a pixel from which a fractional DICOM SEG counts.
         mode: "new", "continue" or "overwrite", see ``open_run``; here both measure again, and only the tables and the
             report are replaced: masks that lie in ``output`` stay.
         on_event: told about progress and notes.
@@ -118,7 +138,9 @@ def measure_masks(
     # The output may be the run folder whose masks are measured: nothing but the four tables is ever replaced.
     read = [path for job in jobs for path in job.files]
     run = open_run(output, mode, inputs=[*read, *([images] if images else [])], tables_only=True)
-    table, recode, found = _label_table(masks, labels, jobs, notes)
+    names, roi_values = _names(masks, jobs, labels, label_map)
+    rules = LabelRules(label_map or {}, roi_values, tuple(overlap_priority), seg_threshold)
+    table, rules, found = _label_table(names, jobs, rules, notes)
     measurements: list[SliceMeasurement] = []
     volumes: list[VolumeMeasurement] = []
     reports: list[dict[str, Any]] = []
@@ -126,8 +148,9 @@ def measure_masks(
     for number, job in enumerate(jobs):
         on_event(Progress("Measuring", number, len(jobs), job.name))
         try:
-            scan, mask, said = job.load(len(table))
-            mask = _recoded(mask, recode)
+            _require_names(job, jobs, names, roi_values)
+            scan, mask, said = job.load(replace(rules, num_labels=len(table)))
+            _require_numbers(mask)
             rows = measure_slices(
                 mask, table, case=job.name, slice_names=scan.slice_names, slice_files=scan.slice_files
             )
@@ -181,48 +204,99 @@ def _case_report(
 # ------------------------------------------------------------------------------------------------
 
 
+def _names(
+    masks: Path, jobs: list[MaskJob], given: Sequence[str] | None, label_map: LabelMap | None
+) -> tuple[RoiNames, dict[str, int]]:
+    """Returns the names of the ROIs, and name → value for the masks that name them."""
+    beside = find_names(masks if masks.is_dir() else masks.parent)
+    return with_files(
+        RoiNames(beside.general), [name for job in jobs for name in job.names], given, label_map
+    )
+
+
 def _label_table(
-    masks: Path, given: Sequence[str] | None, jobs: list[MaskJob], notes: list[str]
-) -> tuple[LabelTable, dict[int, int], set[int]]:
-    """Returns the ROIs, value → value where the only ROI has a code (0 and 255), and the values to
-    report.
+    names: RoiNames, jobs: list[MaskJob], rules: LabelRules, notes: list[str]
+) -> tuple[LabelTable, LabelRules, set[int]]:
+    """Returns the ROIs, the rules (with a map where the only ROI has a code such as 255), and the values to report.
 
     ROIs that someone named are always reported; numbered ones only where a mask has them.
     """
-    names = (
-        dict(enumerate(given, start=1))
-        if given
-        else find_names(masks if masks.is_dir() else masks.parent).general
-    )
-    values = _values(jobs) if len(names) < 2 else set()
+    known = {**names.general, **names.in_files}
+    counts = _counts([job for job in jobs if not job.names], rules) if len(known) < 2 else Counter()
+    _refuse_codes(counts)
+    values = {value for value in counts if value}
     only = next(iter(values)) if len(values) == 1 else 0
-    if only >= _FIRST_CODE and only not in names:
+    if only >= FIRST_CODE and only not in known and not names.in_files:
         notes.append(f"the masks hold the values 0 and {only}; {only} is taken as ROI 1.")
-        return LabelTable([names.get(1, "ROI 1")]), {only: 1}, {1}
-    if names:
-        table = LabelTable([names.get(value, f"ROI {value}") for value in range(1, max(names) + 1)])
-        return table, {}, set(table.values)
-    values = {value for value in values if value <= _MOST_ROIS} or {1}
-    return LabelTable.numbered(max(values)), {}, values
+        return (
+            LabelTable([known.get(1, "ROI 1")]),
+            replace(rules, label_map={**rules.label_map, only: 1}),
+            {1},
+        )
+    if known:
+        table = LabelTable([known.get(value, f"ROI {value}") for value in range(1, max(known) + 1)])
+        return table, rules, set(table.values)
+    if look_like_codes(values) and max(values) <= MOST_LABELS:
+        proposed = propose_map(counts) or {}
+        notes.append(
+            f"the values {codes_text(values)} look like codes; each is measured as an ROI of that number. To number them 1, 2, "
+            f'... give --label-map "{map_option(proposed)}".'
+        )
+    values = {value for value in values if value <= MOST_LABELS} or {1}
+    return LabelTable.numbered(max(values)), rules, values
 
 
-def _values(jobs: list[MaskJob]) -> set[int]:
-    """All label values of all masks; a file that cannot be read is reported when it is measured."""
-    found: set[int] = set()
+def _refuse_codes(counts: Counter[int]) -> None:
+    """Refuses colours and planes that nobody mapped, and masks that mark what is around the ROI.
+
+    Raises:
+        DataError: with the map to give.
+    """
+    total = sum(counts.values()) or 1
+    share = {value: count / total for value, count in counts.items()}
+    proposed = propose_map(counts, share)
+    marks = {value for value in counts if is_mark(value)}
+    if marks or (proposed or {}).get(0) == 1:
+        raise DataError(codes_message(counts, share, option="--label-map"))
+
+
+def _require_numbers(mask: Mask) -> None:
+    """Refuses colours and planes that nobody mapped."""
+    if int(mask.array.max(initial=0)) >= FIRST_COLOUR:
+        values, counts = np.unique(mask.array, return_counts=True)
+        _refuse_codes(Counter(dict(zip(values.tolist(), counts.tolist(), strict=True))))
+
+
+def _require_names(job: MaskJob, jobs: list[MaskJob], names: RoiNames, roi_values: dict[str, int]) -> None:
+    """Refuses a mask of numbers among masks that name their ROIs, where nobody said which number is which name.
+
+    Raises:
+        DataError: with what to give.
+    """
+    if roi_values and not job.names and not names.general:
+        named = next(other.name for other in jobs if other.names)
+        raise DataError(
+            f"it holds numbers, and others name their ROIs ('{named}': {name_list(list(roi_values), 5)}), so it is not certain "
+            "which number is which ROI. Give --labels with the names in the order of the numbers."
+        )
+
+
+def _counts(jobs: list[MaskJob], rules: LabelRules) -> Counter[int]:
+    """Returns value → pixels of all masks of numbers; a file that cannot be read is reported when it is measured."""
+    found: Counter[int] = Counter()
     for job in jobs:
-        for path in job.files:
+        slices = [path for path in job.files if not is_whole(path, 2)]
+        for label in read_slices(slices, rules):
+            if not isinstance(label, DataError):
+                _count(label.array, found)
+        for path in set(job.files) - set(slices):
             try:
-                array = read_label_file(path).array if is_volume_file(path) else read_label(path).array
+                _count(read_whole(path, rules)[0].array, found)
             except AutosegError:
                 continue
-            found.update(int(value) for value in np.unique(array) if value)
     return found
 
 
-def _recoded(mask: Mask, recode: dict[int, int]) -> Mask:
-    if not recode:
-        return mask
-    array = np.zeros_like(mask.array)
-    for old, new in recode.items():
-        array[mask.array == old] = new
-    return mask.with_array(array)
+def _count(array: npt.NDArray[np.unsignedinteger], found: Counter[int]) -> None:
+    values, counts = np.unique(array, return_counts=True)
+    found.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
