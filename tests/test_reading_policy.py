@@ -25,11 +25,6 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from autoseg_lib.data.discover import discover
-from autoseg_lib.data.scan import load_scan
-from autoseg_lib.io.dicom_headers import read_headers
-from autoseg_lib.io.dicom_series import group_series, read_series
-from autoseg_lib.io.files import walk_files
 from autoseg_lib.measure.volumes import why_no_volume
 from tests.helpers.dicom import item, uid, write_series, write_slice
 from tests.helpers.policy import CASES, Outcome, look, policy_rows, row

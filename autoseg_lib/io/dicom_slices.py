@@ -127,7 +127,7 @@ def _slice(header: Any, groups: list[Dataset], frame: int | None, shared: dict[s
     if position is not None and max(map(abs, position)) > _FARTHEST_MM:
         position = None
     if position is None and shown_value(raw_position):
-        notes.append(f"the image position in the header ({shown_value(raw_position)}) cannot be used.")
+        notes.append("the image position in the header cannot be used: it is not three sensible numbers.")
     orientation, doubt = right_angled(numbers_of(raw_cosines, 6))
     if orientation is None and shown_value(raw_cosines):
         notes.append("the image orientation in the header is broken: no two directions at a right angle.")

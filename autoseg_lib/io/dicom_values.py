@@ -80,7 +80,7 @@ def numbers_of(value: Any, count: int) -> list[float] | None:
 def shown_value(value: Any) -> str:
     """Returns a broken number for a message, "" where there is nothing: digits and signs alone, at most 40 of them."""
     text = " × ".join(str(item) for item in many_of(value))
-    return re.sub(r"[^\w×.,+\- ]", "?", text)[:40].strip()
+    return re.sub(r"[^0-9eE×.,+\- ]", "?", text)[:40].strip()
 
 
 def positive_of(value: Any) -> float | None:
