@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from autoseg_lib.data.doctor.finding import Finding
 from autoseg_lib.data.doctor.fixing import FixLog, apply_fixes
 from autoseg_lib.events import Listener, nobody
 from autoseg_lib.io.volume_files import stem_of
-from autoseg_lib.workflow.checking import Study
+from autoseg_lib.workflow.checking import Study, check_study
 
 
 def correct_study(study: Study, findings: Sequence[Finding], on_event: Listener = nobody) -> FixLog:
@@ -25,6 +26,22 @@ def correct_study(study: Study, findings: Sequence[Finding], on_event: Listener 
     """
     folder = free_folder(Path(study.settings.main_dir).expanduser())
     return apply_fixes(findings, study.settings, study.pairing, folder, on_event)
+
+
+def correct_and_check(study: Study, folder: Path, on_event: Listener = nobody) -> tuple[FixLog, Study]:
+    """Writes a corrected copy with all fixes and checks it again.
+
+    Args:
+        study: a data folder that has been looked at.
+        folder: a new or empty folder for the copy.
+        on_event: hears the progress.
+
+    Raises:
+        ExportError: the folder is not free, or the copy cannot be written.
+    """
+    log = apply_fixes(study.report.findings, study.settings, study.pairing, folder, on_event)
+    settings = replace(study.settings, main_dir=str(log.folder))
+    return log, check_study(settings, on_event)
 
 
 def free_folder(data: Path) -> Path:

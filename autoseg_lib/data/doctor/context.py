@@ -54,6 +54,10 @@ class Context:
             for index, item in enumerate(case.slices):
                 yield case, index, item
 
+    def has(self, name: str) -> bool:
+        """Whether a case of this name could be read."""
+        return name in self._facts_by_name
+
     def case(self, name: str) -> CaseFacts:
         """Returns the facts of a case."""
         return self._facts_by_name[name]

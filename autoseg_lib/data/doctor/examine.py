@@ -9,6 +9,7 @@ from autoseg_lib.data.doctor.context import Context, label_values, usual_rois
 from autoseg_lib.data.doctor.facts import CaseFacts, gather_facts, small_side
 from autoseg_lib.data.doctor.faulty import diagnose
 from autoseg_lib.data.doctor.finding import Finding
+from autoseg_lib.data.doctor.names import names_beside
 from autoseg_lib.data.doctor.report import CheckReport, roi_table, summary_line
 from autoseg_lib.data.doctor.table import CHECKS
 from autoseg_lib.data.pairing import Pairing
@@ -72,7 +73,8 @@ def run_checks(context: Context) -> tuple[tuple[Finding, ...], tuple[Finding, ..
 
 
 def find_labels(settings: TrainSettings, facts: Sequence[CaseFacts], named: Sequence[str] = ()) -> LabelTable:
-    """Returns the ROIs: the names given, those in the label files, else as many numbered ones as the label files hold."""
+    """Returns the ROIs: the names given, those in the label files, those that lie beside the data and fit, else as many
+    numbered ones as the label files hold."""
     if settings.labels_list != AUTO:
         return LabelTable(settings.labels_list)
     if named:
@@ -80,9 +82,12 @@ def find_labels(settings: TrainSettings, facts: Sequence[CaseFacts], named: Sequ
     if settings.num_labels != AUTO:
         return LabelTable.numbered(settings.num_labels)
     usual, odd = usual_rois(facts)
+    values = label_values(facts)
+    highest = usual if odd else max(values, default=0)
+    names, _ = names_beside(settings.main_dir)
+    if names and highest == len(names):
+        return LabelTable(names)
     if odd:
         return LabelTable.numbered(usual)
-    values = label_values(facts)
-    highest = max(values, default=0)
     # Codes such as 0 and 255 are no count of ROIs; a finding says so.
     return LabelTable.numbered(highest if highest <= 2 * len(values) else 0)

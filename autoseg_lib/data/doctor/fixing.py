@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,15 @@ class FixLog:
         unsure = sum(not change.sure for change in self.changes)
         look = f" {unsure} of them rest on statistics: please look at them." if unsure else ""
         return f"A corrected copy is in '{self.folder}' ({count}, listed in {self.log_file.name}).{look}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the log as plain values for ``--json``."""
+        return {
+            "folder": str(self.folder),
+            "changes": [asdict(change) for change in self.changes],
+            "not_fixed": [finding.to_dict() for finding in self.not_fixed],
+            "failed": list(self.failed),
+        }
 
     def lines(self) -> list[str]:
         """Returns what was done and what was not, as text lines."""

@@ -40,6 +40,7 @@ CHECKS = (
     Check("pairing", "every image has its label, and every label its image", files.check_pairing),
     Check("unreadable", "every file can be read; labels lie on their images' grids", files.check_unreadable),
     Check("swapped_files", "no image and label have changed places", files.check_swapped_files),
+    Check("foreign_label", "every label lies on its own scan", files.check_foreign_labels),
     # label values and ROIs
     Check("label_values", "label values are ROI numbers", values.check_label_values),
     Check("missing_roi", "every ROI is drawn somewhere", values.check_missing_rois),
@@ -77,5 +78,6 @@ CHECKS = (
     Check("unknown_patients", "images tell whose they are", patients.check_unknown_patients),
     # the study
     Check("few_cases", "there is enough to learn from", amount.check_amount),
+    Check("names", "ROIs are named", files.check_names),
     Check("reading", "nothing had to be assumed in reading", files.check_assumptions),
 )

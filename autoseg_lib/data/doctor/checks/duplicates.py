@@ -112,7 +112,8 @@ def check_same_label(context: Context) -> Iterable[Finding]:
     for unit in _units(context):
         if unit.drawn >= FEWEST_LABEL_PIXELS:
             groups[unit.label_checksum].append(unit)
-    same = [group for group in groups.values() if len({unit.checksum for unit in group}) > 1]
+    # Of the same image, saved twice, the labels are the same by right.
+    same = [group for group in groups.values() if _differ(group)]
     if not same:
         return
     units = [unit for group in same for unit in group]
@@ -134,6 +135,18 @@ def check_same_label(context: Context) -> Iterable[Finding]:
             fix.actions,
             sure=False,
         ),
+    )
+
+
+def _differ(group: Sequence[_Unit]) -> bool:
+    """Whether any two images of a group are more than copies of each other."""
+    first = group[0]
+    return any(
+        unit.checksum != first.checksum
+        and (
+            unit.picture.size != first.picture.size or float(unit.picture @ first.picture) < NEAR_CORRELATION
+        )
+        for unit in group[1:]
     )
 
 

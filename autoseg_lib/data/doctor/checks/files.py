@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from autoseg_lib.data.cases import PairingIssue
+from autoseg_lib.data.cases import PairingIssue, TrainingCase
 from autoseg_lib.data.doctor.context import Context
 from autoseg_lib.data.doctor.finding import Finding, Fix, FixAction, Sample, Severity
-from autoseg_lib.data.doctor.fixes import counted, leave_out, rename_labels
-from autoseg_lib.errors import name_list
+from autoseg_lib.data.doctor.fixes import case_files, counted, leave_out, rename_labels
+from autoseg_lib.data.doctor.names import names_beside
+from autoseg_lib.data.other_grid import LABEL_GRID_TOLERANCE_MM
+from autoseg_lib.errors import AutosegError, name_list
+from autoseg_lib.io.segments import is_segment_file
+from autoseg_lib.io.volume_files import is_volume_file, read_label_file
+from autoseg_lib.settings import AUTO
 
 # What pairing tells that leaving files out puts right, with the words for it.
 _LEAVE_OUT = {
@@ -75,6 +81,79 @@ def check_swapped_files(context: Context) -> Iterable[Finding]:
         tuple(samples),
         fix,
     )
+
+
+def check_foreign_labels(context: Context) -> Iterable[Finding]:
+    """Label volumes that lie on the slices of another scan than the one they are named after."""
+    owners: dict[str, str] = {}
+    for case in context.pairing.cases:
+        if case.label_volume is not None and _is_elsewhere(context, case):
+            owner = _owner(context, case.label_volume, case.name)
+            if owner:
+                owners[case.name] = owner
+    for name, owner in owners.items():
+        label, other = context.training_case(name).label_volume, context.training_case(owner).label_volume
+        if label is None:
+            continue
+        exchanged = owners.get(owner) == name
+        if exchanged and other is not None:
+            fix = Fix("Let the two labels change places", (FixAction("swap_labels", (label, other)),))
+        else:
+            fix = leave_out(
+                case_files(context, name), "the scan with its label", "its label is another scan's"
+            )
+        if exchanged and name > owner:
+            continue  # told with the other one
+        yield Finding(
+            "error",
+            "foreign_label",
+            f"label '{label.name}' lies on the slices of the scan '{owner}', not on those of '{name}'"
+            f"{', and the other way round' if exchanged else ''}. Give each label the name of its own scan.",
+            (label.name,),
+            (Sample(name), Sample(owner)) if exchanged else (Sample(name),),
+            fix,
+        )
+
+
+def _is_elsewhere(context: Context, case: TrainingCase) -> bool:
+    """Whether reading has told that the label lies on another grid, or does not fit at all."""
+    if any(finding.samples == (Sample(case.name),) for finding in context.unreadable):
+        return True
+    return context.has(case.name) and any(
+        "another grid" in text for text in context.case(case.name).load_warnings
+    )
+
+
+def _owner(context: Context, label: Path, name: str) -> str:
+    """The one scan on whose grid a label lies exactly, "" where there is none or several."""
+    if not is_volume_file(label) or is_segment_file(label):
+        return ""
+    try:
+        geometry = read_label_file(label).geometry
+        found = [
+            facts.name
+            for facts in context.facts
+            if facts.geometry.orientation_known
+            and geometry.orientation_known
+            and geometry.oriented(facts.geometry.orientation_code).is_same_grid(
+                facts.geometry, LABEL_GRID_TOLERANCE_MM
+            )
+        ]
+    except AutosegError:
+        return ""
+    return found[0] if len(found) == 1 and found[0] != name else ""
+
+
+def check_names(context: Context) -> Iterable[Finding]:
+    """Where the ROIs' names come from when nobody set them."""
+    if (
+        context.settings.labels_list == AUTO
+        and context.labels.has_given_names
+        and not context.pairing.roi_names
+    ):
+        _, source = names_beside(context.settings.main_dir)
+        if source:
+            yield Finding("fine", "names", f"the ROIs' names are those of {source} in the data folder")
 
 
 def check_assumptions(context: Context) -> Iterable[Finding]:

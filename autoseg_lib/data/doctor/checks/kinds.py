@@ -67,11 +67,13 @@ def check_modalities(context: Context) -> Iterable[Finding]:
 
 def check_intensity_slices(context: Context) -> Iterable[Finding]:
     """Slices whose grey values are quite unlike those of their neighbours in the scan."""
+    told = {*context.swapped_files, *_inverted_images(context)}
     samples = [
         Sample(case.name, index)
         for case in context.facts
         if len(case.slices) >= FEWEST_TO_JUDGE
         for index in odd_slices(case)
+        if Sample(case.name, index) not in told
     ]
     if samples:
         names = [context.case(sample.case).shown_name(sample.slice_index or 0) for sample in samples]
@@ -109,9 +111,11 @@ def odd_slices(case: CaseFacts) -> list[int]:
 
 def check_intensity_cases(context: Context) -> Iterable[Finding]:
     """Scans whose grey values are quite unlike those of the other scans."""
+    told = {sample.case for sample in (*context.swapped_files, *_inverted_images(context))}
     groups: dict[str, list[CaseFacts]] = defaultdict(list)
     for case in context.facts:
-        groups[case.modality].append(case)
+        if case.name not in told or len(case.slices) > 1:
+            groups[case.modality].append(case)
     names = [case.name for cases in groups.values() for case in _odd_cases(cases)]
     if names:
         samples = tuple(Sample(name) for name in names)
@@ -147,17 +151,7 @@ def _odd_cases(cases: Sequence[CaseFacts]) -> list[CaseFacts]:
 
 def check_inverted(context: Context) -> Iterable[Finding]:
     """Images whose dark is the others' bright."""
-    groups: dict[str, list[tuple[Sample, FloatArray]]] = defaultdict(list)
-    for case in context.facts:
-        if case.kind == "volume":
-            groups["volume"].append((Sample(case.name), _stack_picture(case)))
-        else:
-            groups["slice"] += [
-                (Sample(case.name, i), _picture(item.small_image, _COMPARED_PIXELS))
-                for i, item in enumerate(case.slices)
-                if not item.is_constant
-            ]
-    samples = [sample for members in groups.values() for sample in _inverted(members)]
+    samples = _inverted_images(context)
     if not samples:
         return
     names = [
@@ -175,6 +169,20 @@ def check_inverted(context: Context) -> Iterable[Finding]:
         tuple(samples),
         _invert_fix(context, samples),
     )
+
+
+def _inverted_images(context: Context) -> list[Sample]:
+    groups: dict[str, list[tuple[Sample, FloatArray]]] = defaultdict(list)
+    for case in context.facts:
+        if case.kind == "volume":
+            groups["volume"].append((Sample(case.name), _stack_picture(case)))
+        else:
+            groups["slice"] += [
+                (Sample(case.name, i), _picture(item.small_image, _COMPARED_PIXELS))
+                for i, item in enumerate(case.slices)
+                if not item.is_constant and Sample(case.name, i) not in context.swapped_files
+            ]
+    return [sample for members in groups.values() for sample in _inverted(members)]
 
 
 def _inverted(members: Sequence[tuple[Sample, FloatArray]]) -> list[Sample]:
