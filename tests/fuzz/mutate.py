@@ -207,7 +207,9 @@ def _in_dicom(data: bytes, rng: random.Random, seeds: Sequence[bytes]) -> bytes:
                     dataset.PixelData = _damage(dataset.PixelData, rng, seeds)
                 elif choice < 0.28:
                     dataset.file_meta.TransferSyntaxUID = rng.choice(_SYNTAXES)
-                elif choice < 0.4:
+                elif choice < 0.5 and (tables := _tables(dataset)):
+                    _set_value(rng.choice(tables), rng)
+                elif choice < 0.6:
                     tags = [element.tag for element in dataset]
                     del dataset[rng.choice(tags)]
                 else:
@@ -225,11 +227,46 @@ def _in_dicom(data: bytes, rng: random.Random, seeds: Sequence[bytes]) -> bytes:
         return _damage(data, rng, seeds)
 
 
+_TEXTS = (
+    "AE",
+    "AS",
+    "CS",
+    "DA",
+    "DS",
+    "DT",
+    "IS",
+    "LO",
+    "LT",
+    "PN",
+    "SH",
+    "ST",
+    "TM",
+    "UC",
+    "UI",
+    "UR",
+    "UT",
+)
+
+
+def _tables(dataset: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """Returns the items of all sequences: contours, frames, segments."""
+    found = []
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                found += [item, *_tables(item)]
+    return found
+
+
 def _set_value(dataset: pydicom.Dataset, rng: random.Random) -> None:
-    keyword = rng.choice(_TAGS)
+    own = [element.keyword for element in dataset if element.keyword and element.VR not in ("SQ", "OB", "OW")]
+    keyword = rng.choice(own) if own and rng.random() < 0.5 else rng.choice(_TAGS)
     kind = pydicom.datadict.dictionary_VR(pydicom.datadict.tag_for_keyword(keyword))
     if kind in ("US", "US or SS"):
         dataset.add_new(keyword, "US", rng.choice([n for n in _NUMBERS if n < 65536]))
+        return
+    if kind not in _TEXTS:
+        dataset.add_new(keyword, kind, rng.choice(_NUMBERS))
         return
     text = rng.choice(_VALUES)
     # Raw bytes: what pydicom would refuse to write is what has to be tried.
@@ -285,5 +322,7 @@ _WRAPPED: dict[str, Mutator] = {
     "nifti": _in_gzip,
     "png": _in_png,
     "dicom": _in_dicom,
+    "rtstruct": _in_dicom,
+    "dicomseg": _in_dicom,
     "safetensors": _in_safetensors,
 }

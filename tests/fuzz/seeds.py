@@ -17,6 +17,7 @@ from PIL import Image
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -25,6 +26,7 @@ from pydicom.uid import (
 
 from tests.helpers.dicom import write_slice
 from tests.helpers.real_data import real_data_or_none
+from tests.helpers.segments import contour, write_rtstruct, write_seg, write_seg_nrrd
 
 # Real files above this size slow the run down without adding anything.
 _LARGEST = 60_000
@@ -254,6 +256,57 @@ def _yaml() -> list[bytes]:
     ]
 
 
+def _rtstruct() -> list[bytes]:
+    made = []
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "rt.dcm"
+        boxes = [contour([(2, 2, z), (9, 2, z), (9, 11, z), (2, 11, z)]) for z in (0, 3, 6)]
+        holes = [
+            contour([(4, 4, z), (6, 4, z), (6, 7, z), (4, 7, z)], kind="CLOSEDPLANAR_XOR") for z in (0, 3)
+        ]
+        for rois in ([("GTV-1", boxes)], [("GTV-1", boxes + holes), ("lung", boxes[:1])]):
+            made.append(write_rtstruct(path, rois).read_bytes())
+            made.append(
+                write_rtstruct(path, rois, transfer_syntax=ExplicitVRLittleEndian, frame="").read_bytes()
+            )
+    return made + _real("nasty_dicom/rt_utils/mock_data/*rt.dcm", largest=_LARGEST)
+
+
+def _dicom_seg() -> list[bytes]:
+    made = []
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "seg.dcm"
+        for kind in ("BINARY", "FRACTIONAL", "LABELMAP"):
+            pixels = _labels() if kind == "LABELMAP" else (_labels() > 0).astype(np.uint8)
+            frames = [(1 + number % 2, (0, 0, 3.0 * number), pixels) for number in range(4)]
+            made.append(write_seg(path, frames, {1: "liver", 2: "spleen"}, kind=kind).read_bytes())
+    return made + _real("dicom_seg/highdicom/seg_*.dcm")
+
+
+def _seg_nrrd() -> list[bytes]:
+    keys = {
+        f"Segment{number}_{key}": value
+        for number, name in enumerate(("liver", "spleen"))
+        for key, value in (
+            ("ID", f"S{number}"),
+            ("Name", name),
+            ("LabelValue", str(number + 1)),
+            ("Layer", "0"),
+        )
+    }
+    made = []
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "scan.seg.nrrd"
+        for array, encoding in (
+            (_box(), "gzip"),
+            (_box(), "raw"),
+            (np.stack([_box()] * 2), "gzip"),
+            (_box(), "bzip2"),
+        ):
+            made.append(write_seg_nrrd(path, array, keys, encoding=encoding).read_bytes())
+    return made
+
+
 _MAKERS: dict[str, Callable[[], list[bytes]]] = {
     "dicom": _dicom,
     "png": _png,
@@ -266,6 +319,9 @@ _MAKERS: dict[str, Callable[[], list[bytes]]] = {
     "nhdr": _nhdr,
     "mhd": _mhd,
     "safetensors": _safetensors,
+    "rtstruct": _rtstruct,
+    "dicomseg": _dicom_seg,
+    "segnrrd": _seg_nrrd,
     "csv": _csv,
     "yaml": _yaml,
 }

@@ -12,9 +12,11 @@ from PIL import Image
 from autoseg_lib import cli
 from autoseg_lib.data.discover import describe_source, discover
 from autoseg_lib.data.scan import load_scan
-from autoseg_lib.errors import AutosegError, DataError
+from autoseg_lib.errors import AutosegError, DataError, GeometryError
+from autoseg_lib.geometry import Geometry
 from autoseg_lib.io import raster, volume_files
 from autoseg_lib.io.csv_files import read_csv
+from autoseg_lib.io.segments import describe_segments, open_segments, paint
 from autoseg_lib.settings import (
     SegmentSettings,
     TrainSettings,
@@ -36,6 +38,9 @@ FILE_NAMES = {
     "nhdr": "scan_1.nhdr",
     "mhd": "scan_1.mhd",
     "safetensors": "model_1.safetensors",
+    "rtstruct": "scan_1.dcm",
+    "dicomseg": "scan_1.dcm",
+    "segnrrd": "scan_1.seg.nrrd",
     "csv": "manifest.csv",
     "yaml": "settings.yaml",
 }
@@ -170,6 +175,29 @@ def _as_assignments(path: Path) -> None:
     make_settings(TrainSettings, parse_assignments([line.replace(": ", "=", 1) for line in lines[:5]]))
 
 
+# A scan on which contours and segmentations can lie.
+_GRID = Geometry.from_spacing(
+    (4, 24, 20), (3, 1, 1), spacing_known=True, positions_known=True, orientation_known=True
+)
+
+
+def _as_segments(path: Path) -> None:
+    describe_segments(path)
+    file = open_segments(path)
+    values = {segment.name: number for number, segment in enumerate(file.segments, start=1)}
+    painted = False
+    for grid in (_GRID, file.geometry):
+        if grid is None:
+            continue
+        try:
+            paint(file.layers(grid), values)
+            painted = True
+        except GeometryError:
+            continue
+    if not painted:
+        raise DataError("on no grid")
+
+
 _STEPS: dict[str, tuple[Callable[[Path], object], ...]] = {
     "dicom": (_as_scans, _as_one_scan),
     "png": (_as_scans, _as_picture_label),
@@ -182,6 +210,9 @@ _STEPS: dict[str, tuple[Callable[[Path], object], ...]] = {
     "nhdr": (_as_scans, _as_volume_label),
     "mhd": (_as_scans, _as_volume_label),
     "safetensors": (_as_model,),
+    "rtstruct": (_as_segments, _as_scans),
+    "dicomseg": (_as_segments, _as_scans),
+    "segnrrd": (_as_segments, _as_volume_label),
     "csv": (_as_one_scan, _as_table),
     "yaml": (_as_training_settings, _as_segmenting_settings, _as_assignments),
 }
