@@ -83,7 +83,7 @@ def contour_pixels(contour: FloatArray, shape: tuple[int, int]) -> ContourPixels
         row, column = _crossings(first[part], last[part], top[part], bottom[part])
         place = np.clip(np.ceil(column), column_0, column_1).astype(np.int64) - column_0
         place += (row - row_0) * width
-        turns ^= (np.bincount(place, minlength=turns.size) & 1).astype(np.uint8)
+        np.bitwise_xor.at(turns, place, 1)
         start = stop
     # Walking along a row, each crossing changes from outside to inside or back.
     inside = np.bitwise_xor.accumulate(turns.reshape(-1, width)[:, :-1], axis=1).view(np.bool_)

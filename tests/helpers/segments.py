@@ -78,10 +78,11 @@ def write_rtstruct(
                 [item(RTReferencedSeriesSequence=DicomSequence([one]))]
             )
         dataset.ReferencedFrameOfReferenceSequence = DicomSequence([reference])
+    dataset.StructureSetLabel, dataset.StructureSetDate, dataset.StructureSetTime = "test", "", ""
     dataset.StructureSetROISequence = DicomSequence()
     dataset.ROIContourSequence = DicomSequence()
     for number, (name, contours) in enumerate(rois, start=1):
-        roi = item(ROINumber=number, ROIName=name)
+        roi = item(ROINumber=number, ROIName=name, ROIGenerationAlgorithm="MANUAL")
         own = (frames or {}).get(number, frame)
         if own:
             roi.ReferencedFrameOfReferenceUID = own
