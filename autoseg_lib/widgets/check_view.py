@@ -11,6 +11,8 @@ from markupsafe import Markup
 from autoseg_lib.data.doctor.finding import Finding
 from autoseg_lib.data.doctor.pictures import Gallery
 from autoseg_lib.data.doctor.report import CheckReport
+from autoseg_lib.io.label_codes import code_of
+from autoseg_lib.viz.finding_picture import color_of
 from autoseg_lib.viz.html import css, finding_item, note_html, render, table_html
 
 # Findings shown in the notebook, those with pictures, and pictures of each; the full report has everything.
@@ -47,6 +49,7 @@ def check_html(report: CheckReport, pairs: int, page: Markup | str = "") -> Mark
         item = finding_item(finding)
         pictures = gallery.pictures(finding, _MOST_PICTURES) if number < _MOST_ILLUSTRATED else []
         item["fix"] = _fix_text(finding)
+        item["codes"] = _codes(finding)
         item["more"] = max(0, len(gallery.places(finding)) - len(pictures))
         item["pictures"] = [
             {
@@ -91,6 +94,18 @@ def check_page_html(path: Path, link: str) -> Markup:
         link: its address as seen from the notebook, "" where the notebook cannot reach it.
     """
     return render("check_page.html.j2", path=str(path), link=link)
+
+
+def _codes(finding: Finding) -> list[dict[str, str]]:
+    """Returns colour and text of each code that a map is proposed for, to tell them apart in the pictures."""
+    codes = []
+    for key, value in (finding.details.get("label_map") or {}).items():
+        code = code_of(key)
+        if code:
+            codes.append(
+                {"color": color_of(code), "text": f"{key} → ROI {value}" if value else f"{key} → background"}
+            )
+    return codes
 
 
 def _fix_text(finding: Finding) -> str:

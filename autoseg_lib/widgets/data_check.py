@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autoseg_lib.data.doctor.fixing import FixLog
 from autoseg_lib.data.label_map import map_text
 from autoseg_lib.errors import AutosegError
 from autoseg_lib.settings import TrainSettings
@@ -25,6 +26,7 @@ from autoseg_lib.widgets.running import run_in_thread
 from autoseg_lib.widgets.trouble import trouble_html
 from autoseg_lib.workflow.check_report import report_path, save_check_report
 from autoseg_lib.workflow.checking import Study, check_study
+from autoseg_lib.workflow.correcting import correct_study
 
 # Rows of the log of changes shown in the notebook; the file has them all.
 _MOST_CHANGES = 12
@@ -147,8 +149,6 @@ class DataCheck:
             self._said.show_html(note_html("info", "No fix is ticked, so there is nothing to do."))
             return
 
-        from autoseg_lib.workflow.correcting import correct_study
-
         async def work() -> None:
             done = await run_in_thread(
                 lambda on_event, stop: correct_study(study, chosen, on_event), self._background
@@ -221,18 +221,19 @@ def proposed_map(study: Study) -> dict[int | str, int] | None:
     return None
 
 
-def correction_html(done: Any) -> str:
+def correction_html(log: FixLog) -> str:
     """Returns what a corrected copy changed and how to go on with it."""
-    rows = [(change.file, change.what) for change in done.changes[:_MOST_CHANGES]]
-    more = len(done.changes) - len(rows)
-    caption = f"and {more} more in {done.log_file.name}" if more > 0 else ""
-    note = note_html("good", f"{done.sentence} Your own files are as they were.")
-    table = table_html(rows, ("file", "what was done"), numeric=())
+    rows = [
+        (change.file, change.what + ("" if change.sure else " (please look)"))
+        for change in log.changes[:_MOST_CHANGES]
+    ]
+    failed = note_html("warning", "\n".join(f"Could not be done: {text}" for text in log.failed))
     return render(
         "corrected.html.j2",
-        note=note,
-        table=table,
-        more=caption,
-        folder=done.folder.as_posix(),
-        log=str(done.log_file),
+        note=note_html("good", f"{log.sentence} Your own files are as they were."),
+        table=table_html(rows, ("file", "what was done"), numeric=()) if rows else "",
+        more=len(log.changes) - len(rows),
+        failed=failed if log.failed else "",
+        folder=log.folder.as_posix(),
+        log=str(log.log_file),
     )

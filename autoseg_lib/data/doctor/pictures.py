@@ -77,7 +77,8 @@ class Gallery:
         return pictures
 
     def places(self, finding: Finding) -> list[Place]:
-        """Returns (case, slice index) of each of a finding's samples; a whole case stands as its fullest slice."""
+        """Returns (case, slice index) of each of a finding's samples; a whole case stands as its fullest slice, and where
+        a finding is about the codes of all labels, so does each case."""
         found = []
         for sample in finding.samples:
             case = self.cases.get(sample.case)
@@ -87,6 +88,9 @@ class Gallery:
                 found.append((case.name, fullest_slice(case)))
             elif 0 <= sample.slice_index < len(case.slices):
                 found.append((case.name, sample.slice_index))
+        if not found and finding.details.get("label_map"):
+            # Codes are about all labels; who is to agree to a map wants to see what is marked with which.
+            found = [(case.name, fullest_slice(case)) for case in self.cases.values() if case.slices]
         return found
 
     def _spread(self, finding: Finding) -> list[Place]:
