@@ -67,7 +67,7 @@ def outlines(rois: int, slices: int) -> list[list[tuple[int, npt.NDArray[np.floa
 def cleared(outline: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Returns an outline in hundredths of a millimetre, moved until it passes through no pixel centre."""
     for step in range(200):
-        points = np.round(outline + (0.01 * step, 0.03 * step), 2)
+        points = np.round(outline + np.array([0.01, 0.03]) * step, 2)
         column, row = ((points - ORIGIN) / SPACING).T
         top, bottom = np.minimum(row, np.roll(row, -1)), np.maximum(row, np.roll(row, -1))
         count = (np.ceil(bottom) - np.ceil(top)).astype(int)

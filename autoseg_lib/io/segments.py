@@ -198,8 +198,9 @@ def _dicom_kind(path: Path) -> str:
                 return kind or ""
         stream.seek(0)
         found = read_partial(stream, stop_when=_after_modality, force=True)
-    modality = str(found.get("Modality", "") or "").upper()
-    kind = _SOP_KINDS.get(str(found.get("SOPClassUID", "")))
+        # Still inside: values are looked at when they are asked for, and pydicom warns with what they hold.
+        modality = str(found.get("Modality", "") or "").upper()
+        kind = _SOP_KINDS.get(str(found.get("SOPClassUID", "")))
     return kind or (modality if modality in ("RTSTRUCT", "SEG") else "")
 
 
