@@ -363,7 +363,8 @@ class _Helper:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
+    places = [str(Path(__file__).resolve().parents[2]), *(part for part in sys.path if part)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     environment["PYTHONIOENCODING"] = "utf-8"
     flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows: no black window for each
     return subprocess.Popen(
