@@ -1,8 +1,8 @@
 """Unpacking compressed pixels: one file's frames, and many files at once in processes of their own.
 
-Decoders are slow (10 to 40 ms a slice) and most hold Python's lock, so threads do not help. The helpers are started as
-plain programs that read requests and write pixels through pipes: nothing is pickled, a script that reads a scan needs no
-``if __name__ == "__main__"``, and a decoder that crashes on a damaged file takes only its helper with it.
+Decoders are slow (10 to 40 ms a slice) and all but JPEG-LS's hold Python's lock, so threads do not help. The helpers are
+started as plain programs that read requests and write pixels through pipes: nothing is pickled, a script that reads a
+scan needs no ``if __name__ == "__main__"``, and a decoder that crashes on a damaged file takes only its helper with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,12 +36,12 @@ from autoseg_lib.io.dicom_headers import open_dicom
 # JPEG of 12 bits with loss, which the usual decoder does not know and SimpleITK's does.
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
-# Starting the helpers takes about this long; below it they are not worth it.
-_WORTH_SECONDS = 2.5
+# Helper processes take some seconds of work to start; they have to save more than that. Threads start at once.
+_WORTH_SECONDS, _THREADS_WORTH_SECONDS = 2.0, 0.2
 # Rows and columns are numbers of 16 bits.
 _LARGEST_SIDE = 65535
 # Slices that are unpacked here first, to learn how long one takes.
-_TRIAL = 3
+_TRIAL = 4
 _MOST_HELPERS = 8
 # Frames of one file that are asked for at a time.
 _FRAMES_AT_ONCE = 16
@@ -71,23 +73,43 @@ def unpack(wanted: Sequence[Wanted]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     Raises:
         DataError: pixels cannot be decoded, or are of another size than the header says.
     """
+    if not wanted:
+        return
     if any(one.syntax == _JPEG_EXTENDED for one in wanted):
         # SimpleITK writes to the screen while it tries; a helper's words go nowhere.
         yield from _with_helpers(wanted, 0, min(_MOST_HELPERS, _cores(), len(wanted)))
         return
     opened = OpenedFile()
-    start = time.perf_counter()
     trial = min(_TRIAL, len(wanted))
+    start = time.perf_counter()
     for index in range(trial):
         yield index, opened.stored(wanted[index])
+        if index == 0:
+            start = time.perf_counter()  # the first one also loads the decoder
     left = len(wanted) - trial
-    seconds = (time.perf_counter() - start) / max(1, trial) * left
+    seconds = (time.perf_counter() - start) / max(1, trial - 1) * left
     helpers = min(_MOST_HELPERS, _cores(), left)
-    if helpers > 1 and seconds > _WORTH_SECONDS:
-        yield from _with_helpers(wanted, trial, helpers)
+    threads = wanted[0].syntax in _JPEG_LS and find_spec("jpeg_ls") is not None
+    saved = seconds * (1 - 1 / max(1, helpers))
+    if helpers > 1 and saved > (_THREADS_WORTH_SECONDS if threads else _WORTH_SECONDS):
+        yield from _with_helpers(wanted, trial, helpers, processes=not threads)
         return
     for index in range(trial, len(wanted)):
         yield index, opened.stored(wanted[index])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what decoders log and warn of from the screen: the DataErrors here say all a user can act on."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _cores() -> int:
@@ -118,24 +140,18 @@ class OpenedFile:
         Raises:
             DataError: they cannot be decoded, or are of another size than the header says.
         """
-        # Decoders log to the root of pydicom; the DataError below says all a user can act on.
-        logger = logging.getLogger("pydicom")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                if self._path != wanted.path or self._dataset is None:
-                    self._dataset = open_dicom(wanted.path)
-                    self._path = wanted.path
-                try:
-                    found = _decoded(self._dataset, wanted)
-                except RuntimeError:
-                    if not (self._may_write and wanted.syntax == _JPEG_EXTENDED):
-                        raise
-                    found = _by_simpleitk(self._dataset, wanted)
-                if wanted.lut:
-                    found = np.asarray(apply_modality_lut(found, self._dataset))
+            if self._path != wanted.path or self._dataset is None:
+                self._dataset = open_dicom(wanted.path)
+                self._path = wanted.path
+            try:
+                found = _decoded(self._dataset, wanted)
+            except RuntimeError:
+                if not (self._may_write and wanted.syntax == _JPEG_EXTENDED):
+                    raise
+                found = _by_simpleitk(self._dataset, wanted)
+            if wanted.lut:
+                found = np.asarray(apply_modality_lut(found, self._dataset))
         except DataError:
             raise
         except (KeyboardInterrupt, SystemExit):
@@ -147,8 +163,6 @@ class OpenedFile:
                 f"'{wanted.path.name}': its pixels cannot be decoded ({_short(error)}). The file is damaged or "
                 "uses a compression that is not supported. Export it again, uncompressed."
             ) from error
-        finally:
-            logger.setLevel(level)
         if found.shape != (wanted.rows, wanted.columns):
             raise _other_size(wanted, "×".join(map(str, found.shape)))
         return found
@@ -241,8 +255,10 @@ def _short(error: BaseException) -> str:
 # --- many files at once -------------------------------------------------------------------------------------------------
 
 
-def _with_helpers(wanted: Sequence[Wanted], first: int, count: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Unpacks ``wanted[first:]`` in ``count`` processes."""
+def _with_helpers(
+    wanted: Sequence[Wanted], first: int, count: int, *, processes: bool = True
+) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Unpacks ``wanted[first:]`` in ``count`` processes, or in threads where the decoder lets go of Python's lock."""
     requests: queue.SimpleQueue[list[int] | None] = queue.SimpleQueue()
     jobs = _jobs(wanted, first)
     for job in [*jobs, *[None] * count]:
@@ -250,7 +266,7 @@ def _with_helpers(wanted: Sequence[Wanted], first: int, count: int) -> Iterator[
     # A few slices wait here at most, so that memory does not grow when unpacking is faster than the rest.
     answers: queue.Queue[tuple[int, npt.NDArray[Any]] | Exception] = queue.Queue(maxsize=4 * count)
     stopped = threading.Event()
-    helpers = [_Helper(wanted, requests, answers, stopped) for _ in range(count)]
+    helpers = [_Helper(wanted, requests, answers, stopped, processes) for _ in range(count)]
     for helper in helpers:
         helper.thread.start()
     try:
@@ -277,7 +293,7 @@ def _jobs(wanted: Sequence[Wanted], first: int) -> list[list[int]]:
 
 
 class _Helper:
-    """One process that unpacks, and the thread that talks to it."""
+    """A thread that unpacks, or talks to a process that does."""
 
     def __init__(
         self,
@@ -285,8 +301,10 @@ class _Helper:
         requests: queue.SimpleQueue[list[int] | None],
         answers: queue.Queue[tuple[int, npt.NDArray[Any]] | Exception],
         stopped: threading.Event,
+        process: bool,
     ) -> None:
         self._wanted, self._requests, self._answers, self._stopped = wanted, requests, answers, stopped
+        self._wants_process = process
         self._process: subprocess.Popen[bytes] | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -298,7 +316,7 @@ class _Helper:
 
     def _run(self) -> None:
         try:
-            self._process = _start()
+            self._process = _start() if self._wants_process else None
         except OSError:
             self._process = None  # no more processes allowed here: unpack in this one
         opened = OpenedFile()

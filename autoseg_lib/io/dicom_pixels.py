@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg_lib.errors import DataError
-from autoseg_lib.io.dicom_decode import Wanted, unpack
+from autoseg_lib.io.dicom_decode import Wanted, quiet, unpack
 from autoseg_lib.io.dicom_headers import truncated_text
 from autoseg_lib.io.dicom_storage import BIG_ENDIAN, DEFLATED, PLAIN
 from autoseg_lib.io.limits import check_memory
@@ -57,9 +57,10 @@ def read_pixels(headers: Sequence[SliceHeader]) -> npt.NDArray[Any]:
         Wanted(h.path, h.frame or 0, h.rows, h.columns, h.pixels.has_modality_lut, h.pixels.transfer_syntax)
         for h in (headers[index] for index in packed)
     ]
-    for number, stored in unpack(wanted):
-        header = headers[packed[number]]
-        array = _put(array, packed[number], _values(header, stored))
+    with quiet():
+        for number, stored in unpack(wanted):
+            header = headers[packed[number]]
+            array = _put(array, packed[number], _values(header, stored))
     return array
 
 
