@@ -255,7 +255,7 @@ def _npy_size(path: Path) -> tuple[int, int]:
     else:
         if array is not None:
             array.close()
-        plane = _npy_array(path, "image", path.read_bytes())  # says what it is instead
+        plane = _npy_array(path, "image", read_bytes(path, "image"))  # says what it is instead
     return int(plane.shape[0]), int(plane.shape[1])
 
 
