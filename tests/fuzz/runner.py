@@ -19,7 +19,7 @@ from typing import Any
 from tests.helpers.real_data import REPOSITORY
 
 # A file may take 5 s of computing (worker.py); this is for one that waits for ever, on a computer that is busy besides.
-_SILENCE_SECONDS = 30.0
+_SILENCE_SECONDS = 120.0
 _START_SECONDS = 180.0
 # A worker that dies again and again is a finding in itself; its kind is given up.
 _MOST_DEATHS = 25
