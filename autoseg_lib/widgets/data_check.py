@@ -117,19 +117,17 @@ class DataCheck:
             if len(boxes) > 1:
                 rows.append(W.VBox(boxes, layout=layout))
         line = []
+        proposed = proposed_map(study)
+        if proposed:
+            text = f"Use these codes (label_map = {map_text(proposed)})"
+            line.append(self._button(W, text, "check", self._consent, "auto"))
         if self._choices:
             what = "1 fix" if len(self._choices) == 1 else f"{len(self._choices)} fixes"
             line.append(self._button(W, f"Make a corrected copy ({what})", "wrench", self._correct, "300px"))
-        proposed = proposed_map(study)
-        if proposed:
-            line.append(
-                self._button(
-                    W, f"Use these codes (label_map = {map_text(proposed)})", "check", self._consent, "auto"
-                )
-            )
         if self._page is not None and can_open_folders():
             line.append(self._button(W, "Open the full report", "external-link", self._open_page, "210px"))
         if line:
+            line[0].button_style = "primary"
             rows.append(W.HBox(line, layout=W.Layout(flex_flow="row wrap")))
         if rows:
             self._buttons.show_widget(W.VBox(rows))

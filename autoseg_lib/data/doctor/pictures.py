@@ -112,6 +112,8 @@ class Gallery:
         Returns:
             (what was done, label values on the pixels of the largest picture).
         """
+        if finding.details.get("label_map"):
+            return None  # the pixels stay as they are drawn, only their numbers change
         case = self.cases[name]
         file = case.slices[index].label_file
         for action in finding.fix.actions if finding.fix else ():
