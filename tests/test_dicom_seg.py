@@ -22,7 +22,7 @@ from autoseg_lib.io.dicom_headers import read_headers
 from autoseg_lib.io.dicom_series import group_series
 from autoseg_lib.io.segments import SegmentFile, describe_segments, is_segment_file, open_segments, paint
 from tests.helpers.real_data import real_data
-from tests.helpers.segments import write_seg
+from tests.helpers.segments import follows, write_seg
 
 # Slices at z = 0, 2, 4, 6 mm of 3 rows and 5 columns: 15 pixels a frame, so frames do not begin with a byte.
 GRID = Geometry.from_spacing(
@@ -74,6 +74,7 @@ def test_frames_in_any_order_and_missing_ones(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found["Spleen"], FRAMES[[0, 0, 1, 3]] * [[[0]], [[0]], [[1]], [[1]]])
     assert file.geometry is not None and file.geometry.is_same_grid(GRID)
     assert file.warnings == ()
+    follows("seg-frames", "read", file.warnings)
 
 
 def test_overlapping_segments_by_priority(tmp_path: Path) -> None:
@@ -98,6 +99,7 @@ def test_fractional(tmp_path: Path, threshold: float, least: int) -> None:
     assert file.warnings == (
         f"fractional segmentation (probability): pixels of at least {threshold:g} count as inside.",
     )
+    follows("seg-fractional", "read, said", file.warnings)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
@@ -120,6 +122,7 @@ def test_label_map(tmp_path: Path, kind: type) -> None:
     found = pixels_of(file, GRID)
     for number, name in ((1, "Liver"), (2, "Spleen"), (high, f"ROI {high}")):
         np.testing.assert_array_equal(found[name], labels == number)
+    follows("seg-labelmap", "read")
 
 
 def encoded(path: Path, syntax: str, frames: list[bytes]) -> Path:
@@ -155,6 +158,7 @@ def test_encodings_of_single_bits(tmp_path: Path) -> None:
     ):  # fmt: skip
         file = open_segments(encoded(path, syntax, frames))
         np.testing.assert_array_equal(pixels_of(file, GRID)["Liver"], FRAMES)
+    follows("seg-binary", "read")
 
 
 # --- places -----------------------------------------------------------------------------------------------------------
@@ -224,6 +228,8 @@ def test_frames_beyond_the_scan_are_said(tmp_path: Path) -> None:
     assert refusal(lambda: away.layers(GRID)) == (
         "'s.dcm': no frame lies on a slice of this scan. It belongs to another scan."
     )
+    follows("seg-beyond", "read, said", file.warnings)
+    follows("seg-elsewhere", "refused", [refusal(lambda: away.layers(GRID))])
 
 
 def test_without_positions_by_image(tmp_path: Path) -> None:
@@ -234,6 +240,7 @@ def test_without_positions_by_image(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, FRAMES[[1, 0, 0]] * [[[1]], [[0]], [[1]]])
     assert "names no image of this scan" in refusal(lambda: file.layers(plain, ("9.9", "9.8", "9.7")))
     assert pixels_of(file)["A"].shape == (2, 3, 5)
+    follows("seg-no-position", "read")
 
 
 def test_several_images_at_one_position(tmp_path: Path) -> None:
@@ -288,6 +295,9 @@ def test_damaged_files(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(DataError):
             open_segments(path)
+    path.write_bytes(whole[:-9])
+    follows("seg-damaged", "refused", [refusal(lambda: open_segments(path))])
+    follows("seg-slide", "refused", [refusal(lambda: open_segments(made(TotalPixelMatrixRows=4096)))])
 
 
 def test_broken_frames_are_said_when_read(tmp_path: Path) -> None:

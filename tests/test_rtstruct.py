@@ -31,7 +31,7 @@ from autoseg_lib.io.segments import (
 )
 from tests.helpers.dicom import uid, write_series, write_slice
 from tests.helpers.real_data import real_data
-from tests.helpers.segments import contour, write_rtstruct
+from tests.helpers.segments import contour, follows, write_rtstruct
 
 # Slices at z = 0, 3, 6, 9 mm; rows 1 mm, columns 1 mm; the first pixel's centre at (0, 0).
 GRID = Geometry.from_spacing(
@@ -215,6 +215,7 @@ def test_holes_islands_and_pieces(tmp_path: Path) -> None:
     np.testing.assert_array_equal(layer[1], expected)
     assert layer.sum() == expected.sum()
     assert file.warnings == ()
+    follows("rtstruct-holes", "read")
 
 
 def test_the_same_contour_twice_counts_once(tmp_path: Path) -> None:
@@ -222,6 +223,7 @@ def test_the_same_contour_twice_counts_once(tmp_path: Path) -> None:
     file = one_roi(tmp_path, [contour(square), contour(square[::-1])])
     assert only_layer(file).sum() == 9
     assert file.warnings == ("'A': 1 contour stored twice; each counts once.",)
+    follows("rtstruct-twice", "read, said", file.warnings)
 
 
 def test_crossing_contours_are_said(tmp_path: Path) -> None:
@@ -231,6 +233,7 @@ def test_crossing_contours_are_said(tmp_path: Path) -> None:
         "'A': contours on one slice cross each other; the 10 pixels inside both count as outside (even-odd rule). "
         "Please look.",
     )
+    follows("rtstruct-crossing", "read, said", file.warnings)
 
 
 def test_crumbs_are_put_together(tmp_path: Path) -> None:
@@ -247,6 +250,7 @@ def test_slices_by_position_rounded(tmp_path: Path) -> None:
     file = one_roi(tmp_path, [contour(box(0.5, 0.5, 3.5, 3.5, z)) for z in (0.04, 2.96, 8.9)])
     np.testing.assert_array_equal(only_layer(file).sum(axis=(1, 2)), [9, 9, 0, 9])
     assert file.warnings == ()
+    follows("rtstruct-by-position", "read")
 
 
 def test_image_reference_wins_where_it_can_be_right(tmp_path: Path) -> None:
@@ -258,6 +262,7 @@ def test_image_reference_wins_where_it_can_be_right(tmp_path: Path) -> None:
     file = one_roi(tmp_path, [contour(box(0.5, 0.5, 3.5, 3.5, 0), image="1.2.3")])
     np.testing.assert_array_equal(only_layer(file, GRID, uids).sum(axis=(1, 2)), [9, 0, 0, 0])
     assert file.warnings == ("1 contour named an image at another position; placed by position.",)
+    follows("rtstruct-wrong-image", "read, said", file.warnings)
     # Names an image that is not there.
     file = one_roi(tmp_path, [contour(box(0.5, 0.5, 3.5, 3.5, 6), image="9.9")])
     np.testing.assert_array_equal(only_layer(file, GRID, uids).sum(axis=(1, 2)), [0, 0, 9, 0])
@@ -273,6 +278,7 @@ def test_several_images_at_one_position(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="several images at one position, and the contours do not say which"):
         one_roi(tmp_path, [contour(square)]).layers(cine)
+    follows("rtstruct-cine", "refused", [refusal(lambda: one_roi(tmp_path, [contour(square)]).layers(cine))])
 
 
 def test_single_slice(tmp_path: Path) -> None:
@@ -305,6 +311,7 @@ def test_oblique_and_tilted_grids_and_uneven_pixels(tmp_path: Path) -> None:
         layer = only_layer(one_roi(tmp_path, [contour(points.tolist())]), grid)
         np.testing.assert_array_equal(layer[2], expected)
         assert layer.sum() == expected.sum()
+    follows("rtstruct", "read")
 
 
 def test_slices_shifted_within_their_planes(tmp_path: Path) -> None:
@@ -342,6 +349,8 @@ def test_left_out_and_said(tmp_path: Path) -> None:
         "1 contour lies outside the picture; left out.",
         "1 contour lies over the edge of the picture; cut off there.",
     }
+    for row in ("rtstruct-beyond", "rtstruct-points", "rtstruct-empty-rois"):
+        follows(row, "read, said", file.warnings)
 
 
 def test_a_few_contours_between_slices_are_left_out(tmp_path: Path) -> None:
@@ -351,6 +360,7 @@ def test_a_few_contours_between_slices_are_left_out(tmp_path: Path) -> None:
     assert file.warnings == (
         "1 contour lies between the slices of the scan; left out. Slices may be missing.",
     )
+    follows("rtstruct-between", "read, said", file.warnings)
 
 
 def test_names(tmp_path: Path) -> None:
@@ -371,6 +381,7 @@ def test_names(tmp_path: Path) -> None:
     assert notes == ("ROIs that are not in labels_list, left out: 'ROI 3'.",)
     assert describe_segments(path) == "RTSTRUCT with 3 ROIs: 'Lung Left', 'Lung Left', 'ROI 3'"
     assert same_name("Lung-LEFT _x") == same_name("lungleftX")
+    follows("rtstruct-same-names", "read, said", file.warnings)
 
 
 def test_roi_in_another_frame_of_reference(tmp_path: Path) -> None:
@@ -417,6 +428,13 @@ def test_wrong_frame_of_reference(tmp_path: Path) -> None:
         "the scan 'scan_1' has, so its ROIs would lie in the wrong place. Choose the series it was drawn on, or the file "
         "that belongs to this scan."
     )
+    follows("rtstruct-frame", "refused", [refusal(lambda: file.check_frame_of_reference("1.2.3", "s"))])
+    named = one_roi(tmp_path, [contour(box(0.5, 0.5, 3.5, 3.5, 0), image="1.2.1")])
+    assert "another frame of reference" in refusal(
+        lambda: named.check_frame_of_reference("1.2.3", "s", ["1.2.2"])
+    )
+    named.check_frame_of_reference("1.2.3", "s", ["1.2.1", "1.2.2"])
+    follows("rtstruct-own-frame", "read, said", named.warnings)
 
 
 def test_other_slices_or_another_scan(tmp_path: Path) -> None:
@@ -436,6 +454,9 @@ def test_other_slices_or_another_scan(tmp_path: Path) -> None:
     )
     beside = one_roi(tmp_path, [contour(box(100, 100, 110, 110, 0))])
     assert "no contour lies on this scan" in refusal(lambda: beside.layers(GRID))
+    follows("rtstruct-other-slices", "refused", [refusal(lambda: between.layers(GRID))])
+    follows("rtstruct-other-direction", "refused", [refusal(lambda: across.layers(GRID))])
+    follows("rtstruct-elsewhere", "refused", [refusal(lambda: away.layers(GRID))])
 
 
 def test_scan_without_places(tmp_path: Path) -> None:
@@ -446,6 +467,7 @@ def test_scan_without_places(tmp_path: Path) -> None:
     assert "the scan has no image orientation" in refusal(
         lambda: file.layers(Geometry.from_spacing((4, 8, 10), spacing_known=True))
     )
+    follows("rtstruct-no-place", "refused", [refusal(lambda: file.layers(Geometry.from_spacing((4, 8, 10))))])
 
 
 def test_unusable_files(tmp_path: Path) -> None:
@@ -454,6 +476,7 @@ def test_unusable_files(tmp_path: Path) -> None:
         "'rt.dcm': found no usable contour (closed, of at least 3 points) in 2 ROIs. Export the structure set again, with "
         "its contours."
     )
+    follows("rtstruct-nothing", "refused", [refusal(lambda: open_segments(path))])
     assert "found no ROI at all" in refusal(lambda: open_segments(write_rtstruct(path, [])))
     broken = contour(box(0, 0, 1, 1, 0))
     broken.ContourData = broken.ContourData[:-1]
@@ -462,6 +485,7 @@ def test_unusable_files(tmp_path: Path) -> None:
     )
     huge = contour([(1e30, 0, 0), (0, 1e30, 0), (0, 0, 0)])
     assert "coordinates that are no places in a scanner" in refusal(lambda: one_roi(tmp_path, [huge]))
+    follows("rtstruct-damaged", "refused", [refusal(lambda: one_roi(tmp_path, [huge]))])
     whole = write_rtstruct(path, [("A", [contour(box(0, 0, 5, 5, 0))])]).read_bytes()
     text = tmp_path / "x.dcm"
     text.write_bytes(whole.replace(b"\\5\\", b"\\x\\"))
@@ -525,6 +549,7 @@ def test_overlaps_by_priority() -> None:
     # The order of the file makes no difference.
     labels, _ = paint(layers[::-1], {"A": 1, "B": 2, "C": 3})
     assert labels.ravel().tolist() == [1, 1, 1, 1, 2, 3, 3, 2, 2, 0]
+    follows("overlap", "read, said", notes)
 
 
 def test_one_value_for_several_rois_and_large_values() -> None:

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from autoseg_lib.errors import AutosegError, DataError, GeometryError
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.io.segments import SegmentFile, describe_segments, is_segment_file, open_segments, paint
-from tests.helpers.segments import write_seg_nrrd
+from tests.helpers.segments import follows, write_seg_nrrd
 
 RANDOM = np.random.default_rng(3)
 LABELS = RANDOM.integers(0, 4, (3, 4, 5)).astype(np.uint8)
@@ -83,6 +83,7 @@ def test_layers_overlap(tmp_path: Path) -> None:
         f"'A' and 'B' overlap in {both} pixels, which count as 'A'. For another order, set overlap_priority.",
         "ROIs that are not in labels_list, left out: 'C'.",
     )
+    follows("slicer", "read", file.warnings)
 
 
 def test_before_slicer_4_11(tmp_path: Path) -> None:
@@ -97,6 +98,7 @@ def test_before_slicer_4_11(tmp_path: Path) -> None:
         write_seg_nrrd(tmp_path / "x.seg.nrrd", (LABELS > 0).astype(np.uint8), {"Segment0_Name": "A"})
     )
     np.testing.assert_array_equal(pixels_of(alone)["A"], LABELS > 0)
+    follows("slicer-old", "read", alone.warnings)
 
 
 def test_the_layers_axis_is_the_one_without_direction(tmp_path: Path) -> None:
@@ -144,6 +146,7 @@ def test_cropped_segmentation_is_put_in_place(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[2:5, 3:7, 4:9], LABELS == 3)
     assert found.sum() == (LABELS == 3).sum()
     assert file.warnings == ()
+    follows("slicer-cropped", "read", file.warnings)
 
 
 def test_turned_axes_are_turned_back(tmp_path: Path) -> None:
@@ -164,6 +167,7 @@ def test_parts_outside_the_scan_are_said(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[..., :3], (LABELS == 3)[..., 2:])
     lost = int((LABELS[..., :2] == 3).sum())
     assert f"'Spleen': {lost} voxels lie outside the scan; left out." in file.warnings
+    follows("slicer-outside", "read, said", file.warnings)
 
 
 def test_another_grid_is_left_to_resampling(tmp_path: Path) -> None:
@@ -253,6 +257,10 @@ def test_refused(tmp_path: Path) -> None:
     assert "one plane or have no length" in refusal(
         lambda: open_segments(made(directions="(1,0,0) (1,0,0) (0,0,1)"))
     )
+    follows("slicer-empty", "refused", [refusal(lambda: open_segments(made(LABELS[:1, :1, :1])))])
+    fractional = {**FLAT_KEYS, "Segmentation_MasterRepresentation": "Fractional labelmap"}
+    follows("slicer-fractional", "refused", [refusal(lambda: open_segments(made(keys=fractional)))])
+    follows("slicer-apart", "refused", [refusal(lambda: open_segments(made(data_file="x.raw")))])
 
 
 def test_sizes_are_checked_before_memory_is_taken(tmp_path: Path) -> None:
@@ -263,6 +271,7 @@ def test_sizes_are_checked_before_memory_is_taken(tmp_path: Path) -> None:
         assert "its header announces 500000 × 500000 × 500000 voxels (125 000 TB)" in refusal(
             lambda path=path: open_segments(path)
         )
+        follows("slicer-bomb", "refused", [refusal(lambda path=path: open_segments(path))])
 
 
 def test_cut_and_broken_pixels(tmp_path: Path) -> None:

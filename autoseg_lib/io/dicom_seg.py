@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import warnings as python_warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -449,12 +450,11 @@ def parse(path: Path, dataset: Dataset, fractional_threshold: float) -> DicomSeg
             return DicomSeg(path, dataset, fractional_threshold)
     except (DataError, GeometryError):
         raise
-    except (EOFError, OSError) as error:  # pydicom's words for a sequence that ends too early
+    except (EOFError, OSError, struct.error) as error:  # pydicom's words for a sequence that ends too early
         raise DataError(
             f"'{path.name}': the file ends early or is damaged. Copy or export it again."
         ) from error
     except Exception as error:  # a damaged file makes pydicom raise almost anything
         raise DataError(
-            f"'{path.name}': it cannot be read as a segmentation ({type(error).__name__}). The file is damaged; "
-            "export it again."
+            f"'{path.name}': it cannot be read as a segmentation. The file is damaged; export it again."
         ) from error

@@ -6,6 +6,7 @@ scan's grid, and ``paint`` turns them into one label array.
 
 from __future__ import annotations
 
+import struct
 import warnings as python_warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -214,6 +215,7 @@ def _after_modality(tag: BaseTag, vr: str | None, length: int) -> bool:
 def _read_dicom(path: Path) -> pydicom.Dataset:
     # Not at the top: most runs never meet such a file.
     from autoseg_lib.io.dicom_headers import open_dicom
+    from autoseg_lib.io.dicom_storage import SkipError
 
     try:
         with path.open("rb"):
@@ -227,14 +229,15 @@ def _read_dicom(path: Path) -> pydicom.Dataset:
         if _is_cut(dataset):
             raise EOFError
         return dataset
-    except (EOFError, OSError) as error:  # pydicom's words for a file that ends too early
+    except (EOFError, OSError, struct.error) as error:  # pydicom's words for a file that ends too early
         raise DataError(
             f"'{path.name}': the file ends early or is damaged. Copy or export it again."
         ) from error
+    except SkipError as skip:
+        raise DataError(f"'{path.name}': {skip.reason}. Export it again.") from None
     except Exception as error:  # a damaged file makes pydicom raise almost anything
-        reason = getattr(error, "reason", "") or type(error).__name__
         raise DataError(
-            f"'{path.name}': it cannot be read as DICOM ({reason}). The file is damaged; export it again."
+            f"'{path.name}': it cannot be read as DICOM. The file is damaged; export it again."
         ) from error
 
 

@@ -15,6 +15,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from tests.helpers.dicom import item, uid
+from tests.helpers.policy import policy_rows
 
 RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 SEG_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -241,3 +242,11 @@ def _dataset(path: Path, sop_class: str, modality: str, transfer_syntax: str) ->
         dataset.FrameOfReferenceUID = uid("frame")
         dataset.ReferencedSeriesSequence = DicomSequence([item(SeriesInstanceUID=uid("series", 1))])
     return dataset
+
+
+def follows(row: str, done: str, texts: Sequence[str] = ()) -> None:
+    """Checks what was done and said against the row of docs/reading.md."""
+    rows = policy_rows()
+    assert row in rows, f"docs/reading.md has no row '{row}'"
+    assert rows[row].done == done, row
+    assert rows[row].is_said_in(list(texts)), (row, texts)
