@@ -101,9 +101,14 @@ def neutral(text: str) -> str:
     data away; an apostrophe before it makes it text. Names of files and ROIs come from others. Source: OWASP, "CSV
     Injection". Full-width signs count too: some spreadsheets take them for the plain ones.
     """
-    if text.lstrip(" \u3000")[:1] not in _FORMULA_STARTS or _PLAIN_NUMBER.fullmatch(text):
-        return text
-    return "'" + text
+    text = text.replace("\r\n", "\n").replace(
+        "\r", "\n"
+    )  # a bare \r ends a line for some readers, and is not quoted
+    return "'" + text if _is_formula(text.lstrip("'")) else text
+
+
+def _is_formula(text: str) -> bool:
+    return text.lstrip(" \u3000")[:1] in _FORMULA_STARTS and _PLAIN_NUMBER.fullmatch(text) is None
 
 
 _PLAIN_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
