@@ -276,12 +276,31 @@ def _(tmp: Path) -> Outcome:
     for index in range(8):
         write_slice(
             tmp / f"{index}.dcm", numbers((8, 6, 8))[index], position=(0, 0, index // 2), number=index,
-            EchoTime=[80, 10][index % 2],
+            DiffusionBValue=[800.0, 0.0][index % 2] + (index == 7),
         )  # fmt: skip
     found = look(tmp)
-    assert found.scan.slice_names[:2] == ("1", "0")  # the shorter echo first
-    assert "its images differ in 2 echo times." in found.texts
+    assert found.scan.slice_names[:2] == ("1", "0")  # the smaller b-value first
+    assert "its images differ in 3 b-values." in found.texts
     assert why_no_volume(found.scan.volume.geometry)
+    return found
+
+
+@row("contrasts")
+def _(tmp: Path) -> Outcome:
+    for index in range(8):
+        write_slice(
+            tmp / "echo" / f"{index}.dcm", numbers((8, 6, 8))[index], position=(0, 0, index // 2), number=index,
+            EchoTime=[80, 10][index % 2],
+        )  # fmt: skip
+        write_slice(
+            tmp / "dixon" / f"{index}.dcm", numbers((8, 6, 8))[index], position=(0, 0, index % 4), number=index,
+            ImageType=["DERIVED", "PRIMARY", "DIXON", "WF"[index // 4]], series=2,
+        )  # fmt: skip
+    found = look(tmp / "dixon")
+    assert [scan.slice_names for scan in found.scans] == [("0", "1", "2", "3"), ("4", "5", "6", "7")]
+    found = look(tmp / "echo")
+    assert [scan.slice_names for scan in found.scans] == [("0", "2", "4", "6"), ("1", "3", "5", "7")]
+    assert all(why_no_volume(scan.volume.geometry) == "" for scan in found.scans)
     return found
 
 

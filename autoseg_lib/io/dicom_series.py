@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg_lib.io.dicom_contrasts import by_contrast
 from autoseg_lib.io.dicom_folders import join_folders
 from autoseg_lib.io.dicom_geometry import same_place_mm, series_geometry
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
@@ -94,9 +95,8 @@ def group_series(headers: Iterable[SliceHeader], *, across_folders: bool = False
     series: list[DicomSeries] = []
     for uid, members in by_uid.items():
         parts = [alike for group in _by_folder(uid, members) for alike in _by_kind(group)]
-        series += [
-            series_from(part) for part in (join_folders(parts, _alike) if across_folders and uid else parts)
-        ]
+        whole = join_folders(parts, _alike) if across_folders and uid else parts
+        series += [series_from(kind) for part in whole for kind in by_contrast(part)]
     return sorted(series, key=_order)
 
 
@@ -228,6 +228,7 @@ def series_from(members: Sequence[SliceHeader]) -> DicomSeries:
     headers, doubles = _without_doubles(_sorted(members))
     first = headers[0]
     kind = f"{first.rows}x{first.columns} {first.orientation} {first.pixel_spacing_mm}"
+    kind += f" {first.image_type} {first.echo_time_ms} {first.stack_id}"
     text = "|".join(
         [first.study_uid, first.series_uid, kind, *([] if first.series_uid else [first.path.name])]
     )
