@@ -430,3 +430,59 @@ def test_other_segmentations_of_the_set(folder: str) -> None:
     assert paths
     for path in paths:
         assert any(layer.any() for layer in pixels_of(open_segments(path)).values())
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("kind", "syntax"),
+    [
+        ("BINARY", "1.2.840.10008.1.2.1"),
+        ("FRACTIONAL", RLELossless),
+        ("FRACTIONAL", "1.2.840.10008.1.2.4.90"),
+        ("LABELMAP", "1.2.840.10008.1.2.1"),
+        ("LABELMAP", RLELossless),
+        ("LABELMAP", "1.2.840.10008.1.2.4.80"),
+    ],
+)
+def test_written_by_highdicom(tmp_path: Path, kind: str, syntax: str) -> None:
+    highdicom = pytest.importorskip("highdicom")
+    folder = real_data("dicom_seg") / "liver_ct3slice" / "images"
+    images = [pydicom.dcmread(path) for path in sorted(folder.glob("*.dcm"))]
+    for image in images:
+        image.SpecificCharacterSet = "ISO_IR 100"  # empty in these files, which highdicom does not take
+    labels = np.zeros((3, 512, 512), np.uint8)
+    labels[0, 10:40, 20:51] = 1
+    labels[2, 100:130, 7:9] = 2
+    code = highdicom.sr.CodedConcept("123037004", "SCT", "Anatomical Structure")
+    segments = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number, segment_label=name, segmented_property_category=code, segmented_property_type=code,
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.MANUAL,
+        )
+        for number, name in ((1, "Liver"), (2, "Vein"))
+    ]  # fmt: skip
+    pixels = (
+        labels if kind != "FRACTIONAL" else np.stack([labels == 1, labels == 2], axis=-1).astype(np.float32)
+    )
+    made = highdicom.seg.Segmentation(
+        source_images=images, pixel_array=pixels, segmentation_type=kind, segment_descriptions=segments,
+        series_instance_uid=highdicom.UID(), series_number=2, sop_instance_uid=highdicom.UID(), instance_number=1,
+        manufacturer="x", manufacturer_model_name="x", software_versions="1", device_serial_number="1",
+        transfer_syntax_uid=syntax,
+    )  # fmt: skip
+    path = tmp_path / "seg.dcm"
+    made.save_as(path)
+    geometry, uids = liver_grid()
+    order = [list(uids).index(image.SOPInstanceUID) for image in images]
+    expected = np.empty_like(labels)
+    expected[order] = labels
+    file = open_segments(path)
+    assert [segment.name for segment in file.segments] == ["Liver", "Vein"]
+    assert file.frame_of_reference_uid == images[0].FrameOfReferenceUID
+    assert file.referenced_series_uids == {images[0].SeriesInstanceUID}
+    found = pixels_of(file, geometry, uids)
+    np.testing.assert_array_equal(found["Liver"], expected == 1)
+    np.testing.assert_array_equal(found["Vein"], expected == 2)
+    assert file.geometry is not None
+    own = pixels_of(file)["Liver"]
+    assert own.sum() == (labels == 1).sum()

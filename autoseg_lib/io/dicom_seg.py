@@ -121,12 +121,8 @@ class DicomSeg(SegmentFile):
                 f"'{self.path.name}': its frames have {shape[0]} × {shape[1]} pixels, the scan's slices "
                 f"{geometry.shape_zyx[1]} × {geometry.shape_zyx[2]}."
             )
-        if geometry is self.geometry:
-            by_position = all(frame.position is not None for frame in self._frames)
-        else:
-            known = geometry.orientation_known and (geometry.positions_known or geometry.shape_zyx[0] == 1)
-            by_position = known and all(_is_placed(frame) for frame in self._frames)
-        if by_position:
+        known = geometry.orientation_known and (geometry.positions_known or geometry.shape_zyx[0] == 1)
+        if known and all(_is_placed(frame) for frame in self._frames):
             placed = self._by_position(SlicePlanes(geometry, slice_origins_xyz_mm), geometry, sop_uids)
         elif geometry is self.geometry:
             placed = [(frame, frame.index) for frame in self._frames]
@@ -186,7 +182,8 @@ class DicomSeg(SegmentFile):
             own = _in_plane_steps(frame)
             # How far the frame's last pixels lie from the slice's, in pixels.
             ends = np.linalg.norm((own - step) * size, axis=0) / np.linalg.norm(step, axis=0)
-            if off > _SAME_PIXEL_SHARE or ends.max() > _SAME_PIXEL_SHARE:
+            other = off > _SAME_PIXEL_SHARE or ends.max() > _SAME_PIXEL_SHARE
+            if other and geometry is not self.geometry:
                 raise GeometryError(
                     f"'{self.path.name}': its pixels lie on another grid than the scan's (other place, size or direction)."
                 )

@@ -134,10 +134,13 @@ def paint(
         shown.setdefault(value, segment.name)
         heights[value] = max(heights[value], ranks[same_name(segment.name)])
         below = labels[layer]  # values already there, one for each pixel of this ROI
-        for other in np.unique(below):
-            if other and other != value:
-                pair = (value, int(other))
-                overlaps[pair] = overlaps.get(pair, 0) + int(np.count_nonzero(below == other))
+        counts = np.bincount(below, minlength=1)
+        others = [other for other in np.flatnonzero(counts).tolist() if other not in (0, value)]
+        if not others:
+            labels[layer] = value
+            continue
+        for other in others:
+            overlaps[value, other] = overlaps.get((value, other), 0) + int(counts[other])
         labels[layer] = np.where(heights[below] > heights[value], below, np.array(value, dtype=dtype))
     if labels is None:
         raise DataError("there is no ROI to paint. Check the file.")
