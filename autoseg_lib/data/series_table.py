@@ -118,7 +118,7 @@ def default_choice(found: Discovery) -> str:
     if whole == 1:
         return ""
     kinds = _kinds([source for source in found.left_out if source.series is not None])
-    used = "The one scan is used" if count == 1 else f"All {count} scans are used"
+    used = {1: "The one scan is used", 2: "Both scans are used"}.get(count, f"All {count} scans are used")
     more = f"; {kinds} left out" if kinds else ""
     return f"{used}{more}. To choose, set series to a number of this list (or several)."
 
@@ -128,7 +128,7 @@ def _kinds(left: Sequence[ImageSource]) -> str:
     for source in left:
         kind = source.series.kind if source.series is not None else "scan"
         counts[kind] = counts.get(kind, 0) + 1
-    parts = [f"{n} {kind}" + ("s" if n > 1 else "") for kind, n in counts.items()]
+    parts = [f"{n} {kind}" + ("s" if n > 1 else "") for kind, n in sorted(counts.items())]
     return " and ".join(parts) + (" is" if sum(counts.values()) == 1 else " are") if parts else ""
 
 
