@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
+from autoseg_lib.data.doctor.agreement import Agreement, compare_labels
 from autoseg_lib.data.doctor.facts import CaseFacts, SliceFacts
 from autoseg_lib.data.doctor.finding import Finding, Sample
 from autoseg_lib.data.pairing import Pairing, TrainingCase
+from autoseg_lib.data.scan import load_scan
 from autoseg_lib.data.split import Split, split_cases, validation_share
+from autoseg_lib.errors import AutosegError
+from autoseg_lib.geometry import Geometry
 from autoseg_lib.io.label_codes import is_mark
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.settings import AUTO, TrainSettings
 
-# A label file with more values than this is an image: whole-body label sets hold about 100 ROIs, on one slice far fewer.
-MOST_LABEL_VALUES = 120
+# A label slice with more values than this, and several times as many as its image, is the image: whole-body label sets show
+# 30 to 40 ROIs on one slice, and their images have hundreds of grey values.
+MOST_LABEL_VALUES, MORE_VALUES = 40, 4
 
 # An image with fewer grey values than this may be a label: 8 bits of noise alone bring more.
 FEWEST_GREY_LEVELS = 30
@@ -80,6 +86,18 @@ class Context:
         return label_values(self.facts)
 
     @cached_property
+    def geometries(self) -> dict[str, Geometry]:
+        """The grid of every scan, of those too whose label does not fit."""
+        grids = {case.name: case.geometry for case in self.facts}
+        for case in self.pairing.cases:
+            if case.name not in grids and case.label_volume is not None:
+                with suppress(AutosegError):
+                    grids[case.name] = load_scan(
+                        case.source, slice_axis=self.settings.slice_axis
+                    ).volume.geometry
+        return grids
+
+    @cached_property
     def slice_count(self) -> int:
         """Slices of all cases."""
         return sum(len(case.slices) for case in self.facts)
@@ -99,6 +117,11 @@ class Context:
         return usual_rois(self.facts)[1]
 
     @cached_property
+    def agreement(self) -> Agreement:
+        """Which labels do not fit their images; labels that are wrong in an obvious way are left out."""
+        return compare_labels(self.facts, {*self.swapped_files, *self.odd_values})
+
+    @cached_property
     def split(self) -> Split:
         """Which cases training would keep back, as it will decide itself."""
         patients = len({case.patient for case in self.facts})
@@ -114,9 +137,8 @@ class Context:
 
 def is_swapped(item: SliceFacts) -> bool:
     """Whether a slice's label looks like an image, and its image like a label."""
-    return item.grey_levels < FEWEST_GREY_LEVELS and len(item.counts) > max(
-        MOST_LABEL_VALUES, 2 * item.grey_levels
-    )
+    most = max(MOST_LABEL_VALUES, MORE_VALUES * item.grey_levels)
+    return item.grey_levels < FEWEST_GREY_LEVELS and len(item.counts) > most
 
 
 def label_values(facts: Sequence[CaseFacts]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from autoseg_lib.data.doctor.checks import (
     amount,
     duplicates,
     files,
+    fitting,
     grids,
     kinds,
     patients,
@@ -76,6 +77,13 @@ CHECKS = (
     Check("patient_conflict", "no patient counts as several", patients.check_patient_conflicts),
     Check("one_patient", "there are several patients", patients.check_one_patient),
     Check("unknown_patients", "images tell whose they are", patients.check_unknown_patients),
+    # labels against their images, judged by all the others
+    Check("labels_turned", "labels lie on their images' edges", fitting.check_whole_set_turned),
+    Check("label_turned", "no label is turned or flipped", fitting.check_turned),
+    Check("label_swapped", "no two labels have changed places", fitting.check_exchanged),
+    Check("label_shifted", "no label belongs to another slice", fitting.check_shifted),
+    Check("roi_numbers", "ROIs are numbered alike in all labels", fitting.check_renumbered),
+    Check("label_unlike", "every label fits its image", fitting.check_unlike),
     # the study
     Check("few_cases", "there is enough to learn from", amount.check_amount),
     Check("names", "ROIs are named", files.check_names),

@@ -1,0 +1,195 @@
+"""Labels that do not fit their images: turned, renumbered, of another slice or sample, or unlike all others."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from autoseg_lib.data.doctor.agreement import Suspect
+from autoseg_lib.data.doctor.context import Context
+from autoseg_lib.data.doctor.finding import Finding, Fix, FixAction, Sample
+from autoseg_lib.data.doctor.fixes import counted, label_files
+from autoseg_lib.errors import name_list
+
+_LOOK = "This rests on comparison with the other samples: look at the picture before you change anything."
+
+
+def check_whole_set_turned(context: Context) -> Iterable[Finding]:
+    """All labels turned the same way: then none of them sticks out, but edges and grey values do not match."""
+    turned = context.agreement.whole_set
+    if turned is None:
+        return
+    samples = tuple(context.agreement.scores)
+    files = label_files(context, samples)
+    yield Finding(
+        "error",
+        "labels_turned",
+        f"all labels seem to be turned against their images: '{turned.transform}' makes them fit much better (it explains "
+        f"{100 * turned.gain:.0f} % more of them). This happens where one program writes rows first and another columns. "
+        "Look at the pictures, and turn all labels.",
+        tuple(file.name for file in files),
+        samples,
+        Fix(
+            f"Turn {counted(len(files), 'label file')}: {turned.transform}",
+            (FixAction("transform", files, {"transform": turned.transform}),),
+            sure=False,
+        ),
+        {"transform": turned.transform, "sigmas": round(turned.sigmas, 1)},
+    )
+
+
+def check_turned(context: Context) -> Iterable[Finding]:
+    """Single labels that fit when they are turned, one finding for each way of turning."""
+    found: dict[str, list[Suspect]] = defaultdict(list)
+    for suspect in _of(context, "transform"):
+        found[suspect.transform].append(suspect)
+    for name, suspects in found.items():
+        files, names = _files(context, suspects)
+        yield Finding(
+            "warning",
+            "label_turned",
+            f"{_labels(names)} {_fit(len(names))} '{name}'. {_LOOK}",
+            names,
+            _samples(suspects),
+            Fix(
+                f"Turn {counted(len(files), 'label file')}: {name}",
+                (FixAction("transform", files, {"transform": name}),),
+                sure=False,
+            ),
+            {"transform": name, **_scores(suspects)},
+        )
+
+
+def check_renumbered(context: Context) -> Iterable[Finding]:
+    """Labels whose ROIs are numbered differently than in the other samples; left and right are said by name."""
+    pairs = {frozenset(pair) for pair in context.labels.mirror_pairs}
+    found: dict[tuple[tuple[int, int], ...], list[Suspect]] = defaultdict(list)
+    for suspect in _of(context, "renumber"):
+        changes = tuple(sorted((old, new) for old, new in suspect.mapping.items() if old != new))
+        found[changes].append(suspect)
+    for changes, suspects in found.items():
+        files, names = _files(context, suspects)
+        sides = all(frozenset(change) in pairs for change in changes)
+        what = ", ".join(f"{_roi(context, old)} should be {_roi(context, new)}" for old, new in changes)
+        cause = (
+            "left and right seem to be exchanged"
+            if sides
+            else "ROIs seem to be numbered differently than in the other samples"
+        )
+        yield Finding(
+            "warning",
+            "sides_swapped" if sides else "roi_numbers",
+            f"{_labels(names)}: {cause} ({what}). {_LOOK}",
+            names,
+            _samples(suspects),
+            Fix(
+                f"Renumber {counted(len(files), 'label file')}",
+                (FixAction("map_values", files, {"map": dict(changes)}),),
+                sure=False,
+            ),
+            {"map": dict(changes), **_scores(suspects)},
+        )
+
+
+def check_shifted(context: Context) -> Iterable[Finding]:
+    """Neighbouring labels that fit some slices further on."""
+    found: dict[tuple[str, int], list[Suspect]] = defaultdict(list)
+    for suspect in _of(context, "shift"):
+        found[suspect.sample.case, suspect.slices].append(suspect)
+    for (case, slices), suspects in found.items():
+        _, names = _files(context, suspects)
+        indices = sorted(item.sample.slice_index or 0 for item in suspects)
+        count = len(context.case(case).slices)
+        first = max(0, min(indices[0], indices[0] - slices))
+        last = min(count - 1, max(indices[-1], indices[-1] - slices))
+        files = label_files(context, [Sample(case, index) for index in range(first, last + 1)])
+        yield Finding(
+            "warning",
+            "label_shifted",
+            f"{_labels(names)} of '{case}' seem to belong to other slices: they fit {counted(abs(slices), 'slice')} "
+            f"further {'on' if slices > 0 else 'back'}. Check the order of the label files. {_LOOK}",
+            names,
+            _samples(suspects),
+            Fix(
+                f"Move {counted(len(files), 'label file')} by {slices:+d}",
+                (FixAction("shift", files, {"slices": slices}),),
+                sure=False,
+            ),
+            {"slices": slices, **_scores(suspects)},
+        )
+
+
+def check_exchanged(context: Context) -> Iterable[Finding]:
+    """Two labels that fit each other's images."""
+    done: set[Sample] = set()
+    for suspect in _of(context, "swap"):
+        if suspect.partner is None or suspect.sample in done:
+            continue
+        pair = (suspect.sample, suspect.partner)
+        done.update(pair)
+        files = label_files(context, pair)
+        if len(files) != 2:
+            continue
+        names = tuple(file.name for file in files)
+        yield Finding(
+            "warning",
+            "label_swapped",
+            f"labels '{names[0]}' and '{names[1]}' seem to have changed places: each fits the other's image better. {_LOOK}",
+            names,
+            pair,
+            Fix("Let the two labels change places", (FixAction("swap_labels", files),), sure=False),
+            {"score": round(suspect.score, 1)},
+        )
+
+
+def check_unlike(context: Context) -> Iterable[Finding]:
+    """Labels that do not fit their image, and nothing tried makes them fit."""
+    suspects = _of(context, "unlike")
+    if not suspects:
+        return
+    _, names = _files(context, suspects)
+    yield Finding(
+        "warning",
+        "label_unlike",
+        f"{_labels(names)} {'does' if len(names) == 1 else 'do'} not look like the others would let one expect (another "
+        "sample's label, another slice's, carelessly drawn, or a rare anatomy). Look at "
+        f"{'this one' if len(names) == 1 else 'these'}.",
+        names,
+        _samples(suspects),
+        details=_scores(suspects),
+    )
+
+
+def _of(context: Context, kind: str) -> list[Suspect]:
+    return [suspect for suspect in context.agreement.suspects if suspect.kind == kind]
+
+
+def _files(context: Context, suspects: Sequence[Suspect]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    files = label_files(context, [suspect.sample for suspect in suspects])
+    return files, tuple(file.name for file in files)
+
+
+def _samples(suspects: Sequence[Suspect]) -> tuple[Sample, ...]:
+    return tuple(suspect.sample for suspect in suspects)
+
+
+def _scores(suspects: Sequence[Suspect]) -> dict[str, object]:
+    return {"scores": [round(suspect.score, 1) for suspect in suspects]}
+
+
+def _labels(names: Sequence[str]) -> str:
+    return f"label '{names[0]}'" if len(names) == 1 else f"{len(names)} labels ({name_list(list(names))})"
+
+
+def _fit(count: int) -> str:
+    return (
+        "does not fit its image, but it does after"
+        if count == 1
+        else "do not fit their images, but they do after"
+    )
+
+
+def _roi(context: Context, value: int) -> str:
+    names = {label.value: label.name for label in context.labels}
+    return f"{value} ('{names[value]}')" if value in names else str(value)
