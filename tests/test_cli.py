@@ -164,7 +164,8 @@ def test_evaluate_exits_with_1_where_a_case_failed(capsys, tmp_path: Path):
     assert code == 1
     assert "'bad' was not compared: the reference's slices are 8×8, the prediction's 8×4" in out
     assert pd.read_csv(tmp_path / "e.csv")["case"].tolist() == ["good"]
-    assert call(capsys, *command, str(tmp_path / "r"))[0] == 0
+    assert call(capsys, *command, str(tmp_path / "r"))[0] == 1  # the earlier tables are kept
+    assert call(capsys, *command, str(tmp_path / "r"), "--overwrite")[0] == 0
 
 
 def test_train_segment_evaluate_measure_in_a_shell(capsys, tmp_path: Path, monkeypatch):

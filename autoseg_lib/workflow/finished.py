@@ -104,12 +104,14 @@ class RunRows:
         return list(self._reports.values())
 
     def write(self) -> None:
-        """Writes the three tables.
+        """Writes the three tables; with no case done yet there are none to write.
 
         Raises:
             ExportError: one cannot be written (open in another program, disk full).
         """
         rows = [row for measurements, _ in self._rows.values() for row in measurements]
+        if not rows and not self._run.measurements.exists():
+            return
         write_measurements(self._run.measurements, rows)
         write_csa_results(self._run.csa_results, rows)
         write_volumes(self._run.volumes, [row for _, volumes in self._rows.values() for row in volumes])
