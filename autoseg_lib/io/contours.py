@@ -23,8 +23,6 @@ _SNAP_PIXELS = 1e-5
 _CHUNK_CROSSINGS = 1_000_000
 # Two contours of one ROI that cross are told from two that merely touch by more than this share of the smaller one.
 _TOUCHING_SHARE = 0.05
-# Beyond so many contours on one slice (a threshold's crumbs), crossings are not looked for.
-_MOST_COMPARED = 200
 
 
 class ContourPixels(NamedTuple):
@@ -99,18 +97,25 @@ def combine(layer: npt.NDArray[np.bool_], found: Sequence[ContourPixels]) -> Com
         layer: (row, column) of the slice, changed in place.
         found: pixels of each contour.
     """
-    kept: list[ContourPixels] = []
     repeated = crossing = 0
+    kept: list[ContourPixels] = []
+    # Boxes of those kept: first and last row, first and last column; a threshold's crumbs can be hundreds.
+    boxes = np.zeros((len(found), 4), dtype=np.int64)
     for one in found:
-        if len(found) <= _MOST_COMPARED:
-            overlaps = [_overlap(one, other) for other in kept]
-            if any(same for same, _ in overlaps):
-                repeated += 1
-                continue
-            crossing += sum(pixels for _, pixels in overlaps)
-        kept.append(one)
         height, width = one.pixels.shape
-        layer[one.row : one.row + height, one.column : one.column + width] ^= one.pixels
+        box = (one.row, one.row + height, one.column, one.column + width)
+        known = boxes[: len(kept)]
+        meets = (
+            (known[:, 0] < box[1]) & (known[:, 1] > box[0]) & (known[:, 2] < box[3]) & (known[:, 3] > box[2])
+        )
+        overlaps = [_overlap(one, kept[index]) for index in np.flatnonzero(meets).tolist()]
+        if any(same for same, _ in overlaps):
+            repeated += 1
+            continue
+        crossing += sum(pixels for _, pixels in overlaps)
+        boxes[len(kept)] = box
+        kept.append(one)
+        layer[box[0] : box[1], box[2] : box[3]] ^= one.pixels
     return Combined(repeated, crossing)
 
 
@@ -150,8 +155,6 @@ def _overlap(one: ContourPixels, other: ContourPixels) -> tuple[bool, int]:
     ours = one.pixels[row - one.row :, column - one.column :]
     theirs = other.pixels[row - other.row :, column - other.column :]
     height, width = min(ours.shape[0], theirs.shape[0]), min(ours.shape[1], theirs.shape[1])
-    if height <= 0 or width <= 0:
-        return False, 0
     shared = int(np.count_nonzero(ours[:height, :width] & theirs[:height, :width]))
     if not shared:
         return False, 0
