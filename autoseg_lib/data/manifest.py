@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg_lib.data.discover import Discovery, ImageSource, choose_series, discover_files
-from autoseg_lib.data.naming import safe_name
 from autoseg_lib.errors import DataError, name_list
 from autoseg_lib.io.csv_files import read_table_text
-from autoseg_lib.io.files import walk_files
+from autoseg_lib.io.files import safe_name, walk_files
 from autoseg_lib.io.limits import is_there
 
 _COLUMNS = ("image", "label", "case", "patient")

@@ -9,26 +9,10 @@ from pathlib import Path
 
 from autoseg_lib.errors import SettingsError
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
-from autoseg_lib.io.files import same_text
+from autoseg_lib.io.files import safe_name, same_text
 from autoseg_lib.io.identity import tells_identity
 from autoseg_lib.io.raster import IMAGE_SUFFIXES
 from autoseg_lib.io.volume_files import is_volume_file, stem_of
-
-# What some operating system forbids; what does not show but changes how the rest is read (control characters, changes of
-# the writing direction); and the halves of characters that stand for bytes of a name that are no Unicode.
-_FORBIDDEN = re.compile(
-    r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]'
-)
-# Names of devices on Windows, with any suffix.
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-# File systems take 255 bytes; suffixes and numbers follow.
-_LONGEST_NAME = 100
-
-
-def safe_name(name: str) -> str:
-    """Returns a name that is one valid file name everywhere, whatever was asked for ("../../x" → "_.._x")."""
-    cleaned = _FORBIDDEN.sub("_", name)[:_LONGEST_NAME].strip(" .") or "case"
-    return f"{cleaned}_" if _DEVICES.fullmatch(cleaned) else cleaned
 
 
 def image_stem(path: Path) -> str:

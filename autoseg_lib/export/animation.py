@@ -118,4 +118,4 @@ def _jpeg(grey: npt.NDArray[np.uint8]) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autoseg_lib.errors import ExportError, SettingsError
-from autoseg_lib.io.files import atomic_write
+from autoseg_lib.io.files import atomic_write, safe_name
 from autoseg_lib.io.run_record import RECORD_FILE, RESULT_FILES, read_record
 
 __all__ = [
@@ -25,17 +24,6 @@ __all__ = [
 ]
 
 MODES = ("new", "continue", "overwrite")
-
-# Names that Windows reserves for devices, whatever their suffix.
-_RESERVED = {
-    "con",
-    "prn",
-    "aux",
-    "nul",
-    *(f"com{i}" for i in range(1, 10)),
-    *(f"lpt{i}" for i in range(1, 10)),
-}
-
 
 @dataclass
 class RunFolder:
@@ -168,14 +156,6 @@ def next_free_name(predictions_dir: Path, name: str) -> Path:
     return candidate
 
 
-def safe_name(name: str) -> str:
-    """Returns a name that is one file name on Linux, macOS and Windows; most names come back as they are."""
-    cleaned = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name).strip().rstrip(". ")
-    if not cleaned.strip("."):
-        return "scan"
-    return f"{cleaned}_" if cleaned.split(".")[0].lower() in _RESERVED else cleaned
-
-
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:
     """Returns safe file names, all different even where upper and lower case are the same (Windows, macOS).
 
@@ -262,4 +242,4 @@ def _check_writable(folder: Path) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -27,7 +27,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     lines = [[_cell(value) for value in row] for row in rows]
 
     def write(target: Path) -> None:
-        with target.open("w", encoding="utf-8", newline="") as stream:
+        with target.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow([neutral(name) for name in header])
             writer.writerows(lines)

@@ -28,6 +28,32 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     return (*key, (2, 0, name))
 
 
+# What some operating system forbids; what does not show but changes how the rest is read (control characters, changes of
+# the writing direction); and the halves of characters that stand for bytes of a name that are no Unicode.
+_FORBIDDEN = re.compile(
+    r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]'
+)
+# Names of devices on Windows, with any suffix.
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+# File systems take 255 bytes; suffixes and numbers follow.
+_LONGEST_NAME = 100
+
+
+def safe_name(name: str) -> str:
+    """Returns a name that is one file name on Linux, macOS and Windows ("../../x" → "_.._x"); most come back as they are."""
+    cleaned = _FORBIDDEN.sub("_", name)[:_LONGEST_NAME].strip(" .") or "scan"
+    return f"{cleaned}_" if _DEVICES.fullmatch(cleaned) else cleaned
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a name can be a file's name everywhere, as it is, long or short."""
+    return (
+        _FORBIDDEN.search(name) is None
+        and _DEVICES.fullmatch(name) is None
+        and name == name.strip(" .") != ""
+    )
+
+
 def same_text(name: str) -> str:
     """Returns a name for comparing: "é" as one letter, however a file system or archive stores it (Unicode NFC).
 

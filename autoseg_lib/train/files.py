@@ -117,7 +117,7 @@ def write_report(path: Path, values: Mapping[str, Any]) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     def write(target: Path) -> None:
-        target.write_text(text, encoding="utf-8")
+        target.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     atomic_write(path, write)
 
