@@ -329,4 +329,4 @@ def _large(item: SliceFacts, view: SliceView, place: Mapping[int, int]) -> dict[
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
