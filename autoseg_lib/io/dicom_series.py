@@ -17,7 +17,7 @@ from autoseg_lib.io.dicom_geometry import same_place_mm, series_geometry
 from autoseg_lib.io.dicom_headers import DICOM_SUFFIXES
 from autoseg_lib.io.dicom_notes import series_notes
 from autoseg_lib.io.dicom_pixels import read_pixels, same_pixels, why_refused
-from autoseg_lib.io.files import natural_key, sha256_of
+from autoseg_lib.io.files import is_safe_name, natural_key, sha256_of
 from autoseg_lib.io.identity import names_person
 from autoseg_lib.io.slice_header import SliceHeader
 from autoseg_lib.volume import Volume
@@ -310,7 +310,7 @@ def _slice_names(headers: Sequence[SliceHeader]) -> tuple[str, ...]:
         stem = slice_stem(header.path)
         names.append(stem if header.frame is None else f"{stem}_{header.frame + 1:04d}")
     doubled = len({name.casefold() for name in names}) < len(names)
-    if doubled or any(names_person(name, header) for name, header in zip(names, headers, strict=True)):
+    if doubled or not all(map(is_safe_name, names)) or any(names_person(name, header) for name, header in zip(names, headers, strict=True)):
         return tuple(f"slice_{number:04d}" for number in range(1, len(names) + 1))
     return tuple(names)
 
