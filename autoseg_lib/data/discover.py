@@ -15,7 +15,7 @@ from autoseg_lib.io import raster
 from autoseg_lib.io.dicom_geometry import series_geometry
 from autoseg_lib.io.dicom_headers import read_headers
 from autoseg_lib.io.dicom_series import DicomSeries, group_series, spread_series
-from autoseg_lib.io.files import is_junk, natural_key, walk_files
+from autoseg_lib.io.files import is_junk, is_safe_name, natural_key, walk_files
 from autoseg_lib.io.run_record import own_results
 from autoseg_lib.io.slice_header import SkippedFile
 from autoseg_lib.io.volume_files import all_files, describe_volume_file, is_volume_file
@@ -346,6 +346,8 @@ def _raster_sources(
             stems = tuple(image_stem(file) for file in group)
             if len(set(stems)) < len(stems):
                 stems = tuple(file.name for file in group)
+            if not all(map(is_safe_name, stems)):
+                stems = tuple(f"slice_{number:04d}" for number in range(1, len(group) + 1))
             patient = patient_of(name, pattern, folder, root, LAYOUT_FOLDERS)
             sources.append(ImageSource(name, "raster", tuple(group), stems, patient))
     return sources
