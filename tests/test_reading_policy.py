@@ -684,11 +684,14 @@ def _(tmp: Path) -> Outcome:
 
 @row("rgb")
 def _(tmp: Path) -> Outcome:
+    half = {"SamplesPerPixel": 3, "PhotometricInterpretation": "YBR_FULL_422", "PixelData": bytes(6 * 8 * 2)}
+    change(write_slice(tmp / "half" / "a.dcm", numbers()[0].astype(np.uint8)), **half)
+    assert "found a colour picture (YBR_FULL_422)" in look(tmp / "half").texts[-1]
     write_slice(tmp / "a.dcm", numbers()[0].astype(np.uint8))
     change(
         tmp / "a.dcm", SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0, PixelData=bytes(6 * 8 * 3)
     )  # fmt: skip
-    return look(tmp)
+    return look(tmp / "a.dcm")
 
 
 @row("rescale")
@@ -735,6 +738,9 @@ def _(tmp: Path) -> Outcome:
 def _(tmp: Path) -> Outcome:
     for path in write_series(tmp, numbers(), RescaleSlope="1.25", RescaleIntercept="7"):
         raw_text(path, b"1.25", b"inf ")
+    assert look(tmp).done == "read, said"
+    for path in write_series(tmp, numbers(), RescaleSlope="1e99", RescaleIntercept="7"):
+        assert path.exists()
     found = look(tmp)
     assert np.array_equal(found.scan.volume.array, numbers())
     return found
@@ -1002,6 +1008,15 @@ def _(tmp: Path) -> Outcome:
     write_slice(tmp / "z", numbers()[0], series=2)
     change(tmp / "z", PixelData=None)
     return beside(tmp)
+
+
+@row("extra-pixels")
+def _(tmp: Path) -> Outcome:
+    for path in write_series(tmp, numbers()):
+        change(path, Rows=5)
+    found = look(tmp)
+    assert np.array_equal(found.scan.volume.array, numbers()[:, :5])
+    return found
 
 
 @row("bomb-matrix")

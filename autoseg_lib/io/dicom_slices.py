@@ -33,6 +33,8 @@ _FIRST_IDEOGRAPH = 0x2E80
 
 # Pixels of microscopes are down to 0.0001 mm, of anything else far larger; no detector has pixels of a metre.
 _SMALLEST_MM, _LARGEST_MM = 1e-5, 1e3
+# Grey values beyond this are no measurement of anything.
+_LARGEST_RESCALE = 1e12
 # Coordinates of patients lie within some metres of the scanner's centre.
 _FARTHEST_MM = 1e6
 
@@ -134,6 +136,10 @@ def _slice(header: Any, groups: list[Dataset], frame: int | None, shared: dict[s
     elif doubt:
         notes.append("the directions in the header are not quite at a right angle; they were straightened.")
     slope, intercept = _rescale(look, shared, notes)
+    if shared["pixels"].extra_bytes:
+        notes.append(
+            f"the file holds {shared['pixels'].extra_bytes} bytes more of pixels than its header speaks of; they were not used."
+        )
     instance = integer_of(header, "InstanceNumber")
     return SliceHeader(
         frame=frame,
@@ -172,11 +178,11 @@ def _rescale(look: Any, shared: dict[str, Any], notes: list[str]) -> tuple[float
     broken = [
         name
         for name, raw, number in (("slope", raw_slope, slope), ("intercept", raw_intercept, intercept))
-        if number is None and shown_value(raw)
+        if (number is None or abs(number) > _LARGEST_RESCALE) and shown_value(raw)
     ]
     if broken:
         notes.append(
-            f"the rescale {' and '.join(broken)} in the header cannot be read; values are as stored."
+            f"the rescale {' and '.join(broken)} in the header cannot be used; values are as stored."
         )
         return 1.0, 0.0
     if slope == 0:

@@ -158,7 +158,10 @@ def pixel_storage(
     high = integer_of(header, "HighBit")
     frames = max(1, integer_of(header, "NumberOfFrames") or 1)
     samples = max(1, integer_of(header, "SamplesPerPixel") or 1)
-    needed = math.ceil(rows * columns * samples * frames * bits / 8)
+    photometric = (text_of(header, "PhotometricInterpretation") or "MONOCHROME2").upper()
+    # Colour at half or a quarter of the resolution of brightness takes less (PS3.3 C.7.6.3.1.2).
+    share = 2 / 3 if photometric.endswith("_422") else 1 / 2 if photometric.endswith("_420") else 1
+    needed = math.ceil(rows * columns * samples * frames * bits / 8 * share)
     in_file = size - (offset or 0)
     plain = syntax in PLAIN and length != UNDEFINED and kind == "PixelData" and offset is not None
     missing = 0
@@ -167,7 +170,7 @@ def pixel_storage(
     _refuse_the_impossible(needed, in_file, frames, plain)
     return PixelStorage(
         transfer_syntax=syntax,
-        photometric=(text_of(header, "PhotometricInterpretation") or "MONOCHROME2").upper(),
+        photometric=photometric,
         samples_per_pixel=samples,
         bits_allocated=bits,
         bits_stored=stored,
@@ -177,6 +180,8 @@ def pixel_storage(
         offset=offset if plain else None,
         has_modality_lut=bool(header.get("ModalityLUTSequence")),
         missing_bytes=missing,
+        # One byte makes an odd number even.
+        extra_bytes=max(0, length - needed) if plain and length - needed > 1 else 0,
         lossy=text_of(header, "LossyImageCompression") == "01",
     )
 

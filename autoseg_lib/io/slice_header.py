@@ -36,6 +36,7 @@ class PixelStorage:
         frames: frames in the file.
         offset: byte where uncompressed little-endian pixels begin; None where a decoder is needed.
         has_modality_lut: whether stored values go through a table instead of slope and intercept.
+        extra_bytes: how many bytes of pixels there are beyond what the header speaks of.
         lossy: whether the image was compressed with loss at some time.
         missing_bytes: how many bytes of pixels are missing at the end of the file (a copy that was cut off).
     """
@@ -52,6 +53,7 @@ class PixelStorage:
     has_modality_lut: bool
     missing_bytes: int = 0
     lossy: bool = False
+    extra_bytes: int = 0
 
 
 @dataclass(frozen=True)
