@@ -458,11 +458,13 @@ class _Loader(yaml.SafeLoader):
 # Dates and numbers that do not exist are ValueErrors, brackets in brackets a RecursionError.
 _NOT_YAML = (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError)
 # A hundred times the longest settings anybody wrote.
-_LONGEST_FILE = 500_000
+_LONGEST_FILE, _MOST_BRACKETS = 500_000, 1000
 _LONGEST_SHOWN = 80
 
 
 def _from_yaml(text: str) -> Any:
+    if text.count("[") + text.count("{") > _MOST_BRACKETS:  # brackets in brackets take for ever
+        raise ValueError("too many brackets")
     loader = _Loader(text)
     try:
         return loader.get_single_data()
