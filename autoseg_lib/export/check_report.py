@@ -224,13 +224,19 @@ def _finding(
 ) -> dict[str, Any]:
     return {
         "severity": finding.severity,
-        "title": finding.code.replace("_", " ").capitalize(),
+        "title": _title(finding.code),
         "text": hide(finding.text),
         "files": [hide(name) for name in finding.files[:_MOST_FILES]],
         "fileCount": len(finding.files),
         "fix": finding.fix.text if finding.fix else "",
         "count": sum(number in numbers for numbers in concerned.values()),
     }
+
+
+def _title(code: str) -> str:
+    """Returns a short name of a finding as a heading: "roi_gap" → "ROI gap"."""
+    words = [word.upper() if word in ("roi", "rois", "nan", "ct", "mr") else word for word in code.split("_")]
+    return words[0][:1].upper() + words[0][1:] + "".join(f" {word}" for word in words[1:])
 
 
 def _code_name(value: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from markupsafe import Markup
 
@@ -44,13 +45,20 @@ def check_html(report: CheckReport, pairs: int, page: Markup | str = "") -> Mark
     colors = [row.color for row in report.roi_rows]
     table = table_html(rows, header, colors=colors, numeric=(1, 2, 3, 4, 5)) if rows else Markup("")
     gallery = Gallery(report.facts)
-    items = []
+    items: list[dict[str, Any]] = []
+    seen: set[tuple[tuple[str, int], ...]] = set()
     for number, finding in enumerate(report.findings[:_MOST_FINDINGS]):
         item = finding_item(finding)
-        pictures = gallery.pictures(finding, _MOST_PICTURES) if number < _MOST_ILLUSTRATED else []
+        places = tuple(gallery.places(finding))
+        # The same slices, with nothing to show beside them, were just looked at.
+        again = finding.fix is None and places in seen
+        seen.add(places)
+        pictures = []
+        if number < _MOST_ILLUSTRATED and not again:
+            pictures = gallery.pictures(finding, _MOST_PICTURES)
         item["fix"] = _fix_text(finding)
         item["codes"] = _codes(finding)
-        item["more"] = max(0, len(gallery.places(finding)) - len(pictures))
+        item["more"] = max(0, len(places) - len(pictures))
         item["pictures"] = [
             {
                 "caption": picture.caption,

@@ -29,7 +29,12 @@ def without_identity(found: Discovery) -> Callable[[str], str]:
         found: the scans whose headers say who the patients are.
     """
     told = identities(found)
-    literal = [text for text in sorted(told, key=len, reverse=True) if len(text) >= _SHORTEST]
+    # Words that stand for nobody ("example", "study") tell nothing, whoever's name they are part of.
+    literal = [
+        text
+        for text in sorted(told, key=len, reverse=True)
+        if len(text) >= _SHORTEST and tells_identity(text, [text])
+    ]
     # Whole words only; "_" and digits beside a name separate it as spaces do.
     pattern = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(map(re.escape, literal))})(?![^\W\d_])", re.IGNORECASE)
 
