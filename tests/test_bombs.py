@@ -130,6 +130,10 @@ BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {
         r"its header is damaged: '\(+' is no value for 'kinds'",
     ),
     "mha": (lambda p: mha(p / "a.mha", "30000 30000 30000"), r"announces 30000 × 30000 × 30000 voxels \(216 TB\)"),
+    "mha, packed pixels longer than the file": (
+        lambda p: mha(p / "a.mha", "2 2 2", "CompressedData = True", "CompressedDataSize = 9000000000"),
+        r"the file ends early \(at least 8999\d+ bytes are missing\)",
+    ),
     "mha, LIST misspelt": (
         lambda p: mha(p / "a.mhd", "2 2 2", data="LIST" * 50),
         r"its header is damaged: 'LISTLIST.*' is no value for 'elementdatafile'",

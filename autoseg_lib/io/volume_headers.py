@@ -149,11 +149,13 @@ def check_header(path: Path) -> None:
     Raises:
         DataError: a line is no header line, a value is not what its field holds, or the pixels lie outside the folder.
     """
-    name = path.name.lower()
+    name, packed = path.name.lower(), 0
     if name.endswith((".nrrd", ".nhdr")):
         _check_fields(path, _nrrd_fields(path), _NRRD_FIELDS, ("type", "dimension", "sizes", "encoding"))
     elif name.endswith((".mha", ".mhd")):
-        _check_fields(path, _meta_fields(path), _META_FIELDS, ("ndims", "dimsize", "elementtype"))
+        fields = _meta_fields(path)
+        _check_fields(path, fields, _META_FIELDS, ("ndims", "dimsize", "elementtype"))
+        packed = int(dict(fields).get("compresseddatasize", 0))
     for file in data_files(path):
         inner = str(file.relative_to(path.parent)) if file.is_relative_to(path.parent) else str(file)
         if not is_inside(inner) or not file.is_relative_to(path.parent):
@@ -165,6 +167,11 @@ def check_header(path: Path) -> None:
             raise DataError(
                 f"'{path.name}': its pixels should lie in '{inner[:_LONGEST_NAME]}', which is not there. Copy both files."
             )
+    stored = sum(file.stat().st_size for file in (path, *data_files(path)))
+    if packed > stored:
+        raise DataError(
+            f"'{path.name}': the file ends early (at least {packed - stored} bytes are missing). Copy it again."
+        )
 
 
 def packing_ratio(path: Path) -> float:
