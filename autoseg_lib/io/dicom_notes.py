@@ -32,7 +32,8 @@ def series_notes(headers: Sequence[SliceHeader], doubles: int = 0) -> list[str]:
     if first.position_xyz_mm is None and len(headers) > 1 and first.frame is None:
         notes += _number_notes(headers)
     frames = {header.frame_of_reference_uid for header in headers if header.frame_of_reference_uid}
-    if len(frames) > 1 and geometry.positions_known:
+    # Where each image has one of its own, somebody has replaced the UIDs, and they say nothing.
+    if 1 < len(frames) <= len(headers) / 2 and geometry.positions_known:
         notes.append(
             f"its slices name {len(frames)} frames of reference; their positions may not belong together."
         )

@@ -146,7 +146,9 @@ def _by_folder(uid: str, members: list[SliceHeader]) -> list[list[SliceHeader]]:
     folders: dict[Path, list[SliceHeader]] = defaultdict(list)
     for header in members:
         folders[header.path.parent].append(header)
-    if uid and len(folders) > 1 and all(len({h.path for h in group}) == 1 for group in folders.values()):
+    placed = all(header.position_xyz_mm is not None for header in members)
+    alone = all(len({h.path for h in group}) == 1 for group in folders.values())
+    if uid and len(folders) > 1 and alone and placed:
         return [members]
     return list(folders.values())
 
@@ -310,7 +312,11 @@ def _slice_names(headers: Sequence[SliceHeader]) -> tuple[str, ...]:
         stem = slice_stem(header.path)
         names.append(stem if header.frame is None else f"{stem}_{header.frame + 1:04d}")
     doubled = len({name.casefold() for name in names}) < len(names)
-    if doubled or not all(map(is_safe_name, names)) or any(names_person(name, header) for name, header in zip(names, headers, strict=True)):
+    if (
+        doubled
+        or not all(map(is_safe_name, names))
+        or any(names_person(name, header) for name, header in zip(names, headers, strict=True))
+    ):
         return tuple(f"slice_{number:04d}" for number in range(1, len(names) + 1))
     return tuple(names)
 
