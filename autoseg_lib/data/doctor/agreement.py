@@ -28,13 +28,16 @@ FEWEST_UNITS = 16
 # Only the most frequent ROIs are looked at: time and memory grow with their number.
 MOST_ROIS = 8
 # Slices of a volume that are looked at, evenly spread, and the longest side of their pictures.
-_VOLUME_SLICES = 12
+_VOLUME_SLICES = 9
 _SMALLEST_SIDE = 12
 # All slices together have at most about this many pixels; larger sets are looked at in smaller pictures.
 _MOST_PIXELS = 10_000_000
-# Rounds of fitting, each without the labels that looked wrong in the one before. A set with few of them needs no second.
+# Rounds of fitting, each without the labels that looked wrong in the one before; a set with no more than this share of
+# them needs no further round.
 _ROUNDS = 3
-_FEW = 0.08
+_FEW = (0.12, 0.2, 1.0)
+# Larger regions around the ROIs than this (pixels of a slice) are looked at in smaller pictures.
+_REGION_PIXELS = 4096
 # A simple explanation (turned, renumbered) is taken unless another one fits better by this much.
 _SIMPLER = 1.0
 # Another explanation must lower the score by this much.
@@ -95,17 +98,17 @@ def compare_labels(facts: Sequence[CaseFacts], faulty: Collection[Sample] = ()) 
     samples, units = _units(facts, values, faulty)
     if len(units) < FEWEST_UNITS or not values:
         return Agreement()
-    fitter = Fitter(units, len(values))
+    fitter = _fitter(units, len(values))
     whole_set = whole_set_transform(fitter)
     if whole_set is not None:
-        turned = [replace(unit, label=transformed(unit.label, whole_set.transform)) for unit in units]
+        turned = [replace(unit, label=transformed(unit.label, whole_set.transform)) for unit in fitter.units]
         fitter = Fitter(turned, len(values))
     weights = np.ones(len(units), np.float32)
     for number in range(_ROUNDS):
         fit = fitter.fit(weights)
         verdicts = judge_labels(fitter, fit, weights, seed=number)
         weights = verdicts.weights
-        if float(weights.mean()) > 1 - _FEW:
+        if float(weights.mean()) > 1 - _FEW[number]:
             break
     accused = [int(index) for index in np.flatnonzero(verdicts.scores > verdicts.limit)]
     suspects = _Explainer(fitter, verdicts, samples, values).explain(accused)
@@ -116,6 +119,15 @@ def compare_labels(facts: Sequence[CaseFacts], faulty: Collection[Sample] = ()) 
         verdicts.limit,
         verdicts.power,
     )
+
+
+def _fitter(units: Sequence[Unit], rois: int) -> Fitter:
+    """Returns the fitter; pictures are made smaller where ROIs fill most of them, as fine detail then matters less."""
+    fitter = Fitter(units, rois)
+    largest = max(label[0].size for label in fitter.labels)
+    if largest <= _REGION_PIXELS:
+        return fitter
+    return Fitter([_smaller(unit, (_REGION_PIXELS / largest) ** 0.5) for unit in units], rois)
 
 
 class _Explainer:

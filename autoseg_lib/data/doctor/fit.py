@@ -37,8 +37,8 @@ _NEIGHBOURS = 5
 # Similarity (correlation) by which a neighbour's weight falls to a third.
 _SIMILARITY_STEP = 0.02
 _DOMAIN_GRID = 48
-# Memory for features kept from the first look at a slice to the second, in bytes.
-_CACHE_BYTES = 150_000_000
+# Memory for features kept from one look at a unit to the next, in bytes; what does not fit is worked out again.
+_CACHE_BYTES = 200_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +104,8 @@ class Fitter:
             for unit, box in zip(units, self.boxes, strict=True)
         ]
         self._similarity = _similarities(units)
+        self._planes: dict[int, list[npt.NDArray[np.float16]]] = {}
+        self._planes_bytes = 0
         self._per_unit = max(16, min(_PIXELS_PER_SLICE, _MOST_FIT_PIXELS // max(1, len(units))))
 
     def crop(self, index: int, stack: npt.NDArray[np.uint8]) -> UInt8Array:
@@ -158,13 +160,20 @@ class Fitter:
         return np.flatnonzero(self._domain_of(self.units[index].image.shape[1:])[rows, columns])
 
     def _base_planes(self, index: int) -> list[FloatArray]:
+        if index in self._planes:
+            return [kept.astype(np.float32) for kept in self._planes[index]]
         image = self.units[index].image
         rows, columns = self.boxes[index]
         last = max(1, len(image) - 1)
-        return [
+        found = [
             base_planes(plane, 0.0 if len(image) == 1 else 2 * k / last - 1)[:, rows, columns]
             for k, plane in enumerate(image)
         ]
+        size = 2 * sum(plane.size for plane in found)
+        if self._planes_bytes + size <= _CACHE_BYTES:
+            self._planes[index] = [plane.astype(np.float16) for plane in found]
+            self._planes_bytes += size
+        return found
 
     def _second_planes(self, first: FloatArray, moved: FloatArray, similarity: float) -> FloatArray:
         planes: list[FloatArray] = []
@@ -183,23 +192,18 @@ class Fitter:
     ) -> list[FloatArray]:
         """Fits one layer and returns what it expects of each unit, by the folds that do not hold the unit."""
         inside = [self._inside(index) for index in range(len(self.units))]
-        pixels = sum(len(unit.image) * len(places) for unit, places in zip(self.units, inside, strict=True))
-        sample = planes(0)
-        keep = pixels * sample[0].shape[0] * 2 <= _CACHE_BYTES
 
-        def look(index: int) -> tuple[FloatArray, FloatArray, list[npt.NDArray[np.float16]]]:
+        def look(index: int) -> tuple[FloatArray, FloatArray]:
             generator = np.random.default_rng((seed, index))
             found = planes(index)
             share = max(4, self._per_unit // len(found))
-            values, truth, kept = [], [], []
+            values, truth = [], []
             for k, plane in enumerate(found):
                 flat = plane.reshape(plane.shape[0], -1)
                 chosen = generator.choice(inside[index], min(share, inside[index].size), replace=False)
                 values.append(flat[:, chosen].T)
                 truth.append(one_hot(self.labels[index][k].ravel()[chosen], self.rois))
-                if keep:
-                    kept.append(flat[:, inside[index]].T.astype(np.float16))
-            return np.concatenate(values), np.concatenate(truth), kept
+            return np.concatenate(values), np.concatenate(truth)
 
         looked = each(look, range(len(self.units)))
         sizes = [len(item[0]) for item in looked]
@@ -223,14 +227,9 @@ class Fitter:
 
         def expect(index: int) -> FloatArray:
             label = self.labels[index]
-            kept = looked[index][2] if keep else None
-            found = planes(index) if kept is None else None
             expected = np.zeros((len(label), label[0].size, self.rois), np.float32)
-            for k in range(len(label)):
-                if kept is not None:
-                    values = kept[k].astype(np.float32)
-                else:
-                    values = (found or [])[k].reshape(sample[0].shape[0], -1)[:, inside[index]].T
+            for k, plane in enumerate(planes(index)):
+                values = plane.reshape(plane.shape[0], -1)[:, inside[index]].T
                 expected[k][inside[index]] = lift(values) @ coefficients[self.folds[index]]
             return np.clip(expected, 0, 1).reshape(*label.shape, self.rois)
 

@@ -67,6 +67,8 @@ class Judge:
         self._logs = tuple(_logarithms(probability) for probability in self._maps)
         self._squares = [float(np.square(probability).sum()) for probability in self._maps]
         self.likeliest: UInt8Array = self._logs[0].argmax(axis=-1).astype(np.uint8)
+        self._odds = tuple((logs[..., 1:] - logs[..., :1]).ravel() for logs in self._logs)
+        self._nothing = tuple(float(logs[..., 0].sum()) for logs in self._logs)
         self._best = [self.likelihood(self.likeliest, layer) for layer in (0, 1)]
         self._area = float(self._maps[0].sum())
         self._doubt = (np.exp(self._logs[0]) * self._logs[0]).sum(axis=-1)
@@ -83,8 +85,9 @@ class Judge:
 
     def likelihood(self, label: UInt8Array, layer: int = 0) -> float:
         """Returns the logarithm of a label's probability, pixels taken on their own."""
-        chosen = np.take_along_axis(self._logs[layer], label[..., None].astype(np.intp), axis=-1)
-        return float(chosen.sum())
+        flat = label.ravel()
+        drawn = np.flatnonzero(flat)
+        return self._nothing[layer] + float(self._odds[layer][drawn * self._rois + (flat[drawn] - 1)].sum())
 
     def region_values(self, label: UInt8Array) -> FloatArray:
         """Returns (ROI as drawn, ROI number) how likely the pixels drawn as one ROI are those of each ROI."""
@@ -104,9 +107,10 @@ class Judge:
         pixels = float(either.sum()) + 10
         found: list[float] = []
         for layer, probability in enumerate(self._maps):
-            chosen = np.take_along_axis(self._logs[layer], label[..., None].astype(np.intp), axis=-1)[..., 0]
-            found.append((2 * float((probability * hot).sum()) + 2) / (self._squares[layer] + size + 2))
-            found.append(float(chosen[either].sum()) / pixels)
+            found.append((2 * float(np.vdot(probability, hot)) + 2) / (self._squares[layer] + size + 2))
+            # Outside of both, the label is background: what is left of the whole sum is that of the region looked at.
+            outside = self._nothing[layer] - float(self._logs[layer][..., 0][either].sum())
+            found.append((self.likelihood(label, layer) - outside) / pixels)
         found.append(float(self._doubt[either].sum()) / pixels)
         own = [self.likelihood(label, layer) for layer in (0, 1)]
         found += [(self._best[0] - own[0]) / pixels, (self._best[0] - own[0]) / pixels**0.5]
