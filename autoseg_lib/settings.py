@@ -526,7 +526,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         except _NOT_YAML:
             sign = ""
         if not sign:
-            problems.append(text)
+            problems.append(text[:_LONGEST_SHOWN])
     if problems:
         raise SettingsError(f"--set takes name=value, found {name_list(problems)}.")
     return values
