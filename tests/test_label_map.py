@@ -36,6 +36,7 @@ RED, GREEN, PLANES = code_of("#FF0000"), code_of("#00FF00"), [code_of(f"plane {k
         (PLANES, {"plane 1": 0, "plane 2": 1, "plane 3": 2}),
         ([0, *PLANES], {"plane 1": 1, "plane 2": 2, "plane 3": 3}),
         (range(300), None),
+        ([0, *range(2, 40)], None),
         (range(0, 3000, 10), None),
     ],
 )
@@ -82,6 +83,11 @@ def test_an_inverted_mask_is_proposed_by_its_share() -> None:
             PLANES,
             "the label files are stacks of 3 planes of 0 and 1 (one-hot); one number per pixel is expected. If each plane is an "
             'ROI and the first is the background, set label_map = {"plane 1": 0, "plane 2": 1, "plane 3": 2}.',
+        ),
+        (
+            [0, *range(2, 105)],
+            "the label files hold the values 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 92 more; ROIs are expected to be numbered "
+            "1, 2, 3, ... No label holds 1. Renumber the labels, or, if the gaps are meant, set num_labels = 104.",
         ),
         (
             range(0, 2560, 10),

@@ -12,11 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg_lib.io.label_codes import code_key, code_of, codes_text, is_mark, is_plane
+from autoseg_lib.settings import MOST_LABELS
 
 LabelMap = Mapping[int | str, int]
 
 # More marks than this are no ROIs but an image, or a picture with soft edges (ROIs of whole-body label sets: about 100).
 MOST_CODES = 120
+
+# Grey values that are chosen as codes lie apart; with more of them, numbers with gaps are meant (whole-body label sets).
+_MOST_GREYS = 32
 
 # From here on a lone value is a code for "inside" (63, 64, 100, 127, 128, 200, 255 are in use); a smaller one is a label.
 FIRST_CODE = 63
@@ -41,7 +45,8 @@ def propose_map(
     """
     found = sorted({int(value) for value in values})
     codes = [code for code in found if code != 0]
-    if not codes or codes == list(range(1, len(codes) + 1)) or len(codes) > MOST_CODES:
+    most = MOST_CODES if any(is_mark(code) for code in codes) else _MOST_GREYS
+    if not codes or codes == list(range(1, len(codes) + 1)) or len(codes) > most:
         return None
     if len(codes) == 1 and not is_mark(codes[0]) and codes[0] >= FIRST_CODE:
         outside = (share or {}).get(codes[0], 0.0)
@@ -128,6 +133,12 @@ def codes_message(
     if not codes or codes == list(range(1, len(codes) + 1)):
         return ""
     proposed = propose_map(found, share)
+    if proposed is None and max(codes) <= MOST_LABELS:
+        missing = [value for value in range(1, max(codes)) if value not in codes]
+        return (
+            f"the label files hold the values {codes_text(found)}; ROIs are expected to be numbered 1, 2, 3, ... No label holds "
+            f"{codes_text(missing)}. Renumber the labels, or, if the gaps are meant, set num_labels = {max(codes)}."
+        )
     if proposed is None:
         return (
             f"the label files hold {len(codes)} different values ({codes_text(found, 5)}), which is an image or a picture with "
@@ -162,7 +173,11 @@ def codes_message(
     if look_like_codes(found):
         return f"{text}These look like codes for {rois}. If so, {line}."
     missing = [value for value in range(1, min(max(codes), 255)) if value not in codes]
-    kept = f"; if the gap is meant, set num_labels = {max(codes)}" if max(codes) <= 254 and not option else ""
+    kept = (
+        f"; if the gap is meant, set num_labels = {max(codes)}"
+        if max(codes) <= MOST_LABELS and not option
+        else ""
+    )
     return f"{text}No label holds {codes_text(missing)}. If they are codes for {rois}, {line}{kept}."
 
 
