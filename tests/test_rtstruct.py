@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from autoseg_lib.errors import AutosegError, DataError
 from autoseg_lib.geometry import Geometry
@@ -511,6 +512,27 @@ def test_cut_files_are_refused_or_whole(tmp_path: Path) -> None:
         complete += 1
         assert [layer.sum() for _, layer in file.layers(GRID)] == [36, 36]
     assert complete < len(whole) / 23 / 2
+
+
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
+def test_every_encoding(tmp_path: Path, syntax: str) -> None:
+    path = write_rtstruct(
+        tmp_path / "rt.dcm", [("Leber links", [contour(box(0.5, 0.5, 3.5, 3.5, 3))])], transfer_syntax=syntax
+    )
+    assert is_segment_file(path)
+    file = open_segments(path)
+    assert file.segments == (SegmentInfo(1, "Leber links"),)
+    assert only_layer(file)[1].sum() == 9
+
+
+def test_without_meta_header(tmp_path: Path) -> None:
+    path = write_rtstruct(tmp_path / "rt.dcm", [("A", [contour(box(0.5, 0.5, 3.5, 3.5, 3))])])
+    raw = path.read_bytes()
+    path.write_bytes(raw[144 + int.from_bytes(raw[140:144], "little") :])
+    assert is_segment_file(path)
+    assert only_layer(open_segments(path))[1].sum() == 9
 
 
 def test_told_by_content(tmp_path: Path) -> None:
