@@ -275,7 +275,7 @@ def _sizes(header: _Header, name: str) -> tuple[tuple[int, ...], int | None]:
         or header.fields.get("dimension", "").strip() != str(len(sizes))
     ):
         raise DataError(
-            f"'{name}': its header gives the sizes '{header.fields.get('sizes', '')[:60]}', expected three, or four with "
+            f"'{name}': its header gives the sizes '{_shown(header, 'sizes')}', expected three, or four with "
             "layers. The file is damaged; save it again."
         )
     if len(sizes) == 3:
@@ -291,11 +291,16 @@ def _sizes(header: _Header, name: str) -> tuple[tuple[int, ...], int | None]:
     )
 
 
+def _shown(header: _Header, name: str) -> str:
+    """Returns what a field holds, for a message: letters, digits and spaces alone, not endless."""
+    return re.sub(r"[^\w .+-]", "?", header.fields.get(name, ""), flags=re.ASCII)[:40]
+
+
 def _dtype(header: _Header, name: str) -> np.dtype[Any]:
     code = _DTYPES.get(" ".join(header.fields.get("type", "").lower().split()))
     if code is None:
         raise DataError(
-            f"'{name}': its pixels are of the type '{header.fields.get('type', '')[:30]}', expected whole numbers. "
+            f"'{name}': its pixels are of the type '{_shown(header, 'type')}', expected whole numbers. "
             "Export the segmentation as a binary labelmap."
         )
     order = {"big": ">", "little": "<"}.get(header.fields.get("endian", "little").lower(), "<")
