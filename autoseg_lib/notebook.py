@@ -328,13 +328,15 @@ def choose_folder(settings: SegmentSettings) -> Choice:
 
     from autoseg_lib.widgets.folder_picker import FolderPicker  # needs ipywidgets
 
-    def selected(folder: Path) -> None:
+    def selected(folder: Path, series: Any) -> None:
         choice.folder = folder
-        said.show_html(note_html("good", f"Selected: {folder}"))
+        choice.settings = replace(settings, series=series)
+        numbers = f" (series {', '.join(map(str, series))})" if isinstance(series, list) else ""
+        said.show_html(note_html("good", f"Selected: {folder}{numbers}"))
         if choice.run is not None:
             choice.run.select(folder)
 
-    picker = FolderPicker(selected)
+    picker = FolderPicker(selected, series=settings.series)
     Spot().show_widget(picker.widget, plain="(folder picker)")
     return choice
 
@@ -348,7 +350,8 @@ async def segment(choice: Choice) -> LiveRun:
     """
     settings = choice.settings
     model = find_model(settings, model_folder(settings.model_dir, project_folder()))
-    run = LiveRun(lambda folder, on_event, stop: _segment(folder, model, settings, on_event, stop))
+    # The picker may choose other series later.
+    run = LiveRun(lambda folder, on_event, stop: _segment(folder, model, choice.settings, on_event, stop))
     choice.run = run
     await run.run(choice.folder)
     # Somebody may have selected another folder meanwhile.

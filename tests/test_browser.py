@@ -97,7 +97,7 @@ def test_test_runs_unedited_then_a_clicked_folder_goes_into_the_same_outputs(lab
 
     for name in ("data", "example", "test", "images", "lumbar_12"):
         lab.click_folder(name)
-    lab.wait_for_text("MR, 9 slices, 138×204, 2.00 × 1.60 mm")
+    lab.wait_for_text("MR scan", "138×204", "2.00 × 1.60")
     lab.click_button("Select this folder")
     lab.wait_for_text("1 scan segmented from", "images/lumbar_12", seconds=120)
     shown = "\n".join(lab.code_cells())

@@ -15,13 +15,14 @@ from autoseg_lib.geometry import Geometry
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.volume import Mask, Volume
 from autoseg_lib.widgets.dashboard import TrainingDashboard
-from autoseg_lib.widgets.folder_picker import FolderPicker, folder_html
+from autoseg_lib.widgets.folder_picker import FolderPicker, look_into
 from autoseg_lib.widgets.last_folder import last_folder, remember_folder
 from autoseg_lib.widgets.live_run import gaps
 from autoseg_lib.widgets.progress import time_text
 from autoseg_lib.widgets.running import run_in_thread
 from autoseg_lib.widgets.slice_browser import BrowserCase, SliceBrowser
 from autoseg_lib.widgets.trouble import StoppedHere, plainly
+from tests.helpers.folders import mixed_folder
 
 
 @pytest.fixture(autouse=True)
@@ -148,24 +149,25 @@ def study(tmp_path_factory):
 
 def test_picker_walks_down_and_up_and_says_what_a_folder_holds(study):
     chosen = []
-    picker = FolderPicker(chosen.append, study.folder)
+    picker = FolderPicker(lambda folder, series: chosen.append((folder, series)), study.folder)
     assert picker.folder_names == ["test", "train"]
     picker._list.value = str(study.folder / "train")
     picker._list.value = str(study.folder / "train" / "images")
     assert picker.folder_names == ["lumbar_01", "lumbar_02", "lumbar_03"]
     assert "This folder holds 3 scans" in plain(picker.info)
-    assert "lumbar_01 : MR, 9 slices, 160×192, 1.70 mm, 8.0 mm between slices" in plain(picker.info)
+    assert "✔ 1 lumbar_01 MR scan 9 160×192 1.70 8.0 mm axial" in plain(picker.info)
+    assert picker._boxes == []  # three folders with one series each: there is nothing to choose from
     picker.go_up()
     assert picker.folder == study.folder / "train"
     picker.open(study.folder / "train" / "images" / "lumbar_02")
     assert picker.folder_names == []
     picker.accept()
-    assert chosen == [study.folder / "train" / "images" / "lumbar_02"]
-    assert last_folder() == chosen[0]
+    assert chosen == [(study.folder / "train" / "images" / "lumbar_02", "auto")]
+    assert last_folder() == chosen[0][0]
 
 
 def test_typed_paths_may_be_quoted_and_wrong_ones_are_said(study):
-    picker = FolderPicker(lambda folder: None, study.folder)
+    picker = FolderPicker(lambda folder, series: None, study.folder)
     picker._path.value = f'"{study.folder / "test"}"'
     assert picker.folder == study.folder / "test"
     picker._path.value = str(study.folder / "tset")
@@ -173,11 +175,47 @@ def test_typed_paths_may_be_quoted_and_wrong_ones_are_said(study):
     assert "no such folder. Check the spelling" in plain(picker.info)
 
 
+def test_series_of_a_folder_are_ticked_and_the_choice_is_handed_on(tmp_path):
+    mixed_folder(tmp_path)
+    chosen = []
+    picker = FolderPicker(lambda folder, series: chosen.append(series), tmp_path / "scan")
+    shown = plain(picker.info)
+    assert "✔ 1 scan MR scan 4 10×12 0.90 4.0 mm axial" in shown
+    assert "· 2 scan_2 MR localizer, left out 1 10×12 2.00 axial" in shown
+    assert "Ticked series are segmented. At first these are all scans, no localizers." in shown
+    assert [(box.description, box.value) for box, _, _ in picker._boxes] == [
+        ("series 1: scan, scan, 4 slices", True),
+        ("series 2: scan_2, localizer, 1 slice", False),
+    ]
+    picker.accept()
+    picker._boxes[1][0].value = True
+    picker.accept()
+    picker._boxes[0][0].value = False
+    picker.accept()
+    picker._boxes[1][0].value = False  # nothing at all is no choice
+    picker.accept()
+    assert chosen == ["auto", [1, 2], [2], "auto"]
+
+    given = FolderPicker(lambda folder, series: None, tmp_path / "scan", series=2)
+    assert [box.value for box, _, _ in given._boxes] == [True, False]
+    assert given.series == 2
+    assert "✔ 2 scan_2 MR localizer" in plain(given.info)
+    # Series that are not there are said, and nothing is offered.
+    wrong = FolderPicker(lambda folder, series: None, tmp_path / "scan", series=7)
+    assert "there is no series [7]" in plain(wrong.info) and wrong._boxes == []
+
+
+def test_what_was_skipped_and_damaged_is_counted(tmp_path):
+    text = plain(look_into(mixed_folder(tmp_path / "x"))[0])
+    assert "2 other files skipped: 2 × not a DICOM file" in text
+    assert "1 file looks damaged" in text
+
+
 def test_folder_without_scans_and_names_with_markup(tmp_path):
-    assert "No files in here" in plain(folder_html(tmp_path))
+    assert "No files in here" in plain(look_into(tmp_path)[0])
     (tmp_path / "<b>x").mkdir()
     (tmp_path / "<b>x" / "note.txt").write_text("x", encoding="utf-8")
-    assert "<b>x" not in str(folder_html(tmp_path)).split("</style>")[-1]
+    assert "<b>x" not in str(look_into(tmp_path)[0]).split("</style>")[-1]
 
 
 def test_last_folder_that_is_gone_is_forgotten(tmp_path):

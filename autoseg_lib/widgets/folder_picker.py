@@ -1,4 +1,4 @@
-"""Choosing a folder of scans by clicking: sub-folders, the way up, and what a folder holds before one accepts it."""
+"""Choosing a folder of scans by clicking: sub-folders, the way up, what a folder holds, and which of its series to take."""
 
 from __future__ import annotations
 
@@ -12,28 +12,40 @@ from typing import Any
 import ipywidgets as W
 from markupsafe import Markup
 
-from autoseg_lib.data.discover import describe_source, discover
+from autoseg_lib.data.series_table import SeriesFacts
 from autoseg_lib.errors import AutosegError
 from autoseg_lib.io.files import natural_key, walk_files
-from autoseg_lib.viz.html import note_html, render
+from autoseg_lib.settings import AUTO
+from autoseg_lib.viz.html import css, note_html, render
 from autoseg_lib.widgets.last_folder import last_folder, remember_folder
+from autoseg_lib.workflow.listing import TITLES, Listing, list_scans, skipped_groups, table_cells
 
 # Reading the headers of this many files takes a few seconds; a folder with more is described only once it is chosen.
 _MOST_FILES = 1500
 # A list longer than this is no help to anybody.
 _MOST_SHOWN = 500
 _NONE_BELOW = "(no folders in here)"
+# Scans listed, and series to tick; the command line lists them all.
+_MOST_ROWS = 12
+
+# What the setting ``series`` takes.
+Series = str | int | list[int]
 
 
 class FolderPicker:
     """The widget. ``widget`` is what to show; ``on_select`` hears the folder that was accepted."""
 
-    def __init__(self, on_select: Callable[[Path], None], start: Path | None = None) -> None:
+    def __init__(
+        self, on_select: Callable[[Path, Series], None], start: Path | None = None, series: Series = AUTO
+    ) -> None:
         """Args:
-        on_select: called with the folder when Select is pressed.
+        on_select: called with the folder and the series that were ticked when Select is pressed.
         start: folder to open in; by default the last one used.
+        series: the setting of that name; it says which series are ticked at first.
         """
         self._on_select = on_select
+        self._series = series
+        self._boxes: list[tuple[Any, int, bool]] = []
         self._folder: Path | None = None
         self._ticket = 0
         self._quiet = False
@@ -48,6 +60,7 @@ class FolderPicker:
         )
         self._list = W.Select(options=[], rows=8, layout=W.Layout(width="708px", max_width="97%"))
         self._info = W.HTML()
+        self._ticks = W.VBox([])
         self._select = W.Button(
             description="Select this folder",
             icon="check",
@@ -58,7 +71,9 @@ class FolderPicker:
         self._up.on_click(lambda _: self.go_up())
         self._list.observe(self._clicked, "value")
         self._select.on_click(lambda _: self.accept())
-        self.widget = W.VBox([W.HBox([self._up, self._path]), self._list, self._info, self._select])
+        self.widget = W.VBox(
+            [W.HBox([self._up, self._path]), self._list, self._info, self._ticks, self._select]
+        )
         self.open(start or last_folder())
 
     @property
@@ -75,6 +90,14 @@ class FolderPicker:
     def info(self) -> str:
         """What is said about the folder, as HTML."""
         return str(self._info.value)
+
+    @property
+    def series(self) -> Series:
+        """What the setting ``series`` becomes: as given while nothing else was ticked, else the numbers ticked."""
+        ticked = [number for box, number, _ in self._boxes if box.value]
+        if not ticked or all(box.value == at_first for box, _, at_first in self._boxes):
+            return self._series
+        return ticked
 
     def open(self, folder: Path) -> None:
         """Goes to a folder and says what it holds."""
@@ -108,7 +131,7 @@ class FolderPicker:
         """Takes the folder shown, as the button does."""
         if self._folder is not None:
             remember_folder(self._folder)
-            self._on_select(self._folder)
+            self._on_select(self._folder, self.series)
 
     def _fill(self, path: str, options: list[tuple[str, str]]) -> None:
         self._quiet = True
@@ -133,10 +156,11 @@ class FolderPicker:
     def _describe(self, folder: Path) -> None:
         self._ticket += 1
         self._say("info", "Looking into the folder ...")
+        self._offer([])
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self._info.value = str(folder_html(folder))
+            self._show(*look_into(folder, self._series))
             return
         task = loop.create_task(self._describe_later(folder, self._ticket))
         # The loop itself keeps no hold on its tasks.
@@ -144,41 +168,83 @@ class FolderPicker:
         task.add_done_callback(self._tasks.discard)
 
     async def _describe_later(self, folder: Path, ticket: int) -> None:
-        html = await asyncio.to_thread(folder_html, folder)
+        html, series = await asyncio.to_thread(look_into, folder, self._series)
         # Somebody who clicked on meanwhile gets to see the newer folder only.
         if ticket == self._ticket:
-            self._info.value = str(html)
+            self._show(html, series)
+
+    def _show(self, html: Markup, series: list[SeriesFacts]) -> None:
+        self._info.value = str(html)
+        self._offer(series)
+
+    def _offer(self, series: list[SeriesFacts]) -> None:
+        """Shows a box to tick for each series."""
+        self._boxes = []
+        for item in series:
+            slices = "1 slice" if item.slices == 1 else f"{item.slices} slices"
+            text = f"series {item.number}: {item.name}, {item.kind}, {slices}"
+            box = W.Checkbox(
+                value=item.chosen, description=text, indent=False, layout=W.Layout(width="auto", margin="0")
+            )
+            self._boxes.append((box, item.number, item.chosen))
+        self._ticks.children = [box for box, _, _ in self._boxes]
 
 
-def folder_html(folder: Path) -> Markup:
-    """Returns what a folder holds, series by series, from the headers alone."""
+def look_into(folder: Path, series: Series = AUTO) -> tuple[Markup, list[SeriesFacts]]:
+    """Returns what a folder holds, series by series, from the headers alone; and the series to choose from.
+
+    Series are offered where one number means one series, that is, where they all lie in one folder.
+
+    Args:
+        folder: the folder.
+        series: which are used, as the setting of that name.
+    """
     count = 0
     for _ in walk_files(folder):
         count += 1
         if count > _MOST_FILES:
             text = f"More than {_MOST_FILES} files in here and below. Open a sub-folder, or select this one to take all."
-            return note_html("info", text)
+            return note_html("info", text), []
     if count == 0:
-        return note_html("info", "No files in here.")
+        return note_html("info", "No files in here."), []
     try:
-        found = discover(folder)
+        listing = list_scans(folder, series=series)
     except AutosegError as error:
-        return note_html("info", str(error))
-    lines = [{"good": True, "name": source.name, "text": describe_source(source)} for source in found.sources]
-    lines += [
-        {"good": False, "name": source.name, "text": f"{describe_source(source)}, skipped"}
-        for source in found.left_out
-    ]
-    title = "1 scan" if len(found.sources) == 1 else f"{len(found.sources)} scans"
-    others = (
-        f"{len(found.skipped)} other files, skipped" if len(found.skipped) > 1 else "1 other file, skipped"
-    )
+        return note_html("info", str(error)), []
+    offered = [item for item in listing.table if item.series_number is not None or item.modality]
+    numbers = [item.number for item in offered if not item.problem]
+    to_tick = 1 < len(numbers) <= _MOST_ROWS and len(set(numbers)) == len(numbers)
+    return folder_html(listing, to_tick), [i for i in offered if not i.problem] if to_tick else []
+
+
+def folder_html(listing: Listing, to_tick: bool = False) -> Markup:
+    """Returns the table of series in short, what is odd, and what was skipped.
+
+    Args:
+        listing: of the folder.
+        to_tick: whether boxes follow, to choose series with.
+    """
+    used = sum(item.chosen and not item.problem for item in listing.table)
+    said = [f"{item.name}: {text}" for item in listing.table for text in (item.problem, *item.odd) if text]
+    groups = skipped_groups(listing.found.skipped, most_opened=0)
+    skipped = ", ".join(f"{len(group.files)} × {group.reason}" for group in groups[:4])
+    number = sum(len(group.files) for group in groups)
+    damaged = len(listing.damaged)
     return render(
         "folder.html.j2",
-        title=f"This folder holds {title}",
-        lines=lines[:12],
-        more=max(0, len(lines) - 12),
-        others=others if found.skipped else "",
+        css=css(),
+        title=f"This folder holds {'1 scan' if used == 1 else f'{used} scans'}",
+        titles=TITLES,
+        rows=[
+            {"cells": table_cells(item), "used": item.chosen and not item.problem}
+            for item in listing.table[:_MOST_ROWS]
+        ],
+        more=max(0, len(listing.table) - _MOST_ROWS),
+        said=list(dict.fromkeys(said))[:4],
+        unsaid=max(0, len(dict.fromkeys(said)) - 4),
+        skipped=f"{number} other file{'s' if number > 1 else ''} skipped: {skipped}" if number else "",
+        damaged=f"{damaged} file{'s look' if damaged > 1 else ' looks'} damaged" if damaged else "",
+        choose="Ticked series are segmented. At first these are all scans, no localizers." if to_tick else "",
     )
 
 

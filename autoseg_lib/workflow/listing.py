@@ -26,6 +26,10 @@ _MOST_NAMED = 3
 _MOST_OPENED = 10
 
 
+# Columns of the table of series; the first says whether it is used.
+TITLES = ("", "series", "name", "kind", "slices", "matrix", "pixel, mm", "slice distance", "orientation")
+
+
 @dataclass(frozen=True)
 class SkippedGroup:
     """Files that were left out for one reason.
@@ -86,19 +90,8 @@ class Listing:
         rest = f"; {refused} more cannot be used" if refused else ""
         rest += f"; {more} more {'is' if more == 1 else 'are'} left out" if more else ""
         lines = [f"'{self.path.name}' holds {_count(used, 'scan')}{rest}:"]
-        rows = [_cells(item) for item in self.table]
-        titles = (
-            "",
-            "series",
-            "name",
-            "kind",
-            "slices",
-            "matrix",
-            "pixel, mm",
-            "slice distance",
-            "orientation",
-        )
-        lines += [f"  {line}" for line in _columns([titles, *rows])]
+        rows = [table_cells(item) for item in self.table]
+        lines += [f"  {line}" for line in _columns([TITLES, *rows])]
         lines += [f"  ✘ {text}" for text in _by_text((item.name, item.problem) for item in self.table)]
         lines += [
             f"  ⚠ {text}" for text in _by_text((item.name, odd) for item in self.table for odd in item.odd)
@@ -133,15 +126,22 @@ class Listing:
         }
 
 
-def skipped_groups(skipped: Sequence[SkippedFile]) -> tuple[SkippedGroup, ...]:
-    """Groups files that are no scans by reason; names the ROIs of the first few that hold some."""
+def skipped_groups(
+    skipped: Sequence[SkippedFile], most_opened: int = _MOST_OPENED
+) -> tuple[SkippedGroup, ...]:
+    """Groups files that are no scans by reason.
+
+    Args:
+        skipped: the files.
+        most_opened: of each group so many files are opened, to name the ROIs in them; 0 for a quick look.
+    """
     by_reason: dict[str, list[SkippedFile]] = defaultdict(list)
     for item in skipped:
         if not item.serious:
             by_reason[_REASON_END.split(item.reason)[0].removeprefix("it is ")].append(item)
     groups = []
     for reason, items in by_reason.items():
-        opened = [item.path for item in items[:_MOST_OPENED] if is_segment_file(item.path)]
+        opened = [item.path for item in items[:most_opened] if is_segment_file(item.path)]
         contents = tuple(dict.fromkeys(describe_segments(path) for path in opened))
         groups.append(SkippedGroup(reason, tuple(item.path.name for item in items), contents))
     return tuple(sorted(groups, key=lambda group: -len(group.files)))
@@ -170,8 +170,8 @@ def _shortened(names: Sequence[str]) -> list[str]:
     return [*names[:_MOST_NAMED], f"and {len(names) - _MOST_NAMED} more"] if len(names) > 4 else list(names)
 
 
-def _cells(item: SeriesFacts) -> tuple[str, ...]:
-    """One line of the table as texts."""
+def table_cells(item: SeriesFacts) -> tuple[str, ...]:
+    """Returns one line of the table as texts, see ``TITLES``."""
     spacing = ""
     if item.spacing_mm is not None:
         row, column = item.spacing_mm
