@@ -262,7 +262,10 @@ def test_names(tmp_path: Path) -> None:
         (2, "node"),
         (4, "ROI 4"),
     ]
-    assert file.warnings == ("segments without a frame, left out: 'Empty'.",)
+    assert file.warnings == (
+        "segments without a frame, left out: 'Empty'.",
+        "several segments have the same name and are taken together: 'Node', 'node'.",
+    )
     labels, _ = paint(file.layers(GRID), {"NODE": 1})
     np.testing.assert_array_equal(labels[0] == 1, FRAMES[0] | FRAMES[1])
     assert describe_segments(path) == "DICOM SEG with 3 ROIs: 'Node', 'node', 'ROI 4'"

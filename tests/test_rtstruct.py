@@ -151,14 +151,14 @@ quarters = st.integers(-8, 48).map(lambda n: n / 4)
 polygons = st.lists(st.tuples(quarters, quarters), min_size=3, max_size=9).map(lambda p: np.array(p, float))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(polygons)
 def test_same_as_the_plain_rule(polygon: npt.NDArray[np.float64]) -> None:
     expected = [[in_or_out((row, column), polygon) for column in range(10)] for row in range(8)]
     np.testing.assert_array_equal(filled(polygon), expected)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(quarters, quarters), min_size=1, max_size=4), st.integers(0, 3))
 def test_neighbours_neither_overlap_nor_leave_gaps(path: list[tuple[float, float]], turn: int) -> None:
     """A box cut in two along any line: every pixel of the box is in exactly one half."""
@@ -342,9 +342,9 @@ def test_left_out_and_said(tmp_path: Path) -> None:
     layers = {segment.name: layer for segment, layer in file.layers(GRID)}
     assert layers["Liver"].sum() == 36 and layers["Edge"].sum() == 2 * 2
     assert set(file.warnings) == {
-        "left out: 1 contours of fewer than 3 points.",
-        "left out: 1 points.",
-        "left out: 1 open lines.",
+        "left out: 1 × contour of fewer than 3 points.",
+        "left out: 1 × point.",
+        "left out: 1 × open line.",
         "ROIs without a closed contour, left out: 'Isocentre', 'Line', 'Nothing'.",
         "1 contour lies beyond the first or last slice of the scan; left out.",
         "1 contour lies outside the picture; left out.",
@@ -465,6 +465,8 @@ def test_scan_without_places(tmp_path: Path) -> None:
     assert "the scan has no pixel spacing, so they cannot be placed on it" in refusal(
         lambda: file.layers(Geometry.from_spacing((4, 8, 10)))
     )
+    unplaced = Geometry.from_spacing((4, 8, 10), spacing_known=True, orientation_known=True)
+    assert "the scan has no slice positions" in refusal(lambda: file.layers(unplaced))
     assert "the scan has no image orientation" in refusal(
         lambda: file.layers(Geometry.from_spacing((4, 8, 10), spacing_known=True))
     )

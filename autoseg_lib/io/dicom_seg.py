@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import warnings as python_warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from autoseg_lib.geometry import EVEN_SPACING_TOLERANCE, SAME_PLACE_TOLERANCE_MM
 from autoseg_lib.io.dicom_values import integer_of, number_of, numbers_of, positive_of, text_of
 from autoseg_lib.io.limits import check_memory
 from autoseg_lib.io.seg_frames import SegFrames
-from autoseg_lib.io.segment_file import SegmentFile, SegmentInfo, clean_name
+from autoseg_lib.io.segment_file import SegmentFile, SegmentInfo, clean_name, doubled_note
 from autoseg_lib.io.slice_planes import SlicePlanes
 
 # Frames belong to a slice when they lie nearer to it than this share of the way to its neighbour, and their corners lie
@@ -88,9 +88,7 @@ class DicomSeg(SegmentFile):
         segments = [SegmentInfo(number, name) for number, name in names.items() if number in self._used]
         if not segments:
             raise DataError(f"'{path.name}': it holds no segment with pixels. Export it again.")
-        doubled = [name for name, times in Counter(s.name for s in segments).items() if times > 1]
-        if doubled:
-            notes.append(f"several segments have the same name and are taken together: {name_list(doubled)}.")
+        notes += doubled_note("segments", segments)
         super().__init__(
             path,
             segments,

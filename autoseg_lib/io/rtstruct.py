@@ -18,7 +18,7 @@ from autoseg_lib.errors import DataError, GeometryError, name_list
 from autoseg_lib.geometry import FloatArray, Geometry
 from autoseg_lib.io.contours import combine, contour_pixels
 from autoseg_lib.io.dicom_values import integer_of, text_of
-from autoseg_lib.io.segment_file import SegmentFile, SegmentInfo, clean_name
+from autoseg_lib.io.segment_file import SegmentFile, SegmentInfo, clean_name, doubled_note
 from autoseg_lib.io.slice_planes import SlicePlanes
 
 # A contour lies on a slice when it is nearer to it than this share of the way to the next slice. Planning systems round
@@ -30,7 +30,7 @@ _NAMED_SLICE_SHARE = 0.5
 _MOST_OFF_SLICES = 0.1
 
 _CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"}
-_SKIPPED_KINDS = {"POINT": "points", "OPEN_PLANAR": "open lines", "OPEN_NONPLANAR": "open lines"}
+_SKIPPED_KINDS = {"POINT": "point", "OPEN_PLANAR": "open line", "OPEN_NONPLANAR": "open line"}
 _CONTOUR_DATA = 0x30060050
 # No point of a patient is a kilometre away from the origin; such numbers are damaged.
 _FARTHEST_MM = 1e6
@@ -100,9 +100,7 @@ class RtStruct(SegmentFile):
                 empty.append(name)
         if empty:
             notes.append(f"ROIs without a closed contour, left out: {name_list(empty)}.")
-        doubled = [name for name, times in Counter(roi.info.name for roi in rois).items() if times > 1]
-        if doubled:
-            notes.append(f"several ROIs have the same name and are taken together: {name_list(doubled)}.")
+        notes += doubled_note("ROIs", [roi.info for roi in rois])
         if not names and not contours:
             raise DataError(
                 f"'{path.name}': found no ROI at all; it is empty, or the file ends early. Copy or export it again."
@@ -139,6 +137,11 @@ class RtStruct(SegmentFile):
                 f"'{self.path.name}': contours are given in mm in the patient, and the scan has no "
                 f"{'pixel spacing' if not geometry.spacing_known else 'image orientation'}, so they cannot be placed on it. "
                 "Use the original DICOM images."
+            )
+        if not geometry.positions_known and geometry.shape_zyx[0] > 1 and slice_origins_xyz_mm is None:
+            raise DataError(
+                f"'{self.path.name}': contours are given in mm in the patient, and the scan has no slice positions, so they "
+                "cannot be placed on it. Use the original DICOM images."
             )
         planes = SlicePlanes(geometry, slice_origins_xyz_mm)
         by_uid: dict[str, list[int]] = defaultdict(list)
@@ -271,12 +274,12 @@ def _contours(path: Path, dataset: Dataset) -> tuple[dict[int, list[_Contour]], 
     for item in _items(dataset, "ROIContourSequence"):
         number = _number(item, "ReferencedROINumber")
         if number is None:
-            left_out["contours that belong to no ROI"] += len(_items(item, "ContourSequence"))
+            left_out["contour that belongs to no ROI"] += len(_items(item, "ContourSequence"))
             continue
         for contour in _items(item, "ContourSequence"):
             kind = text_of(contour, "ContourGeometricType").upper()
             if kind and kind not in _CLOSED:
-                left_out[_SKIPPED_KINDS.get(kind, "contours of an unknown kind")] += 1
+                left_out[_SKIPPED_KINDS.get(kind, "contour of an unknown kind")] += 1
                 continue
             numbers = _numbers(path, contour)
             if numbers.size % 3:
@@ -285,12 +288,12 @@ def _contours(path: Path, dataset: Dataset) -> tuple[dict[int, list[_Contour]], 
                     "The file is damaged; export it again."
                 )
             if numbers.size < _FEWEST_NUMBERS:
-                left_out["contours of fewer than 3 points"] += 1
+                left_out["contour of fewer than 3 points"] += 1
                 continue
             images = _items(contour, "ContourImageSequence")
             uids = (text_of(image, "ReferencedSOPInstanceUID") for image in images)
             found[number].append(_Contour(numbers.reshape(-1, 3), tuple(uid for uid in uids if uid)))
-    return found, [f"left out: {count} {what}." for what, count in left_out.items() if count]
+    return found, [f"left out: {count} × {what}." for what, count in left_out.items() if count]
 
 
 def _numbers(path: Path, contour: Dataset) -> FloatArray:

@@ -12,7 +12,6 @@ import bz2
 import math
 import re
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy.typing as npt
 from autoseg_lib.errors import DataError, GeometryError, name_list
 from autoseg_lib.geometry import FloatArray, Geometry
 from autoseg_lib.io.limits import DEFLATE_RATIO, check_announced
-from autoseg_lib.io.segment_file import SegmentFile, SegmentInfo, clean_name
+from autoseg_lib.io.segment_file import SegmentFile, SegmentInfo, clean_name, doubled_note
 
 # Headers are text of some kilobytes; Slicer's terminology tags make a few hundred bytes for each segment.
 _LONGEST_HEADER = 4_000_000
@@ -113,9 +112,7 @@ class SlicerSegmentation(SegmentFile):
             path.stat().st_size - self._header.start,
             _MOST_RATIO[_encoding(self._header, path.name)],
         )
-        doubled = [name for name, times in Counter(s.name for s in self._places).items() if times > 1]
-        if doubled:
-            notes.append(f"several segments have the same name and are taken together: {name_list(doubled)}.")
+        notes += doubled_note("segments", list(self._places))
         super().__init__(
             path,
             list(self._places),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from autoseg_lib.errors import DataError
+from autoseg_lib.errors import DataError, name_list
 from autoseg_lib.geometry import Geometry
 
 # ROIName and SegmentLabel are of VR LO: at most 64 characters (DICOM PS3.5, 6.2). Other files are held to the same.
@@ -144,6 +145,20 @@ def clean_name(text: str, number: int) -> str:
 
 # Unicode's control, format, surrogate and private characters, line and paragraph ends.
 _UNSHOWN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+def doubled_note(what: str, segments: Sequence[SegmentInfo]) -> list[str]:
+    """Returns the sentence on ROIs whose names count as one, if there are any.
+
+    Args:
+        what: "ROIs" or "segments".
+        segments: of one file.
+    """
+    times = Counter(same_name(segment.name) for segment in segments)
+    doubled = list(dict.fromkeys(s.name for s in segments if times[same_name(s.name)] > 1))
+    if not doubled:
+        return []
+    return [f"several {what} have the same name and are taken together: {name_list(doubled)}."]
 
 
 def same_name(name: str) -> str:
