@@ -132,7 +132,21 @@ def _whole_label(case: TrainingCase, scan: Scan, rules: LabelRules, notes: list[
         return _stack_label(path, case, scan, rules, notes)
     label = read_label_file(path)
     label = label.with_array(apply_map(label.array, rules.label_map))
+    _require_place(label.geometry, path.name, case, scan.source_geometry)
     return _volume_label(label, path.name, case.name, scan.source_geometry, notes)
+
+
+def _require_place(label: Geometry, name: str, case: TrainingCase, target: Geometry) -> None:
+    """Makes sure that slices from DICOM files can be matched with a label that lies in the patient.
+
+    Raises:
+        DataError: the slices do not say how they lie; in which order, and which way up, the label holds them, nobody knows.
+    """
+    if case.source.series is not None and label.orientation_known and not target.orientation_known:
+        raise DataError(
+            f"label '{name}' says how it lies in the patient, but the slices of '{case.name}' do not (no image orientation), so "
+            "which pixel belongs to which cannot be told. Save the labels slice by slice as PNG, named like the images."
+        )
 
 
 def _volume_label(label: Mask, name: str, scan: str, target: Geometry, notes: list[str]) -> Mask:
@@ -183,6 +197,7 @@ def _named_label(path: Path, case: TrainingCase, scan: Scan, rules: LabelRules, 
     except GeometryError:
         if file.geometry is None:
             raise
+        _require_place(file.geometry, path.name, case, target)
         array, said = paint(file.layers(file.geometry), values, priority=rules.overlap_priority)
         mask = _volume_label(Mask(array, file.geometry), path.name, case.name, target, notes)
     notes += [f"label '{path.name}': {text}" for text in (*file.warnings, *said)]
