@@ -360,6 +360,19 @@ def test_each_encoding(syntax: str, kind: str) -> None:
     check(Stored((2, 1, 0), (1, 1, 1), 0.0, (9.0, 1.0, 2.5), 1, (), syntax, kind, "png"))
 
 
+def test_a_label_with_a_place_on_slices_without_one_is_refused() -> None:
+    """The sizes agree, and taken pixel by pixel the label would be upside down."""
+    left_out = ("ImageOrientationPatient", "InstanceNumber")
+    stored = Stored(
+        (2, 1, 0), (-1, 1, 1), 0.0, (0.8, 1.0, 0.35), 66, left_out, ExplicitVRLittleEndian, "uint16", "nii.gz"
+    )
+    with (
+        TemporaryDirectory() as name,
+        pytest.raises(DataError, match=r"label 'scan\.nii\.gz' says how it lies .* as PNG"),
+    ):
+        measure(stored, Path(name))
+
+
 def test_the_property_can_fail() -> None:
     """Labels of the files' names in another order must be noticed, or the tests above show nothing."""
     stored = Stored((2, 1, 0), (1, 1, 1), 0.0, (3.3, 1.0, 1.0), 0, (), ExplicitVRLittleEndian, "int16", "png")
