@@ -315,6 +315,16 @@ def test_oblique_and_tilted_grids_and_uneven_pixels(tmp_path: Path) -> None:
     follows("rtstruct", "read")
 
 
+def test_slices_closer_than_a_clinical_scanner_places_them(tmp_path: Path) -> None:
+    fine = Geometry.from_spacing(
+        (4, 8, 10), (0.008, 0.01, 0.01), spacing_known=True, positions_known=True, orientation_known=True
+    )
+    square = contour(box(0.005, 0.005, 0.035, 0.035, 0.0161))
+    np.testing.assert_array_equal(
+        only_layer(one_roi(tmp_path, [square]), fine).sum(axis=(1, 2)), [0, 0, 9, 0]
+    )
+
+
 def test_slices_shifted_within_their_planes(tmp_path: Path) -> None:
     origins = [(0, 0, 0), (2, 0, 3), (0, 1, 6), (0, 0, 9)]
     square = box(2.5, 2.5, 4.5, 4.5, 3)

@@ -8,6 +8,9 @@ import numpy.typing as npt
 from autoseg_lib.errors import GeometryError
 from autoseg_lib.geometry import SAME_PLACE_TOLERANCE_MM, FloatArray, Geometry
 
+# The same as a share of the pixel size, for scans finer than a clinical one (micro-CT: slices 0.009 mm apart).
+_SAME_PLACE_SHARE = 0.1
+
 
 class SlicePlanes:
     """Slices as planes in space; even, uneven, tilted (sheared) and single ones alike.
@@ -29,6 +32,7 @@ class SlicePlanes:
         self.shape = (geometry.shape_zyx[1], geometry.shape_zyx[2])
         self._count = geometry.shape_zyx[0]
         self._normal = geometry.normal_xyz
+        self._same_place = min(SAME_PLACE_TOLERANCE_MM, _SAME_PLACE_SHARE * min(geometry.spacing_zyx_mm[1:]))
         matrix = geometry.affine[:3, :3]
         if origins_xyz_mm is None:
             self.positions_mm = geometry.positions_mm
@@ -48,12 +52,12 @@ class SlicePlanes:
 
     def _gaps(self, depth_mm: float) -> FloatArray:
         places = np.unique(self.positions_mm)
-        places = places[np.concatenate([[True], np.diff(places) > SAME_PLACE_TOLERANCE_MM])]
+        places = places[np.concatenate([[True], np.diff(places) > self._same_place])]
         if len(places) == 1:
             return np.full(self._count, depth_mm)
         steps = np.diff(places)
         nearest = np.minimum(np.concatenate([[np.inf], steps]), np.concatenate([steps, [np.inf]]))
-        found = np.clip(np.searchsorted(places, self.positions_mm + SAME_PLACE_TOLERANCE_MM) - 1, 0, None)
+        found = np.clip(np.searchsorted(places, self.positions_mm + self._same_place) - 1, 0, None)
         return np.asarray(nearest[found], dtype=np.float64)
 
     def along(self, points_xyz_mm: FloatArray) -> FloatArray:
@@ -67,7 +71,7 @@ class SlicePlanes:
     def nearest(self, position_mm: float) -> npt.NDArray[np.intp]:
         """Returns the slices nearest to a position along the normal; several where they share one place."""
         distance = np.abs(self.positions_mm - position_mm)
-        return np.flatnonzero(distance <= distance.min() + SAME_PLACE_TOLERANCE_MM)
+        return np.flatnonzero(distance <= distance.min() + self._same_place)
 
     def is_beyond(self, position_mm: float) -> bool:
         """Whether a position lies above the first or below the last slice by more than half a slice."""
