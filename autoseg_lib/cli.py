@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import sys
 import time
@@ -526,13 +527,17 @@ def _speak_utf8() -> None:
 
 
 def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(_STEERING.sub("?", text) + "\n")
 
 
 def _print_json(value: Any) -> None:
     _print(json.dumps(value, ensure_ascii=False, default=str))
 
 
+# Names of files may hold what colours, moves or turns round the text of a terminal.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
 def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(_STEERING.sub("?", text) + "\n")
     sys.stderr.flush()
