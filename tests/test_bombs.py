@@ -331,7 +331,9 @@ def test_pipes_and_devices_in_a_folder_are_passed_by(tmp_path: Path) -> None:
 
 
 @posix
-def test_names_that_are_no_text_or_hold_control_characters(tmp_path: Path) -> None:
+def test_names_that_are_no_text_or_hold_control_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "scan"
     paths = write_series(folder, np.zeros((3, 8, 8), np.int16))
     for path, name in zip(paths, (b"caf\xe9.dcm", b"two\nlines.dcm", b"\x1b[31mred.dcm"), strict=True):
@@ -339,9 +341,14 @@ def test_names_that_are_no_text_or_hold_control_characters(tmp_path: Path) -> No
     [source] = discover(tmp_path).sources
     assert load_scan(source).volume.array.shape == (3, 8, 8)
     assert source.slice_names == ("slice_0001", "slice_0002", "slice_0003")
-    # The tables and pages that name the files can be written all the same.
+    # The lines that name the files are written all the same, and do not steer the terminal.
     assert cli.main(["check", str(tmp_path)]) == 0
     assert cli.main(["check", str(tmp_path), "--json"]) == 0
+    paths[0].parent.joinpath("\x1b[31mbroken.dcm").write_bytes(b"\0" * 300)
+    assert cli.main(["check", str(tmp_path)]) in (0, 1)
+    said = "".join(capsys.readouterr())
+    assert "broken.dcm" in said
+    assert "\x1b" not in said
 
 
 @posix
