@@ -103,7 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("path", type=Path, metavar="PATH")
     check.add_argument("--settings", type=Path, metavar="FILE", help="YAML file with settings")
     check.add_argument(
-        "--report", type=Path, metavar="FILE.html", help="write a page with pictures of all samples and findings"
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="write a page with pictures of all samples and findings",
     )
     check.add_argument(
         "--fix", type=Path, metavar="DIR", help="write a corrected copy of the data into a new folder"
@@ -322,9 +325,9 @@ def _segment(options: argparse.Namespace) -> int:
                 _print(f"  note: {text}")
         for text in result.notes:
             _print(f"note: {text}")
-        _print(f"{len(result.cases)} scans segmented into '{result.run_folder}'.")
+        _print(f"{_scans(len(result.cases))} segmented into '{result.run_folder}'.")
     if result.failures:
-        _say(f"{len(result.failures)} scans could not be segmented:")
+        _say(f"{_scans(len(result.failures))} could not be segmented:")
         for name, reason in result.failures:
             _say(f"  - {name}: {reason}")
         return 1
@@ -388,6 +391,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         _print("\n".join(result.lines()))
     return 1 if result.failures else 0
+
+
+def _scans(count: int) -> str:
+    return "1 scan" if count == 1 else f"{count} scans"
 
 
 def _names(text: str | None) -> list[str] | None:

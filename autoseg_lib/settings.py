@@ -158,7 +158,7 @@ def label_map_of(value: Any) -> dict[int | str, int]:
             raise ValueError(_MAP_HELP)
         items = [(key.strip().strip("'\""), number.strip()) for key, number in pairs]
     elif isinstance(value, Mapping) and value:
-        items = list(value.items())
+        items = [_map_item(key, number) for key, number in value.items()]
     else:
         raise ValueError(_MAP_HELP)
     cleaned: dict[int | str, int] = {}
@@ -171,6 +171,14 @@ def label_map_of(value: Any) -> dict[int | str, int]:
             raise ValueError(f"each code once in it ('{name}' is there twice)")
         cleaned[name] = int(text)
     return cleaned
+
+
+def _map_item(key: Any, number: Any) -> tuple[Any, Any]:
+    """Takes apart what YAML makes of {63:1}, without a space after the colon: the key "63:1" and no value."""
+    if number is None and isinstance(key, str) and ":" in key:
+        code, _, number = key.rpartition(":")
+        return code, number
+    return key, number
 
 
 def _map_key(key: Any) -> int | str:

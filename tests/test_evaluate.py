@@ -351,9 +351,7 @@ def test_refusals(tmp_path: Path) -> None:
         evaluate_folders(tmp_path / "a", tmp_path / "a")
     write_png(tmp_path / "a" / "x.png", np.eye(4))
     write_png(tmp_path / "b" / "y.png", np.eye(4))
-    with pytest.raises(
-        DataError, match=r"nothing matches: .* holds 1 masks \('x'\), .* holds 1 masks \('y'\)"
-    ):
+    with pytest.raises(DataError, match=r"nothing matches: .* holds 1 mask \('x'\), .* holds 1 mask \('y'\)"):
         evaluate_folders(tmp_path / "a", tmp_path / "b")
 
 

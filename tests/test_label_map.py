@@ -116,6 +116,7 @@ def test_a_map_changes_what_it_lists_and_nothing_else() -> None:
 
 
 def test_what_the_setting_takes() -> None:
+    assert label_map_of({"63:1": None, "126:2": None}) == {63: 1, 126: 2}  # YAML's {63:1,126:2}
     assert label_map_of("63=1, 126:2") == {63: 1, 126: 2}
     assert label_map_of("{#ff0000=1,'GTV-1'=2}") == {"#FF0000": 1, "GTV-1": 2}
     assert label_map_of({"Plane 02": 1, 3.0: 2}) == {"plane 2": 1, 3: 2}

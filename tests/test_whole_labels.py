@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from autoseg_lib.data.discover import discover
 from autoseg_lib.data.label_names import roi_values
 from autoseg_lib.data.masks import load_case
 from autoseg_lib.data.pairing import Pairing, pair
@@ -199,6 +200,15 @@ def test_a_slicer_segmentation_of_a_series_and_of_a_volume(tmp_path: Path) -> No
     scan, mask, _ = load_case(paired(tmp_path).cases[0])
     assert np.array_equal(mask.array.sum(), expected(top="one").sum())
     assert mask.geometry.is_same_grid(scan.volume.geometry)
+
+
+def test_a_slicer_segmentation_is_no_image(tmp_path: Path) -> None:
+    grid = placed((4, 10, 12), (2, 1, 1))
+    write_volume_file(tmp_path / "a.nrrd", Volume(np.zeros((4, 10, 12), np.int16), grid))
+    write_slicer(tmp_path / "a.seg.nrrd", {"x": box(ONE)}, grid)
+    found = discover(tmp_path)
+    assert [source.name for source in found.sources] == ["a"]
+    assert [item.reason for item in found.skipped] == ["a 3D Slicer segmentation, not an image"]
 
 
 def test_an_imagej_stack_is_read_page_by_page(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from autoseg_lib.io.dicom_headers import read_headers
 from autoseg_lib.io.dicom_series import DicomSeries, group_series, spread_series
 from autoseg_lib.io.files import is_junk, is_safe_name, natural_key, walk_files
 from autoseg_lib.io.run_record import own_results
+from autoseg_lib.io.segments import is_segment_file
 from autoseg_lib.io.slice_header import SkippedFile
 from autoseg_lib.io.volume_files import all_files, describe_volume_file, is_volume_file
 
@@ -187,7 +188,12 @@ def discover_files(
     taken = {*pictures, *(part for file in volumes for part in all_files(file))}
     others = [file for file in files if file not in taken]
     scan = read_headers(others, on_progress)
-    skipped = list(scan.skipped)
+    drawn = [file for file in volumes if is_segment_file(file)]
+    skipped = [
+        *scan.skipped,
+        *(SkippedFile(file, "a 3D Slicer segmentation, not an image") for file in drawn),
+    ]
+    volumes = [file for file in volumes if file not in drawn]
     groups = group_series(scan.headers, across_folders=across_folders)
     used = {(header.path, header.frame) for group in groups for header in group.headers}
     for header in scan.headers:

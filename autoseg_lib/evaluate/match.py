@@ -289,7 +289,8 @@ def _only(loose: dict[str, Path], wanted: dict[str, Path]) -> dict[str, Path]:
 
 def _what(folder: MaskFolder) -> str:
     names = [*folder.cases, *folder.loose]
-    return f"{len(names)} masks ({name_list(names, 3)})"
+    count = "1 mask" if len(names) == 1 else f"{len(names)} masks"
+    return f"{count} ({name_list(names, 3)})"
 
 
 def _entries(folder: Path) -> Iterator[Path]:
