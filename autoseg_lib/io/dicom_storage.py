@@ -39,6 +39,7 @@ _NOT_IMAGES = {
 }
 # The same by words of the kind of object (SOP class), for files without or with another Modality.
 _NOT_IMAGE_WORDS = (
+    ("Presentation State", "PR"),  # before "Plan": there are planar ones
     ("Surface Segmentation", "SEG"),
     ("Segmentation", "SEG"),
     ("RT Dose", "RTDOSE"),
@@ -46,7 +47,6 @@ _NOT_IMAGE_WORDS = (
     ("Plan", "RTPLAN"),
     ("Treatment Record", "RTRECORD"),
     ("Encapsulated", "DOC"),
-    ("Presentation State", "PR"),
     ("Key Object", "KO"),
     ("Registration", "REG"),
     (" SR Storage", "SR"),
