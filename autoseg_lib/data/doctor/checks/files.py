@@ -47,7 +47,10 @@ def _pairing_fix(issue: PairingIssue) -> Fix | None:
 
 def check_unreadable(context: Context) -> Iterable[Finding]:
     """Cases with files that cannot be read, or whose image and label do not fit together."""
-    return context.unreadable
+    elsewhere = _foreign_labels(context) if context.unreadable else {}
+    return [
+        finding for finding in context.unreadable if not any(s.case in elsewhere for s in finding.samples)
+    ]
 
 
 def check_swapped_files(context: Context) -> Iterable[Finding]:
@@ -85,12 +88,7 @@ def check_swapped_files(context: Context) -> Iterable[Finding]:
 
 def check_foreign_labels(context: Context) -> Iterable[Finding]:
     """Label volumes that lie on the slices of another scan than the one they are named after."""
-    owners: dict[str, str] = {}
-    for case in context.pairing.cases:
-        if case.label_volume is not None and _is_elsewhere(context, case):
-            owner = _owner(context, case.label_volume, case.name)
-            if owner:
-                owners[case.name] = owner
+    owners = _foreign_labels(context)
     for name, owner in owners.items():
         label, other = context.training_case(name).label_volume, context.training_case(owner).label_volume
         if label is None:
@@ -115,6 +113,17 @@ def check_foreign_labels(context: Context) -> Iterable[Finding]:
         )
 
 
+def _foreign_labels(context: Context) -> dict[str, str]:
+    """Case → the other case on whose grid its label lies."""
+    owners = {}
+    for case in context.pairing.cases:
+        if case.label_volume is not None and _is_elsewhere(context, case):
+            owner = _owner(context, case.label_volume, case.name)
+            if owner:
+                owners[case.name] = owner
+    return owners
+
+
 def _is_elsewhere(context: Context, case: TrainingCase) -> bool:
     """Whether reading has told that the label lies on another grid, or does not fit at all."""
     if any(finding.samples == (Sample(case.name),) for finding in context.unreadable):
@@ -131,13 +140,11 @@ def _owner(context: Context, label: Path, name: str) -> str:
     try:
         geometry = read_label_file(label).geometry
         found = [
-            facts.name
-            for facts in context.facts
-            if facts.geometry.orientation_known
+            scan
+            for scan, grid in context.geometries.items()
+            if grid.orientation_known
             and geometry.orientation_known
-            and geometry.oriented(facts.geometry.orientation_code).is_same_grid(
-                facts.geometry, LABEL_GRID_TOLERANCE_MM
-            )
+            and geometry.oriented(grid.orientation_code).is_same_grid(grid, LABEL_GRID_TOLERANCE_MM)
         ]
     except AutosegError:
         return ""
