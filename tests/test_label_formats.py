@@ -179,8 +179,28 @@ def test_manifests_are_measured_and_compared(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text(
         "image;label;case\nimages/A;x.dcm;knee\nimages/B;n/S.nii.gz;hip\n", encoding="utf-8"
     )
-    with pytest.raises(DataError, match="others hold numbers"):
-        evaluate_folders(tmp_path / "m.csv", tmp_path / "p.csv")
+    found = evaluate_folders(tmp_path / "m.csv", tmp_path / "p.csv")
+    assert [row.dice for row in found.rows] == [1.0] * 4
+    assert "The prediction names no ROIs: equal label values are taken to be the same ROI." in found.notes
+    found = measure_masks(tmp_path / "p.csv", tmp_path / "out2")
+    assert [name for name, _ in found.failures] == ["hip"]
+    assert len(measure_masks(tmp_path / "p.csv", tmp_path / "out3", labels=["left", "right"]).cases) == 2
+
+
+def test_several_structure_sets_of_one_scan_are_each_measured(tmp_path: Path) -> None:
+    files = series(tmp_path / "images")
+    write_rtstruct(tmp_path / "masks" / "monday.dcm", files, {"left": ONE})
+    write_rtstruct(tmp_path / "masks" / "friday.dcm", files, {"left": TWO})
+    found = measure_masks(tmp_path / "masks", tmp_path / "out", tmp_path / "images")
+    assert {row.case: row.volume_mm3 for row in found.volumes} == {
+        "friday": pytest.approx(TWO_MM3),
+        "monday": pytest.approx(ONE_MM3),
+    }
+    (tmp_path / "masks").rename(tmp_path / "patient")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "patient").rename(tmp_path / "all" / "patient")
+    found = measure_masks(tmp_path / "all", tmp_path / "out2", tmp_path / "images")
+    assert sorted(found.cases) == ["patient_friday", "patient_monday"]
 
 
 def test_a_manifest_of_slices(tmp_path: Path) -> None:

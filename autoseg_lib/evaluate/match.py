@@ -29,6 +29,9 @@ SEGMENTATION = "segmentation"
 # Folders of a case that hold pictures to look at, not masks.
 _NOT_MASKS = {"overlays"}
 
+# Issues of pairing that are about labels_list.
+_ABOUT_NAMES = ("mixed_labels", "roi_names")
+
 # One slice may lie there as PNG and NPY: the first of these is taken.
 _PREFERENCE = (".npy", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
@@ -140,8 +143,12 @@ def find_masks(path: Path) -> MaskFolder:
 def _masks_listed(path: Path) -> MaskFolder:
     """Returns what a manifest lists: each scan with its mask."""
     found = pair(TrainSettings(main_dir=str(path)))
-    if found.has_errors:
-        raise DataError("\n".join(issue.text for issue in found.issues if issue.severity == "error"))
+    # Which number is which name is for the caller to say, not for the settings of training.
+    errors = [
+        issue.text for issue in found.issues if issue.severity == "error" and issue.code not in _ABOUT_NAMES
+    ]
+    if errors:
+        raise DataError("\n".join(errors))
     return MaskFolder(path.parent, {}, {}, {case.name: case for case in found.cases})
 
 
@@ -160,6 +167,8 @@ def _masks_in(folder: Path) -> MaskFolder:
             if found:
                 volume = cases[found.name].volume if found.name in cases else None
                 cases[found.name] = MaskCase(found.name, volume or found.volume, found.slices)
+            else:
+                cases |= _several(path)
     if not cases and not loose:
         raise DataError(
             f"'{folder}': found no masks. Expected volumes (NAME.nii.gz, .nrrd, .mha), RTSTRUCT or DICOM SEG files, folders "
@@ -181,6 +190,13 @@ def mask_case(folder: Path) -> MaskCase | None:
     if volume is not None:
         slices.pop(same_text(volume.stem), None)
     return MaskCase(same_text(folder.name), volume, slices) if volume or slices else None
+
+
+def _several(folder: Path) -> dict[str, MaskCase]:
+    """Returns the files with named ROIs in a folder that holds several: each is a case of its own."""
+    files = [path for path in _entries(folder) if path.is_file() and holds_names(path)]
+    names = [same_text(f"{folder.name}_{image_stem(path)}") for path in files]
+    return {name: MaskCase(name, path) for name, path in zip(names, files, strict=True)}
 
 
 def _is_whole_file(path: Path) -> bool:

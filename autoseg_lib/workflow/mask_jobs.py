@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,6 +90,10 @@ def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> tup
             jobs.append(_training_job(source.name, case, slice_axis, names, _gap_note(source, case)))
             claimed.update(dict.fromkeys(case.labels, source.name))
             taken.update(case.labels)
+        for name, source, path in _drawn_on(listing.sources, found, taken):
+            jobs.append(_training_job(name, TrainingCase(source, label_volume=path), slice_axis, names))
+            taken.add(path)
+            without = [item for item in without if item != source.name]
         if not jobs:
             raise DataError(
                 f"no mask fits an image: the images are {name_list(without, 3)}, the masks "
@@ -107,6 +112,23 @@ def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> tup
 
 # --- with images
 # ------------------------------------------------------------------------------------------------------
+
+
+def _drawn_on(
+    sources: Sequence[ImageSource], found: MaskFolder, taken: set[Path]
+) -> list[tuple[str, ImageSource, Path]]:
+    """Returns (case, scan, file) of the files that say which series they were drawn on, several of one scan included."""
+    by_uid: dict[str, list[ImageSource]] = defaultdict(list)
+    for source in sources:
+        if source.series is not None:
+            by_uid[source.series.headers[0].series_uid].append(source)
+    result = []
+    for name, case in found.cases.items():
+        said = found.named.get(case.volume) if case.volume and case.volume not in taken else None
+        scans = [source for uid in said.series_uids for source in by_uid.get(uid, [])] if said else []
+        if case.volume and len(scans) == 1:
+            result.append((name, scans[0], case.volume))
+    return result
 
 
 def _gap_note(source: ImageSource, case: TrainingCase) -> str:
