@@ -113,10 +113,16 @@ def quiet() -> Iterator[None]:
 
 
 def _cores() -> int:
+    """Returns how many cores have nothing else to do; on a busy computer helpers only get into each other's way."""
     try:
-        return len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
+        cores = os.cpu_count() or 1
+    try:
+        others = max(0.0, os.getloadavg()[0] - 1)  # this program is one of those that run
+    except (AttributeError, OSError):  # Windows
+        return cores
+    return max(1, round(cores - others))
 
 
 # --- one file ---------------------------------------------------------------------------------------------------------
