@@ -50,11 +50,15 @@ def _few_odd(context: Context, odd: Sequence[Sample], expected: int) -> Iterable
 
 
 def _odd_fix(context: Context, samples: Sequence[Sample], values: Iterable[int], expected: int) -> Fix:
-    """As many values as ROIs are numbered in their order; else the images are left out."""
-    marks = [value for value in values if value > 0]
-    if len(marks) != expected:
+    """Where as many ROI numbers are missing as there are odd values, these get them in order; else the images are left out."""
+    marks = {value for value in values if value > 0}
+    odd = sorted(value for value in marks if value > expected)
+    missing = [number for number in range(1, expected + 1) if number not in marks]
+    if len(odd) != len(missing):
         return leave_out_samples(context, samples, "its label holds values that are no ROI numbers")
-    numbers: dict[int | str, int] = {code_key(mark): number for number, mark in enumerate(marks, start=1)}
+    numbers: dict[int | str, int] = {
+        code_key(mark): number for mark, number in zip(odd, missing, strict=True)
+    }
     return map_values(label_files(context, samples), numbers, sure=expected == 1)
 
 
