@@ -170,7 +170,7 @@ class AugmentPlan:
             pairs = tuple((int(a), int(b)) for a, b in table.get("mirror_pairs", ()))
             z, y, x = table.get("spacing_zyx_mm", (1.0, 1.0, 1.0))
             return cls(**{**table, "mirror_pairs": pairs, "spacing_zyx_mm": (float(z), float(y), float(x))})
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"augmentation: the model's settings cannot be read ({error}).") from None
 
 

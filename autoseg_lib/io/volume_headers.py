@@ -229,7 +229,7 @@ def _nrrd_fields(path: Path) -> list[tuple[str, str]]:
         raise DataError(
             f"'{path.name}': it is not an NRRD file, though its name says so. Copy or save it again."
         )
-    fields = []
+    fields: list[tuple[str, str]] = []
     for line in lines[1:]:
         if not line.strip() or line.startswith("#"):
             continue
@@ -248,7 +248,7 @@ def _nrrd_fields(path: Path) -> list[tuple[str, str]]:
 
 
 def _meta_fields(path: Path) -> list[tuple[str, str]]:
-    fields = []
+    fields: list[tuple[str, str]] = []
     for line in _header_lines(path):
         if not line.strip():
             continue

@@ -29,6 +29,8 @@ from autoseg_lib.preprocess.pipeline import Preprocessing
 FORMAT_VERSION = 1
 METADATA_KEY = "autoseg"
 _NEEDED = ("format_version", "labels", "network", "preprocessing")
+# What is a table wherever it is there.
+_TABLES = ("settings", "network", "preprocessing", "augmentation", "validation", "data", "versions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +115,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(table, dict) or [key for key in _NEEDED if key not in table]:
         raise ModelError(f"model '{path.name}': its description is incomplete. Copy or train it again.")
+    # Nothing said of a part is the same as an empty one.
+    table = {key: {} if value is None and key in _TABLES else value for key, value in table.items()}
+    odd = [key for key in _TABLES if not isinstance(table.get(key, {}), dict)]
+    if odd:
+        raise ModelError(
+            f"model '{path.name}': its description is damaged (at '{odd[0]}'). Copy or train it again."
+        )
     if not isinstance(table["format_version"], int) or table["format_version"] > FORMAT_VERSION:
         raise ModelError(
             f"model '{path.name}': written in format {table['format_version']} by newer software; "

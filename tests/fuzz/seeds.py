@@ -228,6 +228,9 @@ def _safetensors() -> list[bytes]:
         "settings": {"dimension": "3D", "labels_list": ["liver", "spleen"]},
         "labels": ["liver", "spleen"],
         "network": spec.to_dict(),
+        "augmentation": {"mirror_pairs": [[1, 2]], "spacing_zyx_mm": [3, 1, 1]},
+        "data": {"modality": "MR"},
+        "epoch": 3,
         "preprocessing": Preprocessing("3D", IntensityPlan("zscore"), None, (1.0, 1.0, 1.0)).to_dict(),
     }
     with tempfile.TemporaryDirectory() as name:

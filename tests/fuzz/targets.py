@@ -152,8 +152,12 @@ def _as_volume_label(path: Path) -> None:
 
 def _as_model(path: Path) -> None:
     from autoseg_lib.networks.model_file import load_model  # torch takes seconds to import
+    from autoseg_lib.workflow.segmenting import check_against_model, list_models, make_predictor
 
-    load_model(path)
+    list_models(path.parent)
+    model = load_model(path)
+    check_against_model(SegmentSettings(), model)
+    make_predictor(model, SegmentSettings(tta=True), [])
 
 
 def _as_table(path: Path) -> None:
