@@ -17,8 +17,8 @@ from autoseg_lib.viz.view import SliceView, resize, resize_labels
 PICTURE_PX = 240
 _GAP_PX, _GAP_GREY = 6, 128
 _JPEG_QUALITY = 88
-# Thin and faint: the edge of the tissue below is what one looks for.
-_OUTLINE_PX, _FILL_ALPHA = 1, 0.15
+# Faint: the edge of the tissue below is what one looks for.
+_OUTLINE_PX, _FILL_ALPHA = 2, 0.15
 
 Picture = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.unsignedinteger]
