@@ -35,7 +35,12 @@ __all__ = ["DICOM_SUFFIXES", "open_dicom", "read_headers", "truncated_text"]
 _MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
 
 # What files begin with that hold others. They are not opened: what is in them may be anything, of any size.
-_ARCHIVES = ((b"PK\x03\x04", "zip"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!\x1a\x07", "rar"), (b"\x1f\x8b", "gzip"))
+_ARCHIVES = (
+    (b"PK\x03\x04", "zip"),
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+    (b"Rar!\x1a\x07", "rar"),
+    (b"\x1f\x8b", "gzip"),
+)
 _ARCHIVE_SUFFIXES = (".tar", ".tgz", ".iso", ".bz2", ".xz")
 
 _KEYWORDS = (
