@@ -66,9 +66,9 @@ class Preprocessing:
         if self.dimension not in ("2D", "3D"):
             raise ModelError(f'preprocessing: expected the dimension "2D" or "3D", found {self.dimension!r}.')
         shape, spacing = self.input_shape, self.spacing_zyx_mm
-        if self.dimension == "2D" and (
-            shape is None or len(shape) != 2 or not 1 <= min(shape) <= max(shape) <= _MOST_PIXELS
-        ):
+        if shape is None and self.dimension == "2D":
+            raise ModelError("preprocessing: 2D needs an input_shape of rows and columns, found None.")
+        if shape is not None and (len(shape) != 2 or not 1 <= min(shape) <= max(shape) <= _MOST_PIXELS):
             raise ModelError(f"preprocessing: 2D needs an input_shape of rows and columns, found {shape}.")
         if spacing is not None and (
             len(spacing) != 3 or not _FINEST_MM <= min(spacing) <= max(spacing) <= _COARSEST_MM
