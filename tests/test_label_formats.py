@@ -24,6 +24,7 @@ from autoseg_lib.workflow.measuring import measure_masks
 from tests.helpers.dicom import write_series
 from tests.helpers.named_labels import write_rtstruct, write_slicer
 from tests.helpers.real_data import real_data
+from tests.helpers.segments import follows
 
 # Rows 2 to 5, columns 3 to 7, slices 1 and 2: 40 pixels of 0.5 × 0.75 mm, 2 mm apart.
 ONE, TWO = (2, 3, 6, 8, (0, 1)), (7, 6, 9, 10, (1, 2))
@@ -147,6 +148,30 @@ def test_masks_of_another_extent_in_one_case_are_both_counted(tmp_path: Path) ->
     (row,) = evaluate_folders(tmp_path / "r.nii.gz", tmp_path / "p.nii.gz").rows
     assert (row.voxels_reference, row.voxels_prediction) == (40, 56)
     assert row.dice == pytest.approx(80 / 96)
+
+
+def test_rois_that_overlap_are_measured_and_compared_whole(tmp_path: Path) -> None:
+    """A tumour in its organ: painting one over the other would cut the organ."""
+    files = series(tmp_path / "images")
+    organ, tumour = (1, 1, 9, 11, (0, 1)), (3, 3, 5, 5, (1,))
+    for side in ("a", "b"):
+        write_rtstruct(tmp_path / side / "S.dcm", files, {"organ": organ, "tumour": tumour})
+    found = measure_masks(tmp_path / "a", tmp_path / "out", tmp_path / "images")
+    assert [row.voxels for row in found.volumes] == [160, 4]
+    follows("label-overlap-whole", "read, said", found.notes)
+    (tmp_path / "a" / "labels.csv").write_text("value,name\n1,heart\n2,organ\n", encoding="utf-8")
+    found = measure_masks(tmp_path / "a", tmp_path / "o3", tmp_path / "images")
+    assert [(row.label, row.roi, row.voxels) for row in found.volumes] == [
+        (1, "heart", 0),
+        (2, "organ", 160),
+        (3, "tumour", 4),
+    ]
+    (tmp_path / "a" / "labels.csv").unlink()
+    cut = measure_masks(tmp_path / "a", tmp_path / "o2", tmp_path / "images", overlap_priority=["tumour"])
+    assert [row.voxels for row in cut.volumes] == [156, 4]
+    assert "overlap in 4 pixels" in " ".join(cut.notes)
+    found = evaluate_folders(tmp_path / "a", tmp_path / "b", images=tmp_path / "images")
+    assert [(row.dice, row.voxels_reference) for row in found.rows] == [(1.0, 160), (1.0, 4)]
 
 
 # --- manifests --------------------------------------------------------------------------------------------------------

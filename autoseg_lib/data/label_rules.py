@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autoseg_lib.data.label_map import LabelMap
+from autoseg_lib.data.label_names import distinct_names
 from autoseg_lib.io.label_codes import code_of
 from autoseg_lib.settings import AUTO, TrainSettings
 
@@ -20,6 +21,7 @@ class LabelRules:
         overlap_priority: names of ROIs, the first on top where they overlap.
         seg_threshold: share of a pixel from which a fractional DICOM SEG counts.
         num_labels: number of ROIs where known; JPG labels need it.
+        may_be_absent: whether a file that has none of the ROIs is an empty mask and not a mistake.
     """
 
     label_map: LabelMap = field(default_factory=dict)
@@ -27,6 +29,22 @@ class LabelRules:
     overlap_priority: tuple[str, ...] = ()
     seg_threshold: float = 0.5
     num_labels: int | None = None
+    may_be_absent: bool = False
+
+    def only(self, value: int) -> LabelRules:
+        """Returns the rules for painting the ROIs of one number alone, whatever lies on top of them."""
+        alone = {name: number for name, number in self.roi_values.items() if number == value}
+        return replace(self, roi_values=alone, may_be_absent=True)
+
+    def values_for(self, names: Iterable[str]) -> dict[str, int]:
+        """Returns name → ROI number for a file that names its ROIs.
+
+        Args:
+            names: the file's own, numbered in natural order where nobody gave numbers.
+        """
+        if self.roi_values or self.may_be_absent:
+            return dict(self.roi_values)
+        return {name: number for number, name in enumerate(distinct_names(names), start=1)}
 
     @classmethod
     def from_settings(cls, settings: TrainSettings, roi_values: Iterable[tuple[str, int]] = ()) -> LabelRules:
@@ -54,3 +72,8 @@ class LabelRules:
         """The codes that the map lists, names left out."""
         codes = (code_of(key) for key in self.label_map)
         return tuple(sorted({code for code in codes if code is not None}))
+
+
+def tells_overlap(notes: Iterable[str]) -> bool:
+    """Whether one of the sentences from painting says that ROIs overlap."""
+    return any(" overlap in " in note for note in notes)

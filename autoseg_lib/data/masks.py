@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg_lib.data.label_map import apply_map
-from autoseg_lib.data.label_names import distinct_names
 from autoseg_lib.data.label_rules import LabelRules
 from autoseg_lib.data.other_grid import LABEL_GRID_TOLERANCE_MM, grid_text, onto_scan, size_text
 from autoseg_lib.data.pairing import TrainingCase
@@ -179,8 +178,9 @@ def _named_label(path: Path, case: TrainingCase, scan: Scan, rules: LabelRules, 
         uids = [header.sop_uid for header in headers]
         file.check_frame_of_reference(headers[0].frame_of_reference_uid, case.name, uids)
     names = [item.name for item in file.segments]
-    values = dict(rules.roi_values) or {name: n for n, name in enumerate(distinct_names(names), start=1)}
-    if not {same_name(name) for name in names} & {same_name(name) for name in values}:
+    values = rules.values_for(names)
+    known = {same_name(name) for name in names} & {same_name(name) for name in values}
+    if not known and not rules.may_be_absent:
         raise DataError(
             f"label '{path.name}': it holds the ROIs {name_list(names, 8)}, none of {name_list(list(values), 8)}. "
             "Correct labels_list, or leave this label out."

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from autoseg_lib.data.cases import TrainingCase
 from autoseg_lib.data.discover import ImageSource, discover
 from autoseg_lib.data.label_map import LabelMap, codes_message, look_like_codes, propose_map
-from autoseg_lib.data.label_rules import LabelRules
+from autoseg_lib.data.label_rules import LabelRules, tells_overlap
 from autoseg_lib.data.masks import read_slices
 from autoseg_lib.data.whole_labels import holds_names
 from autoseg_lib.errors import AutosegError, DataError, name_list
@@ -80,6 +80,10 @@ class Evaluation:
         }
 
 
+# How codes and names become ROI numbers in the reference and in the prediction.
+_Rules = tuple[LabelRules, LabelRules]
+
+
 @dataclass(frozen=True)
 class _Pair:
     """Two masks of one case.
@@ -92,7 +96,7 @@ class _Pair:
     """
 
     name: str
-    load: Callable[[], tuple[Mask, Mask, tuple[str, ...]]]
+    load: Callable[[_Rules], tuple[Mask, Mask, tuple[str, ...]]]
     in_files: tuple[bool, bool]
     by_name: MatchedCase | None = None
 
@@ -159,13 +163,13 @@ def evaluate_folders(
         LabelRules(label_map=maps[1] or {}, roi_values=tables[1][1]),
     )
     memory = {**read_run_memory(sides[0].path), **read_run_memory(sides[1].path)}
-    pairs, notes = _pairs(sides, images, memory, rules)
+    pairs, notes = _pairs(sides, images, memory)
     loaded, failures = [], []
     found = _Side("reference"), _Side("prediction")
     for number, pair in enumerate(pairs):
         on_event(Progress("Reading", number, len(pairs), pair.name))
         try:
-            masks = pair.load()
+            masks = pair.load(rules)
         except AutosegError as error:
             failures.append((pair.name, str(error)))
             continue
@@ -180,10 +184,20 @@ def evaluate_folders(
     left_out: dict[str, None] = {}
     for number, pair in enumerate(loaded):
         on_event(Progress("Comparing", number, len(loaded), pair.name))
-        ours, theirs, said = pair.load()
+        ours, theirs, said = pair.load(rules)
         rois, alone = rois_of(pair)
         left_out.update(dict.fromkeys(alone))
-        rows += compare_masks(ours, theirs, rois, pair.name)
+        if tells_overlap(said):
+            # A tumour lies inside its organ: each ROI is compared as a whole, not what others leave of it.
+            for roi in rois:
+                one = tuple(
+                    rule.only(value) if inside else rule
+                    for rule, value, inside in zip(rules, roi[1:], pair.in_files, strict=True)
+                )
+                rows += compare_masks(*pair.load((one[0], one[1]))[:2], [roi], pair.name)
+            said = (*(text for text in said if not tells_overlap([text])), _WHOLE)
+        else:
+            rows += compare_masks(ours, theirs, rois, pair.name)
         tilt = memory[pair.name].tilt_degrees if pair.by_name and pair.name in memory else 0.0
         if tilt > _TILT_WORTH_SAYING and pair.by_name and pair.by_name.is_slices:
             notes.append(
@@ -201,11 +215,11 @@ def evaluate_folders(
     return Evaluation(tuple(rows), tuple(summarise(rows)), tuple(dict.fromkeys(notes)), tuple(failures))
 
 
+_WHOLE = "its ROIs overlap; each was compared by itself, as a whole"
+
+
 def _pairs(
-    sides: tuple[MaskFolder, MaskFolder],
-    images: Path | None,
-    memory: dict[str, RunMemory],
-    rules: tuple[LabelRules, LabelRules],
+    sides: tuple[MaskFolder, MaskFolder], images: Path | None, memory: dict[str, RunMemory]
 ) -> tuple[list[_Pair], list[str]]:
     """Returns what is compared: masks on their scan where that is known, else masks matched by name."""
     sources: dict[str, ImageSource] = {}
@@ -229,7 +243,7 @@ def _pairs(
             )
         taken[0].update(ours.labels)
         taken[1].update(theirs.labels)
-        pairs.append(_on_scan(name, ours, theirs, rules))
+        pairs.append(_on_scan(name, ours, theirs))
     rest = sides[0].without(taken[0]), sides[1].without(taken[1])
     if pairs and not all(side.cases or side.loose for side in rest):
         matching = Matching((), *((*side.cases, *side.loose) for side in rest))
@@ -240,20 +254,18 @@ def _pairs(
             if not pairs:
                 raise
             matching = Matching((), *((*side.cases, *side.loose) for side in rest))
-    pairs += [_by_name(case, memory.get(case.name), rules) for case in matching.cases]
+    pairs += [_by_name(case, memory.get(case.name)) for case in matching.cases]
     return pairs, [*notes, *_unmatched_notes(matching)]
 
 
-def _on_scan(
-    name: str, ours: TrainingCase, theirs: TrainingCase, rules: tuple[LabelRules, LabelRules]
-) -> _Pair:
+def _on_scan(name: str, ours: TrainingCase, theirs: TrainingCase) -> _Pair:
     in_files = _names_itself(ours.label_volume), _names_itself(theirs.label_volume)
-    return _Pair(name, lambda: load_two(ours, theirs, rules), in_files)
+    return _Pair(name, lambda rules: load_two(ours, theirs, rules), in_files)
 
 
-def _by_name(case: MatchedCase, memory: RunMemory | None, rules: tuple[LabelRules, LabelRules]) -> _Pair:
+def _by_name(case: MatchedCase, memory: RunMemory | None) -> _Pair:
     in_files = _names_itself(case.reference), _names_itself(case.prediction)
-    return _Pair(case.name, lambda: load_pair(case, memory, rules), in_files, case)
+    return _Pair(case.name, lambda rules: load_pair(case, memory, rules), in_files, case)
 
 
 def _names_itself(mask: Path | dict[str, Path] | None) -> bool:

@@ -69,7 +69,7 @@ def read_whole(path: Path, rules: LabelRules, target: Geometry | None = None) ->
         raise DataError(
             f"'{path.name}' is an {file.kind}: {why}. Give the scan that it was drawn on (--images)."
         )
-    values = dict(rules.roi_values) or {item.name: n for n, item in enumerate(file.segments, start=1)}
+    values = rules.values_for(item.name for item in file.segments)
     array, said = paint(file.layers(grid), values, priority=rules.overlap_priority)
     return Mask(array, grid), tuple(f"'{path.name}': {text}" for text in (*file.warnings, *said))
 

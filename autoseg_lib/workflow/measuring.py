@@ -21,7 +21,7 @@ from autoseg_lib.data.label_map import (
     map_option,
     propose_map,
 )
-from autoseg_lib.data.label_rules import LabelRules
+from autoseg_lib.data.label_rules import LabelRules, tells_overlap
 from autoseg_lib.data.masks import read_slices
 from autoseg_lib.data.scan import Scan
 from autoseg_lib.data.whole_labels import is_whole
@@ -151,10 +151,10 @@ def measure_masks(
             _require_names(job, jobs, names, roi_values)
             scan, mask, said = job.load(replace(rules, num_labels=len(table)))
             _require_numbers(mask)
-            rows = measure_slices(
-                mask, table, case=job.name, slice_names=scan.slice_names, slice_files=scan.slice_files
-            )
-            sizes = measure_volumes(mask, table, case=job.name)
+            rows, sizes = _measured(job, scan, mask, table)
+            if job.names and tells_overlap(said) and not rules.overlap_priority:
+                rows, sizes = _each_alone(job, rules, table, rows, sizes)
+                said = (*(text for text in said if not tells_overlap([text])), _WHOLE)
         except AutosegError as error:
             failures.append((job.name, str(error)))
             on_event(Message(f"'{job.name}' was not measured: {error}", level="warning"))
@@ -183,6 +183,36 @@ def measure_masks(
     )
     write_json(run.report, report)
     return MeasureResult(run.path, table, tuple(measurements), tuple(volumes), tuple(failures), tuple(notes))
+
+
+_WHOLE = "its ROIs overlap; each was measured by itself, as a whole. To cut them, set overlap_priority"
+
+
+def _measured(
+    job: MaskJob, scan: Scan, mask: Mask, table: LabelTable
+) -> tuple[list[SliceMeasurement], list[VolumeMeasurement]]:
+    rows = measure_slices(
+        mask, table, case=job.name, slice_names=scan.slice_names, slice_files=scan.slice_files
+    )
+    return rows, measure_volumes(mask, table, case=job.name)
+
+
+def _each_alone(
+    job: MaskJob,
+    rules: LabelRules,
+    table: LabelTable,
+    rows: list[SliceMeasurement],
+    sizes: list[VolumeMeasurement],
+) -> tuple[list[SliceMeasurement], list[VolumeMeasurement]]:
+    """Measures ROIs that overlap one by one, so that none is cut by another (a tumour lies inside its organ)."""
+    alone_rows = {(row.slice_number, row.label): row for row in rows}
+    alone_sizes = {size.label: size for size in sizes}
+    for value in table.values:
+        scan, mask, _ = job.load(rules.only(value))
+        more_rows, more_sizes = _measured(job, scan, mask, table)
+        alone_rows |= {(row.slice_number, row.label): row for row in more_rows if row.label == value}
+        alone_sizes |= {size.label: size for size in more_sizes if size.label == value}
+    return list(alone_rows.values()), list(alone_sizes.values())
 
 
 def _write(run: RunFolder, measurements: list[SliceMeasurement], volumes: list[VolumeMeasurement]) -> None:
