@@ -6,7 +6,7 @@ import argparse
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tests.fuzz.runner import HEADER, Tally, run, save_file
@@ -48,9 +48,9 @@ def main() -> int:
     print(HEADER)
     with ThreadPoolExecutor(options.workers) as pool:
         tallies = []
-        for tally in pool.map(one_kind, chosen):
-            tallies.append(tally)
-            print(tally.line(), flush=True)
+        for done in as_completed([pool.submit(one_kind, kind) for kind in chosen]):
+            tallies.append(done.result())
+            print(tallies[-1].line(), flush=True)
     faults = sum(len(tally.faults) for tally in tallies)
     print(f"{sum(tally.files for tally in tallies)} files, {faults} faults")
     return 1 if faults else 0
