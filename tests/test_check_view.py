@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from autoseg_lib.data.doctor.finding import Finding, Fix, Sample
-from autoseg_lib.widgets.check_view import address_of, check_html, check_page_html, check_text, page_link_html
+from autoseg_lib.widgets.check_view import check_html, check_page_html, check_text, link_to
 from tests.helpers.made_reports import made_case, made_report
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -44,7 +44,7 @@ def test_names_are_escaped() -> None:
     html = check_html(made_report([made_case(EVIL, 2)], [finding], names=[EVIL, "b"]), 2)
     assert "<img src=x" not in html
     assert "&lt;img src=x" in html
-    assert "<img src=x" not in check_page_html(Path(EVIL))
+    assert "<img src=x" not in check_page_html(Path(EVIL), EVIL)
 
 
 def test_a_great_many_findings_are_cut_and_said() -> None:
@@ -64,18 +64,16 @@ def test_plain_text_for_where_nothing_can_be_drawn() -> None:
     )
 
 
-def test_the_full_report_has_an_address_where_jupyter_serves_it(tmp_path: Path) -> None:
+def test_the_link_to_the_full_report_stays_below_what_jupyter_serves(tmp_path: Path) -> None:
     project = tmp_path / "Étude 1"
     page, notebooks = project / "trained_model" / "x_check_report.html", project / "notebooks"
-    assert address_of(page, notebooks, "notebooks/train.ipynb") == "/files/trained_model/x_check_report.html"
-    assert (
-        address_of(page, notebooks, "Étude 1/notebooks/train.ipynb", "/user/ann/")
-        == "/user/ann/files/%C3%89tude%201/trained_model/x_check_report.html"
-    )
+    assert link_to(page, notebooks, "notebooks/train.ipynb") == "../trained_model/x_check_report.html"
+    assert link_to(page, notebooks, "Étude 1/notebooks/train.ipynb") == "../trained_model/x_check_report.html"
     # Jupyter was started in notebooks/: nothing above it can be opened.
-    assert address_of(page, notebooks, "train.ipynb") == ""
-    assert address_of(tmp_path / "models" / "x.html", notebooks, "notebooks/train.ipynb") == ""
+    assert link_to(page, notebooks, "train.ipynb") == ""
+    assert link_to(tmp_path / "models" / "x.html", notebooks, "notebooks/train.ipynb") == ""
     # No Jupyter at all.
-    assert address_of(page, notebooks, None) == ""
-    assert str(page) in plain(check_page_html(page))
-    assert 'href="/files/a&#34;b" target="_blank"' in page_link_html('/files/a"b')
+    assert link_to(page, notebooks, None) == ""
+    linked = check_page_html(page, "../trained model/x_check_report.html")
+    assert 'href="../trained%20model/x_check_report.html"' in linked
+    assert "<a " not in check_page_html(page, "") and str(page) in plain(check_page_html(page, ""))

@@ -95,14 +95,14 @@ def check_text(report: CheckReport, fix_hint: str = "") -> str:
     return "\n".join(lines)
 
 
-def check_page_html(path: Path) -> Markup:
-    """Returns where the full report is."""
-    return render("check_page.html.j2", path=str(path))
+def check_page_html(path: Path, link: str) -> Markup:
+    """Returns where the full report is.
 
-
-def page_link_html(address: str) -> Markup:
-    """Returns a link that opens the full report in a tab of its own."""
-    return render("check_link.html.j2", css=css(), address=address)
+    Args:
+        path: the file.
+        link: its address as seen from the notebook, "" where the notebook cannot reach it.
+    """
+    return render("check_page.html.j2", path=str(path), link=quote(link))
 
 
 def _codes(finding: Finding) -> list[dict[str, str]]:
@@ -124,17 +124,13 @@ def _fix_text(finding: Finding) -> str:
     return f"Fix offered: {finding.fix.text}.{look}"
 
 
-def address_of(file: Path, here: Path, session: str | None, prefix: str = "/") -> str:
-    """Returns the address at which Jupyter serves a file, "" where it does not.
-
-    Opened by this address the page runs in a tab of its own; a click on a link in an output would open it inside JupyterLab,
-    without scripts until one trusts it.
+def link_to(file: Path, here: Path, session: str | None) -> str:
+    """Returns the address of a file as a notebook's output links to it, "" where Jupyter does not serve it.
 
     Args:
         file: the file.
         here: the notebook's folder.
         session: path of the notebook below the folder that Jupyter serves, as JPY_SESSION_NAME says; None elsewhere.
-        prefix: what addresses begin with; a JupyterHub has one of its own.
     """
     if not session:
         return ""
@@ -142,12 +138,6 @@ def address_of(file: Path, here: Path, session: str | None, prefix: str = "/") -
         relative = PurePosixPath(os.path.relpath(file, here).replace(os.sep, "/"))
     except ValueError:
         return ""  # another drive
-    parts = list(PurePosixPath(session.replace("\\", "/")).parts[:-1])
-    for part in relative.parts:
-        if part != "..":
-            parts.append(part)
-        elif parts:
-            parts.pop()
-        else:
-            return ""  # outside of what is served
-    return f"{prefix.rstrip('/')}/files/{quote('/'.join(parts))}"
+    # The notebook lies this many folders deep; more steps up leave what is served.
+    depth = len(PurePosixPath(session.replace("\\", "/")).parts) - 1
+    return "" if relative.parts.count("..") > depth else str(relative)

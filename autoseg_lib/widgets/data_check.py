@@ -18,7 +18,7 @@ from autoseg_lib.data.label_map import map_text
 from autoseg_lib.errors import AutosegError
 from autoseg_lib.settings import TrainSettings
 from autoseg_lib.viz.html import note_html, render, table_html
-from autoseg_lib.widgets.check_view import address_of, check_html, check_page_html, check_text, page_link_html
+from autoseg_lib.widgets.check_view import check_html, check_page_html, check_text, link_to
 from autoseg_lib.widgets.display import Spot, has_widgets
 from autoseg_lib.widgets.files_button import can_open_folders
 from autoseg_lib.widgets.progress import ProgressBar
@@ -87,13 +87,7 @@ class DataCheck:
             self._page = save_check_report(study, path)
         except (AutosegError, OSError) as error:
             return note_html("warning", f"The full report could not be written: {error}")
-        return check_page_html(path)
-
-    def _page_address(self) -> str:
-        if self._page is None:
-            return ""
-        prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "/")
-        return address_of(self._page, Path.cwd(), os.environ.get("JPY_SESSION_NAME"), prefix)
+        return check_page_html(path, link_to(path, Path.cwd(), os.environ.get("JPY_SESSION_NAME")))
 
     def _open_page(self) -> None:
         if self._page is not None:
@@ -132,10 +126,7 @@ class DataCheck:
             line.append(self._button(W, f"Make a corrected copy ({what})", "wrench", self._correct, "300px"))
         if line:
             line[0].button_style = "primary"
-        address = self._page_address()
-        if address:
-            line.append(W.HTML(str(page_link_html(address))))
-        elif self._page is not None and can_open_folders():
+        if self._page is not None and can_open_folders():
             line.append(self._button(W, "Open the full report", "external-link", self._open_page, "210px"))
         if line:
             rows.append(W.HBox(line, layout=W.Layout(flex_flow="row wrap")))
