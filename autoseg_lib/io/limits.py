@@ -19,6 +19,9 @@ DEFLATE_RATIO = 1032
 LZW_RATIO = 2800
 # The widest medical pictures are stitched radiographs and mammograms of some 30 million pixels; twice that is allowed.
 MOST_PIXELS = 8192 * 8192
+# So much is there on every computer that can run the rest.
+_ALWAYS_FITS = 16 << 20
+
 # Memory that is left to everything else on the computer.
 _SPARE_BYTES = 256 * 1024 * 1024
 
@@ -64,6 +67,8 @@ def check_memory(name: str, what: str, needed: int) -> None:
     Raises:
         DataError: it does not fit into what is free now.
     """
+    if needed <= _ALWAYS_FITS:
+        return  # asking the system for each slice of a scan takes longer than unpacking a small one
     free = psutil.virtual_memory().available
     if needed > max(0, free - _SPARE_BYTES):
         raise DataError(
