@@ -221,16 +221,20 @@ def _near_groups(units: Sequence[_Unit]) -> list[list[_Unit]]:
     for members in by_length.values():
         hashes = np.array([units[i].perceptual_hash for i in members], dtype=np.uint64)
         pictures = np.stack([units[i].picture for i in members])
+        # Slices of one stack get its number; those of none a number of their own.
+        names = {name: number for number, name in enumerate(sorted({units[i].stack for i in members} - {""}))}
+        stacks = np.array([names.get(units[i].stack, len(names) + i) for i in members])
         for row, number in enumerate(members):
             bits = np.bitwise_count(hashes[row + 1 :] ^ hashes[row])
-            close = np.flatnonzero(bits <= MOST_HASH_BITS) + row + 1
+            apart = stacks[row + 1 :] != stacks[row]
+            close = np.flatnonzero((bits <= MOST_HASH_BITS) & apart) + row + 1
             if close.size == 0:
                 continue
             for column in close[pictures[close] @ pictures[row] >= NEAR_CORRELATION]:
                 other = members[int(column)]
                 ours, theirs = units[number], units[other]
-                if ours.checksum == theirs.checksum or (ours.stack and ours.stack == theirs.stack):
-                    continue
+                if ours.checksum == theirs.checksum:
+                    continue  # told as the same image
                 joined[root(other)] = root(number)
     groups: dict[int, list[_Unit]] = defaultdict(list)
     for number in sorted({*joined, *joined.values()}):
