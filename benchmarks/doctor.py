@@ -132,6 +132,8 @@ def accused(report: CheckReport, codes: Sequence[str] | None = None) -> dict[str
             continue
         for sample in finding.samples:
             slices = cases[sample.case].slices if sample.case in cases else ()
+            if sample.slice_index is None and len(slices) > 1 and finding.files and codes != FITTING_CODES:
+                continue  # the files say which slices of the scan are meant
             chosen = (
                 slices if sample.slice_index is None else slices[sample.slice_index : sample.slice_index + 1]
             )
@@ -206,7 +208,7 @@ def run(name: str, clean: Path, fault: str, share: float, seed: int, count: Coun
 
 def _loosely(found: dict[str, set[str]], path: Path) -> set[str]:
     """Findings on orphans name files as they are called now."""
-    stem = path.name.split(".")[0].lower()
+    stem = path.name.split(".")[0].lower().removeprefix("again_")
     return {
         code
         for name, codes in found.items()

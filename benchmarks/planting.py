@@ -243,5 +243,5 @@ EXACT: dict[str, tuple[Planter, tuple[str, ...]]] = {
     ),
     "other size": (other_size, ("size_mismatch",)),
     "odd value": (value_beyond, ("label_values",)),
-    "same image": (same_image, ("same_image",)),
+    "same image": (same_image, ("same_image", "skipped")),
 }

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from autoseg_lib.data.doctor.facts import CaseFacts
 from autoseg_lib.data.doctor.finding import Sample
@@ -38,8 +37,8 @@ _ROUNDS = 3
 _FEW = (0.12, 0.2, 1.0)
 # Larger regions around the ROIs than this (pixels of a slice) are looked at in smaller pictures.
 _REGION_PIXELS = 4096
-# A simple explanation (turned, renumbered) is taken unless another one fits better by this much.
-_SIMPLER = 1.0
+# A simple explanation (turned, renumbered) is taken before one that needs other labels, unless that fits better by this much.
+_MUCH_BETTER = 3.0
 # Another explanation must lower the score by this much.
 _BETTER = 2.0
 _SHIFTS = (-1, 1, -2, 2, -3, 3)
@@ -148,7 +147,8 @@ class _Explainer:
         for index in accused:
             best = self._alone(index)
             swapped = partners.get(index)
-            if swapped is not None and (best.kind == "unlike" or swapped[1] < best.score - _SIMPLER):
+            loose = best.kind in ("unlike", "shift")
+            if swapped is not None and (loose or swapped[1] < best.score - _MUCH_BETTER):
                 best = replace(best, kind="swap", score=swapped[1], partner=self._samples[swapped[0]])
                 best = replace(best, transform="", mapping={}, slices=0)
             found.append(replace(best, score=float(self._verdicts.scores[index])))
@@ -173,32 +173,26 @@ class _Explainer:
                     replace(start, kind="transform", transform=name),
                 )
             )
-        mapping = self._mapping(index, label)
+        mapping = self._judge(index).likelier_numbers(label)
         if mapping:
             table = np.arange(256, dtype=np.uint8)
             for old, new in mapping.items():
                 table[old] = new
             named = {self._values[old - 1]: self._values[new - 1] for old, new in mapping.items()}
             tried.append((self._score(index, table[label]), replace(start, kind="renumber", mapping=named)))
-        for shift, other in self._shifted(index):
-            score = self._score(index, other) + _SIMPLER
-            tried.append((score, replace(start, kind="shift", slices=shift)))
         allowed = min(self._verdicts.limit, start.score - _BETTER, 0.0)
         good = [(score, suspect) for score, suspect in tried if score < allowed]
+        if not good:
+            # A neighbour's label nearly always fits well: it explains only what nothing simpler does.
+            tried = [
+                (self._score(index, other), replace(start, kind="shift", slices=shift))
+                for shift, other in self._shifted(index)
+            ]
+            good = [(score, suspect) for score, suspect in tried if score < allowed]
         if not good:
             return start
         score, suspect = min(good, key=lambda item: item[0])
         return replace(suspect, score=score)
-
-    def _mapping(self, index: int, label: UInt8Array) -> dict[int, int]:
-        """Returns which ROI each drawn region is most likely meant to be, where that is not what it is numbered."""
-        drawn = [int(value) for value in np.unique(label) if value]
-        if self._fitter.rois < 2 or not drawn:
-            return {}
-        table = self._judge(index).region_values(label)[[value - 1 for value in drawn]]
-        _, columns = linear_sum_assignment(-table)
-        best = {old: int(column) + 1 for old, column in zip(drawn, columns, strict=True)}
-        return {} if all(old == new for old, new in best.items()) else best
 
     def _shifted(self, index: int) -> list[tuple[int, UInt8Array]]:
         """Returns (slices, label) of the labels near by: the label of slice i - slices, tried on slice i."""
