@@ -65,7 +65,7 @@ def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
 
 
 def names(page: Any) -> list[str]:
-    return [text.strip() for text in page.locator(".tile .name").all_inner_texts()]
+    return [text.strip() for text in page.locator(".tile .name").all_text_contents()]
 
 
 def test_filtering_by_finding_search_and_sorting(page: Any) -> None:
@@ -117,7 +117,7 @@ def test_larger_view_with_what_would_be_right(page: Any) -> None:
     assert "2 labels are turned" in page.inner_text("#said")
     assert "label fits the image to 0.87" in page.inner_text("#facts")
     assert page.locator("#stage figcaption").all_inner_texts() == ["as stored", "flip left-right"]
-    page.wait_for_timeout(300)
+    page.wait_for_timeout(800)
 
     def inked(number: int) -> bool:
         """Whether the disc's fill is there: ROI 1 lies left of the middle as stored, right of it when flipped."""
@@ -126,13 +126,13 @@ def test_larger_view_with_what_would_be_right(page: Any) -> None:
 
     assert inked(0) and not inked(1)
     page.keyboard.down(" ")
-    page.wait_for_timeout(200)
+    page.wait_for_timeout(500)
     assert not inked(0)
     page.keyboard.up(" ")
-    page.wait_for_timeout(200)
+    page.wait_for_timeout(500)
     assert inked(0)
     page.keyboard.press("2")
-    page.wait_for_timeout(200)
+    page.wait_for_timeout(500)
     assert not inked(0)
     page.keyboard.press("0")
     page.keyboard.press("ArrowRight")
