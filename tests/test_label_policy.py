@@ -146,6 +146,22 @@ row("label-other-grid")(lambda main: volume(main, Mask(DEEP[:, 1:], placed((3, 9
 row("label-no-place")(lambda main: volume(main, Mask(DEEP[:, 1:], Geometry.from_spacing((3, 9, 12)))))
 
 
+@row("label-as-stored")
+def _(main: Path) -> None:
+    volume(main, Mask(DEEP, GRID))
+    unplaced = Geometry.from_spacing(
+        (3, 10, 12), GRID.spacing_zyx_mm, spacing_known=True, positions_known=True
+    )
+    write_volume_file(main / "train/images/S.nii.gz", Volume(np.zeros((3, 10, 12), np.int16), unplaced))
+
+
+@row("label-image-unplaced")
+def _(main: Path) -> None:
+    volume(main, Mask(DEEP, GRID))
+    (main / "train/images/S.nii.gz").unlink()
+    series(main, orientation=None)
+
+
 @row("label-palette")
 def _(main: Path) -> None:
     image = Image.fromarray(FLAT, "P")

@@ -586,6 +586,15 @@ def test_overlaps_by_priority() -> None:
     follows("overlap", "read, said", notes)
 
 
+def test_rois_of_one_value_lie_at_one_height_whatever_the_order_of_the_file() -> None:
+    layers = layers_of(A=slice(0, 4), B=slice(2, 8), C=slice(6, 10))
+    for order in ([0, 1, 2], [2, 0, 1], [1, 0, 2], [2, 1, 0]):
+        labels, _ = paint([layers[index] for index in order], {"A": 1, "B": 2, "C": 1})
+        assert labels.ravel().tolist() == [1, 1, 1, 1, 2, 2, 1, 1, 1, 1], order
+        labels, _ = paint([layers[index] for index in order], {"A": 1, "B": 2, "C": 1}, priority=["b"])
+        assert labels.ravel().tolist() == [1, 1, 2, 2, 2, 2, 2, 2, 1, 1], order
+
+
 def test_one_value_for_several_rois_and_large_values() -> None:
     layers = layers_of(A=slice(0, 6), B=slice(4, 9))
     labels, notes = paint(layers, {"A": 300, "B": 300})

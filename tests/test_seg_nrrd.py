@@ -170,6 +170,27 @@ def test_parts_outside_the_scan_are_said(tmp_path: Path) -> None:
     follows("slicer-outside", "read, said", file.warnings)
 
 
+def test_a_segmentation_of_another_scan_is_refused(tmp_path: Path) -> None:
+    file = open_segments(write_seg_nrrd(tmp_path / "x.seg.nrrd", LABELS, FLAT_KEYS, **PLACE))
+    elsewhere = Geometry((3, 4, 5), AFFINE).cropped_or_padded((0, 0, -7), (3, 4, 5))
+    with pytest.raises(DataError, match="nothing of what is drawn lies on this scan") as error:
+        pixels_of(file, elsewhere)
+    follows("slicer-elsewhere", "refused", [str(error.value)])
+
+
+def test_voxels_are_placed_by_position_only_where_both_have_one(tmp_path: Path) -> None:
+    scan = Geometry((3, 4, 5), AFFINE)
+    for missing in ({"space": None}, {"space_origin": None}):
+        file = open_segments(
+            write_seg_nrrd(tmp_path / "x.seg.nrrd", LABELS, FLAT_KEYS, **{**PLACE, **missing})  # type: ignore[arg-type]
+        )
+        with pytest.raises(GeometryError, match="another grid"):
+            pixels_of(file, scan)
+    file = open_segments(write_seg_nrrd(tmp_path / "x.seg.nrrd", LABELS, FLAT_KEYS, **PLACE))
+    with pytest.raises(GeometryError, match="another grid"):
+        pixels_of(file, Geometry((3, 4, 5), AFFINE, None, True, False, True))
+
+
 def test_another_grid_is_left_to_resampling(tmp_path: Path) -> None:
     file = open_segments(write_seg_nrrd(tmp_path / "x.seg.nrrd", LABELS, FLAT_KEYS, **PLACE))
     shifted, scaled = AFFINE.copy(), AFFINE.copy()

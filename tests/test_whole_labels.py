@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from autoseg_lib.data.discover import discover
 from autoseg_lib.data.label_names import roi_values
@@ -182,6 +183,48 @@ def test_numbers_of_names() -> None:
 
 
 # --- 3D Slicer, stacks -----------------------------------------------------------------------------------------------
+
+
+def test_a_map_of_names_to_leave_out_keeps_the_others() -> None:
+    found = roi_values(["Body", "liver", "spleen"], None, {"body": 0})
+    assert (found.values, found.names) == ({"liver": 1, "spleen": 2}, ("liver", "spleen"))
+    assert roi_values(["Body", "liver"], None, {"Body": 0, "liver": 3}).values == {"liver": 3}
+
+
+@pytest.mark.parametrize("signs", [(1, 1), (-1, -1), (1, -1)])
+def test_a_label_is_not_turned_by_directions_that_its_image_lacks(tmp_path: Path, signs) -> None:
+    (tmp_path / "train/images").mkdir(parents=True)
+    (tmp_path / "train/labels").mkdir()
+    image = nibabel.Nifti1Image((100 + expected()).T.astype(np.int16), None)
+    image.header.set_zooms((0.75, 0.5, 2))  # neither qform nor sform
+    nibabel.save(image, tmp_path / "train/images/S.nii.gz")
+    affine = np.diag([0.75 * signs[0], 0.5 * signs[1], 2, 1])
+    nibabel.save(nibabel.Nifti1Image(expected().T, affine), tmp_path / "train/labels/S.nii.gz")
+    scan, mask, notes = load_training_case(paired(tmp_path).cases[0], settings(tmp_path))
+    np.testing.assert_array_equal(mask.array, scan.volume.array - 100)
+    assert any("they were matched voxel by voxel, as both files store them" in note for note in notes)
+
+
+def test_a_label_in_the_patient_does_not_go_onto_pictures(tmp_path: Path) -> None:
+    (tmp_path / "train/images/S").mkdir(parents=True)
+    (tmp_path / "train/labels").mkdir()
+    for index in range(4):
+        Image.fromarray(np.zeros((10, 12), np.uint8)).save(tmp_path / f"train/images/S/{index}.png")
+    affine = np.diag([0.75, 0.5, 2, 1])
+    nibabel.save(nibabel.Nifti1Image(expected().T, affine), tmp_path / "train/labels/S.nii.gz")
+    with pytest.raises(DataError, match="which pixel belongs to which cannot be told"):
+        load_training_case(paired(tmp_path).cases[0], settings(tmp_path))
+
+
+def test_two_headers_that_say_nothing_are_no_place(tmp_path: Path) -> None:
+    (tmp_path / "train/images").mkdir(parents=True)
+    (tmp_path / "train/labels").mkdir()
+    image = nibabel.Nifti1Image(np.zeros((12, 10, 4), np.int16), np.eye(4))
+    nibabel.save(image, tmp_path / "train/images/S.nii.gz")
+    label = nibabel.Nifti1Image(expected()[:, 1:, 2:].T, np.eye(4))
+    nibabel.save(label, tmp_path / "train/labels/S.nii.gz")
+    with pytest.raises(DataError, match="the label's header holds no place"):
+        load_training_case(paired(tmp_path).cases[0], settings(tmp_path))
 
 
 def test_a_slicer_segmentation_of_a_series_and_of_a_volume(tmp_path: Path) -> None:

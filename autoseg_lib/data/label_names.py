@@ -86,6 +86,11 @@ def roi_values(
         if code_of(key) is None or same_name(str(key)) in known
     }
     values: dict[str, int]
+    if mapped and not given and not any(mapped.values()):
+        # Nothing but names to leave out: the others are numbered as they would be without them.
+        none = {same_name(name) for name in mapped}
+        names, mapped = tuple(name for name in names if same_name(name) not in none), {}
+        known -= none
     if given:
         values = {name: number for number, name in enumerate(given, start=1)}
         values |= {name: number for name, number in mapped.items() if number}

@@ -131,20 +131,37 @@ def _whole_label(case: TrainingCase, scan: Scan, rules: LabelRules, notes: list[
         return _stack_label(path, case, scan, rules, notes)
     label = read_label_file(path)
     label = label.with_array(apply_map(label.array, rules.label_map))
-    _require_place(label.geometry, path.name, case, scan.source_geometry)
+    _require_place(label.geometry, path.name, case, scan.source_geometry, as_stored=True)
     return _volume_label(label, path.name, case.name, scan.source_geometry, notes)
 
 
-def _require_place(label: Geometry, name: str, case: TrainingCase, target: Geometry) -> None:
-    """Makes sure that slices from DICOM files can be matched with a label that lies in the patient.
+def _require_place(
+    label: Geometry, name: str, case: TrainingCase, target: Geometry, *, as_stored: bool = False
+) -> None:
+    """Makes sure that an image can be matched with a label that lies in the patient.
+
+    Args:
+        label: the label's grid.
+        name: the label's name, for the message.
+        case: the image.
+        target: the image's grid.
+        as_stored: whether the label's voxels lie in the order of its file, so that two volume files can be matched by it.
 
     Raises:
-        DataError: the slices do not say how they lie; in which order, and which way up, the label holds them, nobody knows.
+        DataError: the image does not say how it lies; in which order, and which way up, the label holds it, nobody knows.
     """
-    if case.source.series is not None and label.orientation_known and not target.orientation_known:
+    if as_stored and case.source.kind == "volume":
+        return
+    if label.orientation_known and not target.orientation_known:
+        whose = f"'{case.name}' does" if case.source.kind == "volume" else f"the slices of '{case.name}' do"
+        advice = (
+            "on the image's own grid"
+            if case.source.kind == "volume"
+            else "slice by slice as PNG, named like the images"
+        )
         raise DataError(
-            f"label '{name}' says how it lies in the patient, but the slices of '{case.name}' do not (no image orientation), so "
-            "which pixel belongs to which cannot be told. Save the labels slice by slice as PNG, named like the images."
+            f"label '{name}' says how it lies in the patient, but {whose} not (no image orientation), so "
+            f"which pixel belongs to which cannot be told. Save the labels {advice}."
         )
 
 
@@ -155,10 +172,16 @@ def _volume_label(label: Mask, name: str, scan: str, target: Geometry, notes: li
             f"label '{name}': the slices of '{scan}' lie {target.spacing_text} apart, which a label volume cannot "
             "hold. Save one label PNG per slice."
         )
-    turned = reorient(label, target.orientation_code) if label.geometry.orientation_known else label
+    silent = not (label.geometry.orientation_known and target.orientation_known)
+    # Directions that a header does not give are no reason to turn anything: the voxels are matched as both files store them.
+    turned = label if silent else reorient(label, target.orientation_code)
     if turned.array.shape != target.shape_zyx:
         return onto_scan(label, target, name, scan, notes)
-    silent = not (label.geometry.orientation_known and target.orientation_known)
+    if label.geometry.orientation_known and silent:
+        notes.append(
+            f"label '{name}' says how it lies in the patient, image '{scan}' does not; they were matched voxel by voxel, as "
+            "both files store them. Please look."
+        )
     if not silent and not turned.geometry.is_same_grid(target, LABEL_GRID_TOLERANCE_MM):
         shift = float(np.abs(turned.geometry.affine - target.affine).max())
         raise DataError(

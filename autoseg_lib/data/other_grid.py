@@ -39,7 +39,7 @@ def onto_scan(label: Mask, target: Geometry, name: str, scan: str, notes: list[s
                 f"{sizes}, and {what} does not say where it lies in the patient. They must lie on the same grid; save the "
                 "label on the image's own grid."
             )
-    if _is_default(own) and not _is_default(target):
+    if _is_default(own):
         raise DataError(
             f"{sizes}, and the label's header holds no place (1 mm pixels from 0, 0, 0, as programs write that lose the "
             "header). They must lie on the same grid; save the label on the image's own grid."
@@ -99,9 +99,8 @@ def on_grid_text(geometry: Geometry) -> str:
 
 
 def has_places(*geometries: Geometry) -> bool:
-    """Whether each grid says where it lies, and none is what a program writes that lost the header (unless all are)."""
-    defaults = [_is_default(geometry) for geometry in geometries]
-    return all(_is_placed(geometry) for geometry in geometries) and (all(defaults) or not any(defaults))
+    """Whether each grid says where it lies, and none is what a program writes that lost the header."""
+    return all(_is_placed(geometry) and not _is_default(geometry) for geometry in geometries)
 
 
 def _is_placed(geometry: Geometry) -> bool:

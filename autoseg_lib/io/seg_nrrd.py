@@ -133,6 +133,7 @@ class SlicerSegmentation(SegmentFile):
         place exactly.
 
         Raises:
+            DataError: nothing of what is drawn lies on the scan (raised after the last layer).
             GeometryError: the file's grid is another one; take ``layers(self.geometry)`` and resample.
         """
         own = self.geometry
@@ -146,6 +147,7 @@ class SlicerSegmentation(SegmentFile):
         self, geometry: Geometry, paste: _Paste | None
     ) -> Iterator[tuple[SegmentInfo, npt.NDArray[np.bool_]]]:
         pixels = self._read()
+        drawn = lost_in_all = 0
         for segment, place in self._places.items():
             volume = pixels[place.layer]
             own = volume != 0 if place.value is None else volume == place.value
@@ -154,9 +156,15 @@ class SlicerSegmentation(SegmentFile):
                 continue
             layer = np.zeros(geometry.shape_zyx, dtype=np.bool_)
             lost = paste.put(own, layer)
+            drawn += int(np.count_nonzero(own))
+            lost_in_all += lost
             if lost:
                 self._note(f"'{segment.name}': {lost} voxels lie outside the scan; left out.")
             yield segment, layer
+        if drawn and lost_in_all == drawn:
+            raise DataError(
+                f"'{self._name}': nothing of what is drawn lies on this scan. It belongs to another scan."
+            )
 
     def _read(self) -> npt.NDArray[Any]:
         """Returns (layer, slice, row, column) values, read once."""
@@ -184,7 +192,10 @@ class _Paste:
     def between(cls, own: Geometry, scan: Geometry, name: str) -> _Paste:
         """Raises GeometryError where the voxels are not the scan's own."""
         other = GeometryError(f"'{name}': its voxels lie on another grid than the scan's.")
+        placed = scan.positions_known or scan.shape_zyx[0] == 1
         if not scan.is_even or not (own.spacing_known and scan.spacing_known and scan.orientation_known):
+            raise other
+        if not (placed and own.orientation_known):
             raise other
         # Steps and first voxel of the file, in voxels of the scan.
         to_scan = np.linalg.inv(scan.affine[:3, :3])

@@ -120,7 +120,10 @@ def paint(
     dtype = np.uint8 if max(wanted.values(), default=0) <= np.iinfo(np.uint8).max else np.uint16
     ranks = _ranks(values, priority)
     shown: dict[int, str] = {}
+    # ROIs with one value lie as high as the highest of them, in whatever order a file holds them.
     heights = np.zeros(max(wanted.values(), default=0) + 1, dtype=np.int64)
+    for name, number in wanted.items():
+        heights[number] = max(heights[number], ranks[name])
     labels: npt.NDArray[np.unsignedinteger] | None = None
     overlaps: dict[tuple[int, int], int] = {}
     left_out: list[str] = []
@@ -132,7 +135,6 @@ def paint(
             left_out.append(segment.name)
             continue
         shown.setdefault(value, segment.name)
-        heights[value] = max(heights[value], ranks[same_name(segment.name)])
         below = labels[layer]  # values already there, one for each pixel of this ROI
         counts = np.bincount(below, minlength=1)
         others = [other for other in np.flatnonzero(counts).tolist() if other not in (0, value)]
