@@ -207,6 +207,13 @@ def test_manifests_are_measured_and_compared(tmp_path: Path) -> None:
     found = evaluate_folders(tmp_path / "m.csv", tmp_path / "p.csv")
     assert [row.dice for row in found.rows] == [1.0] * 4
     assert "The prediction names no ROIs: equal label values are taken to be the same ROI." in found.notes
+    assert (
+        "The ROIs that the reference names were numbered in the order of their names (1 = 'left', 2 = 'right'). If the numbers of "
+        "the other side mean other ROIs, give --labels with the names in the order of these numbers."
+    ) in found.notes
+    found = evaluate_folders(tmp_path / "m.csv", tmp_path / "p.csv", labels=["left", "right"])
+    assert [row.dice for row in found.rows] == [1.0] * 4
+    assert not any("in the order of their names" in note for note in found.notes)
     found = measure_masks(tmp_path / "p.csv", tmp_path / "out2")
     assert [name for name, _ in found.failures] == ["hip"]
     assert len(measure_masks(tmp_path / "p.csv", tmp_path / "out3", labels=["left", "right"]).cases) == 2

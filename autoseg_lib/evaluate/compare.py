@@ -14,6 +14,7 @@ import numpy.typing as npt
 from autoseg_lib.data.cases import TrainingCase
 from autoseg_lib.data.discover import ImageSource, discover
 from autoseg_lib.data.label_map import LabelMap, codes_message, look_like_codes, propose_map
+from autoseg_lib.data.label_names import has_names
 from autoseg_lib.data.label_rules import LabelRules, tells_overlap
 from autoseg_lib.data.masks import read_slices
 from autoseg_lib.data.whole_labels import holds_names
@@ -158,9 +159,11 @@ def evaluate_folders(
         for path, side, label_map in zip((reference, prediction), sides, maps, strict=True)
     ]
     names = tables[0][0], tables[1][0]
+    # JPG labels can be told apart only where the number of ROIs is known.
+    count = len(labels) if labels else None
     rules = (
-        LabelRules(label_map=maps[0] or {}, roi_values=tables[0][1]),
-        LabelRules(label_map=maps[1] or {}, roi_values=tables[1][1]),
+        LabelRules(label_map=maps[0] or {}, roi_values=tables[0][1], num_labels=count),
+        LabelRules(label_map=maps[1] or {}, roi_values=tables[1][1], num_labels=count),
     )
     memory = {**read_run_memory(sides[0].path), **read_run_memory(sides[1].path)}
     pairs, notes = _pairs(sides, images, memory)
@@ -178,7 +181,7 @@ def evaluate_folders(
                 values, counts = np.unique(mask.array, return_counts=True)
                 side.counts.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         loaded.append(pair)
-    rois_of, roi_notes = _choose_rois(names, found, loaded)
+    rois_of, roi_notes = _choose_rois(names, found, loaded, (has_names(maps[0]), has_names(maps[1])))
     notes += roi_notes
     rows: list[EvaluationRow] = []
     left_out: dict[str, None] = {}
@@ -410,9 +413,22 @@ def _size(array: npt.NDArray[np.generic]) -> str:
 
 
 def _choose_rois(
-    names: tuple[RoiNames, RoiNames], found: tuple[_Side, _Side], pairs: Sequence[_Pair]
+    names: tuple[RoiNames, RoiNames],
+    found: tuple[_Side, _Side],
+    pairs: Sequence[_Pair],
+    mapped: tuple[bool, bool] = (False, False),
 ) -> tuple[Callable[[_Pair], tuple[list[_Roi], list[str]]], list[str]]:
-    """Decides how ROIs are matched: by name where both sides name them, else by label value."""
+    """Decides how ROIs are matched: by name where both sides name them, else by label value.
+
+    Args:
+        names: of each side.
+        found: values of each side.
+        pairs: what is compared.
+        mapped: whether the user gave numbers for the names of each side.
+
+    Returns:
+        What to compare of a pair (its ROIs, and the names that only one side has), and sentences for the user.
+    """
     notes: list[str] = []
     _refuse_codes(found)
     named = [
@@ -436,6 +452,14 @@ def _choose_rois(
             else f"The {'prediction' if named[0] else 'reference'} names no ROIs"
         )
         notes.append(f"{who}: equal label values are taken to be the same ROI.")
+        for side, word, given in zip(names, ("reference", "prediction"), mapped, strict=True):
+            if len(side.in_files) > 1 and not side.general and not given:
+                # Nobody said these numbers: they are the order of the names.
+                numbers = [f"{value} = '{name}'" for value, name in sorted(side.in_files.items())]
+                notes.append(
+                    f"The ROIs that the {word} names were numbered in the order of their names ({', '.join(numbers[:12])}). If the "
+                    "numbers of the other side mean other ROIs, give --labels with the names in the order of these numbers."
+                )
 
     def rois_of(pair: _Pair) -> tuple[list[_Roi], list[str]]:
         ours, theirs = (side.of(pair.name, inside) for side, inside in zip(names, pair.in_files, strict=True))
