@@ -57,9 +57,9 @@ def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
         Finding("warning", "shifted", "all of lumbar_03", (), (Sample("lumbar_03"),)),
     ]  # fmt: skip
     report = made_report(cases, findings, names=[f"psoas {EVIL}", "right"])
-    scores = {(case.name, index): 0.9 - 0.01 * index for case in cases for index in range(12)}
+    fit = {(case.name, index): 0.9 - 0.01 * index for case in cases for index in range(12)}
     path = tmp_path_factory.mktemp("a b ä") / "check_report.html"
-    write_check_report(path, report, title=f"Data check · {EVIL}", scores=scores)
+    write_check_report(path, replace(report, fit=fit), title=f"Data check · {EVIL}")
     with opened(browser, path) as tab:
         yield tab
 

@@ -50,7 +50,6 @@ def write_check_report(
     *,
     title: str,
     hide: Callable[[str], str] = str,
-    scores: Mapping[tuple[str, int], float] | None = None,
 ) -> Path:
     """Writes check_report.html.
 
@@ -59,12 +58,11 @@ def write_check_report(
         report: of the data check.
         title: heading of the page.
         hide: takes what tells who a patient is out of a sentence or name.
-        scores: (case, slice index) → how well the label fits the image, 0 to 1, where that is known.
 
     Returns:
         The file.
     """
-    text = check_report_html(report, title=title, hide=hide, scores=scores)
+    text = check_report_html(report, title=title, hide=hide)
     atomic_write(path, lambda target: _write_text(target, text))
     return path
 
@@ -74,7 +72,6 @@ def check_report_html(
     *,
     title: str,
     hide: Callable[[str], str] = str,
-    scores: Mapping[tuple[str, int], float] | None = None,
 ) -> str:
     """Returns the page, see ``write_check_report``."""
     findings = report.findings[:_MOST_FINDINGS]
@@ -105,7 +102,7 @@ def check_report_html(
                 "unit": "mm²" if case.geometry.spacing_known else "pixels",
                 "facts": _facts_text(case, index),
                 "findings": about,
-                "fit": None if scores is None else scores.get((case.name, index)),
+                "fit": report.fit.get((case.name, index)),
                 "proposals": [
                     {"finding": number, "text": text, **_runs_with_size(label, view, place)}
                     for number, text, label in _proposals(findings, about, gallery, case.name, index)

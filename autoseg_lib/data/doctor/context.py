@@ -121,6 +121,11 @@ class Context:
         """Which labels do not fit their images; labels that are wrong in an obvious way are left out."""
         return compare_labels(self.facts, {*self.swapped_files, *self.odd_values})
 
+    @property
+    def comparison(self) -> Agreement:
+        """What ``agreement`` has found so far; empty where no check asked for it."""
+        return self.__dict__.get("agreement", Agreement())
+
     @cached_property
     def split(self) -> Split:
         """Which cases training would keep back, as it will decide itself."""

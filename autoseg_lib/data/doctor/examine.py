@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 from autoseg_lib.data.doctor.context import Context, label_values, usual_rois
@@ -44,7 +45,8 @@ def examine(pairing: Pairing, settings: TrainSettings, on_event: Listener = nobo
     on_event(Progress("Data check", len(pairing.cases), len(pairing.cases)))
 
     labels = find_labels(settings, facts, pairing.roi_names)
-    findings, fine = run_checks(Context(settings, pairing, tuple(facts), labels, tuple(unreadable)))
+    context = Context(settings, pairing, tuple(facts), labels, tuple(unreadable))
+    findings, fine = run_checks(context, on_event)
     digest = hashlib.sha256("".join(sorted(f.name + f.checksum for f in facts)).encode("utf-8"))
     return CheckReport(
         summary=summary_line(pairing, facts),
@@ -55,19 +57,37 @@ def examine(pairing: Pairing, settings: TrainSettings, on_event: Listener = nobo
         usable=tuple(usable),
         checksum=digest.hexdigest(),
         fine=fine,
+        fit=label_fit(context),
     )
 
 
-def run_checks(context: Context) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+def label_fit(context: Context) -> dict[tuple[str, int], float]:
+    """Returns (case, slice index) → how well the label fits its image, 0 to 1, for what could be compared."""
+    fit: dict[tuple[str, int], float] = {}
+    slices = {case.name: len(case.slices) for case in context.facts}
+    for sample, score in context.comparison.scores.items():
+        share = 1 / (
+            1 + math.exp(min(50.0, max(-50.0, score)))
+        )  # the score is about the log odds of being wrong
+        indices = range(slices[sample.case]) if sample.slice_index is None else (sample.slice_index,)
+        fit.update({(sample.case, index): share for index in indices})
+    return fit
+
+
+def run_checks(
+    context: Context, on_event: Listener = nobody
+) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
     """Returns what is wrong or odd, errors first, and what was looked at and found right."""
     findings: list[Finding] = []
     fine: list[Finding] = []
-    for check in CHECKS:
+    for number, check in enumerate(CHECKS):
+        on_event(Progress("Comparing labels and images", number, len(CHECKS)))
         found = list(check.function(context))
         findings += [finding for finding in found if finding.severity != "fine"]
         fine += [finding for finding in found if finding.severity == "fine"]
         if not found and context.facts:
             fine.append(Finding("fine", check.code, check.title))
+    on_event(Progress("Comparing labels and images", len(CHECKS), len(CHECKS)))
     findings.sort(key=lambda finding: finding.severity != "error")
     return tuple(findings), tuple(fine)
 

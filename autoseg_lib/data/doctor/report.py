@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,7 @@ class CheckReport:
         usable: index of each readable case in ``Pairing.cases``.
         checksum: of all pixels and label values, to tell whether data changed between two runs.
         fine: what was looked at and found right, one line each.
+        fit: (case, slice index) → how well the label fits its image by comparison with the others, 0 to 1.
     """
 
     summary: str
@@ -53,6 +54,7 @@ class CheckReport:
     usable: tuple[int, ...] = ()
     checksum: str = ""
     fine: tuple[Finding, ...] = ()
+    fit: Mapping[tuple[str, int], float] = field(default_factory=dict, repr=False)
 
     @property
     def has_errors(self) -> bool:
