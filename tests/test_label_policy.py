@@ -246,6 +246,11 @@ def _(main: Path) -> None:
     rtstruct(main, "S.dcm", series(main))
 
 
+@row("label-lacks-roi", labels_list=["GTV", "heart"])
+def _(main: Path) -> None:
+    rtstruct(main, "S.dcm", series(main))
+
+
 @row("label-mixed")
 def _(main: Path) -> None:
     rtstruct(main, "S.dcm", series(main))

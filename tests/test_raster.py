@@ -153,6 +153,16 @@ def test_one_hot_stacks_become_planes(tmp_path: Path, last: bool, suffix: str) -
     assert np.array_equal(apply_map(codes, {"plane 1": 0, "plane 2": 1, "plane 3": 2}), label)
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 9), (8, 9, 2), (8, 9, 3), (6, 8, 9)])
+def test_a_one_hot_stack_with_nothing_drawn_is_an_empty_label(tmp_path: Path, shape) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape, bool))
+    label = read_label(tmp_path / "a.npy").array
+    assert label.shape == (8, 9) and not label.any()
+    if shape[0] < 8:
+        tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, np.uint8), photometric="minisblack")
+        assert np.array_equal(read_label(tmp_path / "a.tif").array, label)
+
+
 def test_planes_that_overlap_are_refused(tmp_path: Path) -> None:
     planes = np.zeros((8, 9, 3), np.uint8)
     planes[2:4, 2:4, 0] = planes[3:5, 3:5, 1] = 1

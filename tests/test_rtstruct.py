@@ -237,6 +237,27 @@ def test_crossing_contours_are_said(tmp_path: Path) -> None:
     follows("rtstruct-crossing", "read, said", file.warnings)
 
 
+def test_an_roi_on_every_second_slice_is_said(tmp_path: Path) -> None:
+    def scan(count: int) -> Geometry:
+        return Geometry.from_spacing(
+            (count, 8, 10), (3, 1, 1), spacing_known=True, positions_known=True, orientation_known=True
+        )
+
+    def on(*slices: int) -> SegmentFile:
+        return one_roi(tmp_path, [contour(box(0.5, 0.5, 3.5, 3.5, 3 * index)) for index in slices])
+
+    file = on(0, 2, 4)
+    assert only_layer(file, scan(6)).sum(axis=(1, 2)).tolist() == [9, 0, 9, 0, 9, 0]
+    assert file.warnings == (
+        "'A': it has contours on 3 of the 5 slices from its first to its last, never on two in a row; the slices between count "
+        "as empty. If it was drawn on every few slices only, fill in the others where it was drawn, and export it again.",
+    )
+    follows("rtstruct-every-second", "read, said", file.warnings)
+    for slices in [(0, 2), (0, 2, 3), (1, 2, 3)]:
+        file = on(*slices)
+        assert only_layer(file, scan(6)).any() and file.warnings == ()
+
+
 def test_crumbs_are_put_together(tmp_path: Path) -> None:
     crumbs = [
         contour(box(x + 0.5, y + 0.5, x + 1.5, y + 1.5, 0)) for x in range(0, 8, 2) for y in range(0, 6, 2)

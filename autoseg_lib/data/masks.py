@@ -208,6 +208,15 @@ def _named_label(path: Path, case: TrainingCase, scan: Scan, rules: LabelRules, 
             f"label '{path.name}': it holds the ROIs {name_list(names, 8)}, none of {name_list(list(values), 8)}. "
             "Correct labels_list, or leave this label out."
         )
+    here = {value for name, value in values.items() if same_name(name) in known}
+    lacking = list({value: name for name, value in reversed(values.items()) if value not in here}.values())[
+        ::-1
+    ]
+    if lacking and not rules.may_be_absent:
+        notes.append(
+            f"label '{path.name}': it has no {name_list(lacking, 5)}, which counts as not there. If it goes by another name in "
+            "this file, give that name its number in label_map."
+        )
     origins = [header.position_xyz_mm for header in headers if header.position_xyz_mm is not None]
     try:
         layers = file.layers(

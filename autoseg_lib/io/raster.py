@@ -316,6 +316,8 @@ def _read_marks(path: Path) -> tuple[npt.NDArray[Any], str | None]:
         array = _npy_array(path, "label", data)
         if array.ndim == 3 and 1 not in array.shape and _is_one_hot(array):
             return array, None
+        if array.ndim == 3 and _has_planes(array) and not array.any():
+            return array.max(axis=_plane_axis(array)), None  # a one-hot stack with nothing drawn
         return _plane(array, path, "label"), None
     if suffix in (".tif", ".tiff"):
         tiff = _decoded(path, "label", lambda: _tiff_of(data))
@@ -323,6 +325,8 @@ def _read_marks(path: Path) -> tuple[npt.NDArray[Any], str | None]:
         if tiff.pages.ndim == 3 and not tiff.has_channels and len(tiff.pages) > 1:
             if _is_one_hot(tiff.pages):
                 return tiff.pages, note
+            if _has_planes(tiff.pages) and not tiff.pages.any():
+                return tiff.pages.max(axis=_plane_axis(tiff.pages)), note
             raise DataError(
                 f"label '{path.name}': found {len(tiff.pages)} pages, expected one for this slice. Save each slice as a file of "
                 "its own, or give the stack the name of its scan's folder."
@@ -351,16 +355,22 @@ def _plane_axis(array: npt.NDArray[Any]) -> int:
     return 0 if array.shape[0] < array.shape[2] else 2
 
 
-def _is_one_hot(array: npt.NDArray[Any]) -> bool:
-    """Whether an array is several planes of 0 and 1 that do not overlap, something drawn in one of them."""
+def _has_planes(array: npt.NDArray[Any]) -> bool:
+    """Whether an array of three axes has the shape of a one-hot stack: a few planes of more rows and columns."""
     axis = _plane_axis(array)
     if array.dtype.kind not in "buif" or not 2 <= array.shape[axis] <= _MOST_PLANES:
         return False
-    if array.shape[axis] >= min(size for other, size in enumerate(array.shape) if other != axis):
-        return False  # as many planes as rows: slices of a volume, not ROIs
+    # As many planes as rows: slices of a volume, not ROIs.
+    return array.shape[axis] < min(size for other, size in enumerate(array.shape) if other != axis)
+
+
+def _is_one_hot(array: npt.NDArray[Any]) -> bool:
+    """Whether an array is several planes of 0 and 1 that do not overlap, something drawn in one of them."""
+    if not _has_planes(array):
+        return False
     if array.size == 0 or array.min() < 0 or array.max() != 1 or not np.isin(np.unique(array), (0, 1)).all():
         return False
-    return int(array.astype(bool).sum(axis=axis).max()) == 1
+    return int(array.astype(bool).sum(axis=_plane_axis(array)).max()) == 1
 
 
 def _one_hot(planes: npt.NDArray[Any], path: Path) -> npt.NDArray[np.unsignedinteger]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from autoseg_lib.errors import DataError, GeometryError, name_list
-from autoseg_lib.geometry import FloatArray, Geometry
+from autoseg_lib.geometry import SAME_PLACE_TOLERANCE_MM, FloatArray, Geometry
 from autoseg_lib.io.contours import combine, contour_pixels
 from autoseg_lib.io.dicom_values import integer_of, text_of
 from autoseg_lib.io.segment_file import SegmentFile, SegmentInfo, clean_name, doubled_note
@@ -28,6 +28,9 @@ _ON_SLICE_SHARE = 0.25
 _NAMED_SLICE_SHARE = 0.5
 # More than this share of contours off the slices means that they were drawn on other slices than these.
 _MOST_OFF_SLICES = 0.1
+
+# Fewer slices than this, apart from each other, are rather pieces of their own than a gap in the drawing.
+_FEWEST_IN_A_ROW = 3
 
 _CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"}
 _SKIPPED_KINDS = {"POINT": "point", "OPEN_PLANAR": "open line", "OPEN_NONPLANAR": "open line"}
@@ -164,6 +167,9 @@ class RtStruct(SegmentFile):
                 odd = combine(layer[index], found)
                 repeated += odd.repeated
                 crossing += odd.crossing_pixels
+            self._note_gaps(
+                roi.info.name, [index for index, contours in slices.items() if contours], geometry
+            )
             if repeated:
                 self._note(
                     f"'{roi.info.name}': {_times(repeated, 'contour')} stored twice; each counts once."
@@ -174,6 +180,18 @@ class RtStruct(SegmentFile):
                     "as outside (even-odd rule). Please look."
                 )
             yield roi.info, layer
+
+    def _note_gaps(self, name: str, slices: list[int], geometry: Geometry) -> None:
+        """Says where an ROI was drawn on every second or third slice only: what lies between counts as empty."""
+        if len(slices) < _FEWEST_IN_A_ROW or np.diff(sorted(slices)).min() < 2:
+            return
+        if (np.abs(np.diff(geometry.positions_mm)) <= SAME_PLACE_TOLERANCE_MM).any():
+            return  # several images at one position: neighbours in the list are none in the patient
+        self._note(
+            f"'{name}': it has contours on {len(slices)} of the {max(slices) - min(slices) + 1} slices from its first to its "
+            "last, never on two in a row; the slices between count as empty. If it was drawn on every few slices only, fill in "
+            "the others where it was drawn, and export it again."
+        )
 
     def _judge(self, counts: _Placing, planes: SlicePlanes, geometry: Geometry) -> None:
         """Says what could not be placed.
