@@ -14,6 +14,7 @@ from autoseg_lib.data.doctor.agreement import Agreement, compare_labels
 from autoseg_lib.data.doctor.examine import examine
 from autoseg_lib.data.doctor.finding import Finding
 from autoseg_lib.data.doctor.fit import Fitter, Unit, base_planes, fitted
+from autoseg_lib.data.doctor.fixing import apply_fixes
 from autoseg_lib.data.doctor.local_fit import whole_set_transform
 from autoseg_lib.data.doctor.planted import exchanged, overlap, possible_transforms
 from autoseg_lib.data.doctor.report import CheckReport
@@ -50,8 +51,6 @@ def change(path: Path, label: np.ndarray) -> None:
 
 def read(path: Path) -> np.ndarray:
     return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-
-    return f"{path.parent.name}/{path.name}"
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +92,36 @@ def test_planted_faults_are_found_named_and_offered_to_be_fixed(example: Path, t
     assert "left and right seem to be exchanged" in by_code["sides_swapped"].text
     assert "'body'" in by_code["roi_numbers"].text
     assert by_code["label_turned"].text.endswith("look at the picture before you change anything.")
+
+
+def test_fixing_what_is_found_gives_back_the_true_labels(example: Path, tmp_path: Path):
+    folder = tmp_path / "study"
+    shutil.copytree(example, folder)
+    labels = sorted((folder / "train" / "labels").rglob("*.png"))
+    true = {path: read(path) for path in labels}
+    wrong = {
+        labels[4]: true[labels[4]][::-1],
+        labels[13]: true[labels[13]][:, ::-1],
+        labels[30]: true[labels[30]][::-1, ::-1],
+        labels[9]: true[labels[53]],
+        labels[53]: true[labels[9]],
+        labels[22]: exchanged(exchanged(true[labels[22]], 2, 3), 4, 5),
+        labels[40]: exchanged(exchanged(true[labels[40]], 2, 3), 4, 5),
+    }
+    for path, label in wrong.items():
+        change(path, label)
+    settings = make_settings(TrainSettings, {"main_dir": str(folder), "labels_list": SIDES})
+    pairing = pair(settings)
+    report = examine(pairing, settings)
+    log = apply_fixes(report.findings, settings, pairing, tmp_path / "corrected")
+    assert not log.failed
+    for path, label in true.items():
+        assert np.array_equal(read(log.folder / path.relative_to(folder)), label), path
+    for path, label in wrong.items():
+        assert np.array_equal(read(path), label)
+    place = {(log.folder / path.relative_to(folder)).relative_to(log.folder).as_posix() for path in wrong}
+    assert {change.file for change in log.changes} == place
+    assert not any(change.sure for change in log.changes)
 
 
 def test_with_few_samples_nothing_is_said(clean: CheckReport):
