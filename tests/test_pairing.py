@@ -299,6 +299,30 @@ def test_no_pairs_at_all(tmp_path: Path) -> None:
     assert {item.code for item in found.issues} == {"no_pairs", "image_orphan", "label_orphan"}
 
 
+def test_a_manifest_gives_each_slice_one_label_of_its_own(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "S", pixels(2))
+    one, two = label(tmp_path / "one.png"), label(tmp_path / "two.png", 2)
+    whole = tmp_path / "whole.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.ones((6, 5, 2), np.uint8), np.diag([-1, -1, 1, 1])), whole)
+
+    def text(*labels: Path, images: list[Path] = files) -> str:
+        rows = [f"S/{image.name},{file.name},x" for image, file in zip(images, labels, strict=True)]
+        manifest = tmp_path / "m.csv"
+        manifest.write_text("\n".join(["image,label,case", *rows, ""]), encoding="utf-8")
+        found = paired(manifest)
+        return only_error(found) if found.has_errors else ""
+
+    assert text(one, two) == text(whole, whole) == ""
+    assert text(one, one) == (
+        "label 'one.png': given to several slices of 'x'. Each slice needs a label of its own; correct the column label."
+    )
+    assert text(whole, two).endswith(
+        "the slices of 'x' are given several labels, one of which holds the whole scan. Give the scan one label, or each slice a "
+        "label of its own."
+    )
+    assert "'slice_001.dcm' listed more than once" in text(one, two, images=[files[0]] * 2)
+
+
 def test_two_labels_for_one_image_and_two_images_of_one_name(tmp_path: Path) -> None:
     write_series(tmp_path / "train/images", pixels(2))
     label(tmp_path / "train/labels/slice_001.png")

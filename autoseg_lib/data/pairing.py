@@ -377,7 +377,10 @@ def _pair_manifest(path: Path, settings: TrainSettings, on_progress: OnProgress 
         names = [file.name for file in twice]
         issues.append(
             PairingIssue(
-                "error", "two_labels", f"manifest: {name_list(names)} is listed twice.", tuple(names)
+                "error",
+                "two_labels",
+                f"manifest: {name_list(names)} listed more than once, so it is not certain which label is meant. List each image once.",
+                tuple(names),
             )
         )
     cases, lonely, pairs, images = [], [], 0, 0
@@ -386,12 +389,27 @@ def _pair_manifest(path: Path, settings: TrainSettings, on_progress: OnProgress 
         images += len(files)
         row = by_image.get(source.files[0]) or by_image.get(source.files[0].parent)
         if row is not None and row.label is not None and is_whole(row.label, len(source.files)):
+            rows_here = (by_image[file] for file in source.files if file in by_image)
+            given = list(dict.fromkeys(item.label for item in rows_here if item.label is not None))
+            if len(given) > 1:
+                why = (
+                    f"the slices of '{source.name}' are given several labels, one of which holds the whole scan. Give the scan one "
+                    "label, or each slice a label of its own."
+                )
+                issues.append(unclear_issue(given, source, why))
+                continue
             cases.append(TrainingCase(source, label_volume=row.label))
             pairs += len(files)
             continue
         paths = source.images if source.kind == "volume" else source.files
         partners = [_manifest_label(by_image, file) for file in paths]
         lonely += [file.name for file, partner in zip(paths, partners, strict=True) if partner is None]
+        shared = [file for file, count in Counter(partners).items() if file is not None and count > 1]
+        if shared:
+            issues.append(
+                unclear_issue(shared, source, f"given to several slices of '{source.name}'. {_ONE_EACH}")
+            )
+            continue
         case = labelled_part(source, partners)
         if case is not None:
             cases.append(case)
@@ -399,7 +417,7 @@ def _pair_manifest(path: Path, settings: TrainSettings, on_progress: OnProgress 
     if lonely:
         text = f"manifest: no label for {name_list(lonely)}; not used for training."
         issues.append(PairingIssue("warning", "image_orphan", text, tuple(lonely)))
-    if not cases:
+    if not cases and not any(issue.code == "unclear_label" for issue in issues):
         text = f"manifest '{path.name}': no image has a label. Fill in the column label."
         issues.append(PairingIssue("error", "no_pairs", text))
     issues += [*left_out_issues(found), *skipped_issues(found)]
@@ -412,6 +430,9 @@ def _pair_manifest(path: Path, settings: TrainSettings, on_progress: OnProgress 
     return Pairing(
         named_cases, tuple(issues), images, labels, pairs, f"manifest {path.name}", tuple(notes), roi_names
     )
+
+
+_ONE_EACH = "Each slice needs a label of its own; correct the column label."
 
 
 def _manifest_label(by_image: dict[Path, ManifestRow], file: Path) -> Path | None:
