@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -374,6 +375,13 @@ def test_manifest(tmp_path: Path) -> None:
         ("hand", "P2", 2),
         ("3", "p", 1),
     ]
+
+
+@pytest.mark.skipif(os.sep == "\\", reason="a backslash is right on Windows")
+def test_a_manifest_written_on_windows_says_how_to_write_paths(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("image\nscans\\one.nii.gz\n", encoding="utf-8")
+    with pytest.raises(DataError, match='Write "/" between folders'):
+        discover(tmp_path / "m.csv")
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,3 @@ class LabelRules:
         """The codes that the map lists, names left out."""
         codes = (code_of(key) for key in self.label_map)
         return tuple(sorted({code for code in codes if code is not None}))
-
-
-def tells_overlap(notes: Iterable[str]) -> bool:
-    """Whether one of the sentences from painting says that ROIs overlap."""
-    return any(" overlap in " in note for note in notes)

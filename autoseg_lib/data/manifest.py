@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -63,8 +64,11 @@ def read_manifest(path: Path) -> list[ManifestRow]:
         case = safe_name(value["case"]) if value["case"] else ""
         rows.append(ManifestRow(line, image, label, case, value["patient"]))
     if missing:
+        slashes = (
+            ' Write "/" between folders.' if os.sep == "/" and any("\\" in name for name in missing) else ""
+        )
         raise DataError(
-            f"manifest '{path.name}': these are not there: {name_list(missing)}. Paths are relative to the manifest's folder."
+            f"manifest '{path.name}': these are not there: {name_list(missing)}. Paths are relative to the manifest's folder.{slashes}"
         )
     if not rows:
         raise DataError(f"manifest '{path.name}': it lists no images. Write one image a line.")

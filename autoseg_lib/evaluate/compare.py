@@ -15,7 +15,7 @@ from autoseg_lib.data.cases import TrainingCase
 from autoseg_lib.data.discover import ImageSource, discover
 from autoseg_lib.data.label_map import LabelMap, codes_message, look_like_codes, propose_map
 from autoseg_lib.data.label_names import has_names
-from autoseg_lib.data.label_rules import LabelRules, tells_overlap
+from autoseg_lib.data.label_rules import LabelRules
 from autoseg_lib.data.masks import read_slices
 from autoseg_lib.data.whole_labels import holds_names
 from autoseg_lib.errors import AutosegError, DataError, name_list
@@ -27,7 +27,7 @@ from autoseg_lib.evaluate.table import EvaluationRow, SummaryRow, summarise, wri
 from autoseg_lib.events import Listener, Progress, nobody
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.io.label_codes import is_mark
-from autoseg_lib.io.segments import same_name
+from autoseg_lib.io.segments import same_name, tells_overlap
 from autoseg_lib.measure.volumes import why_no_volume
 from autoseg_lib.metrics.overlap import dice
 from autoseg_lib.metrics.surface import surface_distances, why_no_distances

@@ -30,7 +30,11 @@ __all__ = [
     "open_segments",
     "paint",
     "same_name",
+    "tells_overlap",
 ]
+
+# What ``paint`` says of ROIs that share pixels; measuring and comparing then take each ROI alone.
+_OVERLAP = "overlap in"
 
 # SOP classes: RT Structure Set; Segmentation; Label Map Segmentation (DICOM PS3.6, A).
 _SOP_KINDS = {
@@ -150,12 +154,17 @@ def paint(
     for (one, other), pixels in overlaps.items():
         top, under = (one, other) if heights[one] > heights[other] else (other, one)
         notes.append(
-            f"'{shown[top]}' and '{shown[under]}' overlap in {pixels} pixels, which count as '{shown[top]}'. "
+            f"'{shown[top]}' and '{shown[under]}' {_OVERLAP} {pixels} pixels, which count as '{shown[top]}'. "
             "For another order, set overlap_priority."
         )
     if left_out:
         notes.append(f"ROIs that are not in labels_list, left out: {name_list(left_out)}.")
     return labels, tuple(notes)
+
+
+def tells_overlap(notes: Iterable[str]) -> bool:
+    """Whether one of the sentences from ``paint`` says that ROIs overlap."""
+    return any(f" {_OVERLAP} " in note for note in notes)
 
 
 def _ranks(values: Mapping[str, int], priority: Sequence[str]) -> dict[str, int]:

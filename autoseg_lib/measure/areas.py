@@ -57,7 +57,7 @@ def count_pixels(mask: Mask, labels: LabelTable, case: str = "") -> npt.NDArray[
         where = f"mask of '{case}'" if case else "mask"
         raise DataError(
             f"{where}: found the label values {_some(unknown)}, which no ROI has; "
-            f"with {len(labels)} ROIs the values 0 to {len(labels)} are expected. Name all ROIs, or "
+            f"with {len(labels)} ROI{'s' if len(labels) != 1 else ''} the values 0 to {len(labels)} are expected. Name all ROIs, or "
             "correct the mask."
         )
     return counts[:, 1:]

@@ -21,7 +21,7 @@ from autoseg_lib.data.label_map import (
     map_option,
     propose_map,
 )
-from autoseg_lib.data.label_rules import LabelRules, tells_overlap
+from autoseg_lib.data.label_rules import LabelRules
 from autoseg_lib.data.masks import read_slices
 from autoseg_lib.data.scan import Scan
 from autoseg_lib.data.whole_labels import is_whole
@@ -34,6 +34,7 @@ from autoseg_lib.export.run_folder import RunFolder, open_run
 from autoseg_lib.export.tables import csa_table, write_csa_results, write_measurements, write_volumes
 from autoseg_lib.io.files import sha256_of
 from autoseg_lib.io.label_codes import FIRST_COLOUR, codes_text, is_mark
+from autoseg_lib.io.segments import tells_overlap
 from autoseg_lib.io.volume_files import all_files
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import SliceMeasurement, measure_slices
