@@ -316,3 +316,102 @@ def test_check_refuses_a_fix_of_what_is_no_training_data(
     assert main(["check", str(folder), "--fix", str(folder / "inside")]) == 1
     assert "inside the data folder" in capsys.readouterr().err
     assert not (folder / "inside").exists()
+
+
+# --- fixes that meet ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_left_out_does_not_keep_the_others_from_being_changed(folder: Path, tmp_path: Path):
+    labels = tuple(label(folder, f"p{n}_0.png") for n in (0, 1, 2))
+    log = fixed(
+        folder,
+        tmp_path / "out",
+        FixAction("map_values", labels, {"map": {2: 5}}),
+        FixAction("leave_out", (image(folder, "p1_0.png"), labels[1]), {"reason": "there twice"}),
+    )
+    out = tmp_path / "out"
+    assert [picture(label(out, f"p{n}_0.png")).max() for n in (0, 2)] == [5, 5]
+    assert picture(label(out / "left_out", "p1_0.png")).max() == 2
+    assert (len(log.changes), log.failed) == (4, ())
+
+
+def test_labels_change_places_before_one_is_left_out(folder: Path, tmp_path: Path):
+    first, second = label(folder, "p0_0.png"), label(folder, "p1_0.png")
+    fixed(
+        folder,
+        tmp_path / "out",
+        FixAction("swap_labels", (first, second)),
+        FixAction("leave_out", (image(folder, "p0_0.png"), first), {"reason": "too dark"}),
+    )
+    # The label that stays with p1_0 is the one that was drawn for it.
+    assert label(tmp_path / "out", "p1_0.png").read_bytes() == first.read_bytes()
+
+
+def test_new_numbers_are_written_as_the_codes_that_label_map_reads(folder: Path, tmp_path: Path):
+    path = label(folder, "p1_0.png")
+    Image.fromarray(np.array([0, 63, 126], np.uint8)[picture(path)]).save(path)
+    swapped = FixAction("map_values", (path,), {"map": {1: 2, 2: 1}})
+    fixed(folder, tmp_path / "out", swapped, label_map={63: 1, 126: 2})
+    before, after = picture(path), picture(label(tmp_path / "out", path.name))
+    assert np.array_equal(after, np.select([before == 63, before == 126], [126, 63], 0))
+
+
+def test_a_number_that_label_map_reads_as_another_is_not_written(folder: Path, tmp_path: Path):
+    path = label(folder, "p1_0.png")
+    action = FixAction("map_values", (path,), {"map": {2: 1}})
+    log = fixed(folder, tmp_path / "out", action, label_map={1: 2})
+    assert log.changes == ()
+    assert "label_map reads 1 as 2 and nothing as 1" in log.failed[0]
+
+
+def test_a_volume_is_turned_as_stored_where_label_map_holds(tmp_path: Path):
+    folder = write_volume_study(tmp_path / "v", scans=1, size=12)
+    path = label(folder, "scan_0.nii.gz")
+    before = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    turned = FixAction("transform", (path,), {"transform": "flip up-down"})
+    fixed(folder, tmp_path / "out", turned, label_map={1: 2, 2: 1})
+    after = sitk.GetArrayFromImage(sitk.ReadImage(str(label(tmp_path / "out", path.name))))
+    assert np.array_equal(after, before[:, ::-1])
+
+
+def test_a_series_of_a_manifest_that_is_left_out_is_listed_no_more(tmp_path: Path):
+    files = write_scan(tmp_path / "data")
+    write_png_study(tmp_path / "data" / "more", patients=1, slices=1, size=16)
+    (tmp_path / "data" / "labels.csv").write_text("value,name\n1,liver\n", encoding="utf-8")
+    manifest = tmp_path / "data" / "study.csv"
+    more = "more/train/{}/p0_0.png"
+    lines = [
+        "image,label",
+        "train/images/scan,train/labels/scan",
+        f"{more.format('images')},{more.format('labels')}",
+    ]
+    manifest.write_text("\n".join(lines), encoding="utf-8")
+    images = sorted((tmp_path / "data" / "train" / "images" / "scan").iterdir())
+    log = fixed(manifest, tmp_path / "out", FixAction("leave_out", (*images, *files), {"reason": "dark"}))
+    _, rows = read_csv(log.folder)
+    assert [row["image"] for row in rows] == [more.format("images")]
+    assert (tmp_path / "out" / "labels.csv").exists()
+
+
+def test_a_name_that_differs_in_case_only_is_the_file_itself(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As on Windows and macOS, where P0_0.png is there already when p0_0.png is to be called so."""
+    path = label(folder, "p0_0.png")
+    there = Path.exists
+    same = Path.samefile
+    monkeypatch.setattr(Path, "exists", lambda self: self.name == "P0_0.png" or there(self))
+    monkeypatch.setattr(Path, "samefile", lambda self, other: self.name == "P0_0.png" or same(self, other))
+    log = fixed(folder, tmp_path / "out", FixAction("rename", (path,), {"to": label(folder, "P0_0.png")}))
+    assert log.failed == ()
+    assert "P0_0.png" in {p.name for p in label(tmp_path / "out", "x").parent.iterdir()}
+
+
+def test_a_full_disk_ends_the_copy(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    swap = FixAction("swap_labels", (label(folder, "p0_0.png"), label(folder, "p1_0.png")))
+    with pytest.raises(ExportError, match=r"cannot be finished \(No space left on device\). Delete it"):
+        fixed(folder, tmp_path / "out", swap)

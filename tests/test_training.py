@@ -6,9 +6,11 @@ import errno
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from autoseg_lib.errors import DataError, ModelError, OutOfSpaceError, SettingsError
@@ -183,8 +185,8 @@ def test_other_settings_or_data_ask_for_a_new_name(study_folder: Path):
     assert "learning_rate: 0.001 then, 0.5 now" in text
     assert "batch_size: 4 then, 2 now" in text
     assert "new model_filename" in text
-    image = next((study_folder / "train" / "images").iterdir())
-    shutil.copy(sorted((study_folder / "train" / "images").iterdir())[-1], image)
+    path = study_folder / "train" / "images" / "p1_0.png"
+    Image.fromarray(np.asarray(Image.open(path)) // 2 + 40).save(path)
     with pytest.raises(SettingsError, match="the images or labels in the data folder have changed"):
         prepare(study_folder, epochs=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,6 +72,21 @@ class Context:
     def training_case(self, name: str) -> TrainingCase:
         """Returns the files of a case."""
         return self._cases_by_name[name]
+
+    def shares_files(self, name: str) -> tuple[bool, ...]:
+        """Returns for each slice of a case whether another slice lies in the same image or label file."""
+        if name not in self._sharing:
+            slices = self.case(name).slices
+            files = Counter(item.image_file for item in slices)
+            labels = Counter(item.label_file for item in slices)
+            self._sharing[name] = tuple(
+                files[item.image_file] > 1 or labels[item.label_file] > 1 for item in slices
+            )
+        return self._sharing[name]
+
+    @cached_property
+    def _sharing(self) -> dict[str, tuple[bool, ...]]:
+        return {}
 
     @cached_property
     def _facts_by_name(self) -> dict[str, CaseFacts]:

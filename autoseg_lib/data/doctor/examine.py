@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 from autoseg_lib.data.doctor.context import Context, label_values, usual_rois
 from autoseg_lib.data.doctor.facts import CaseFacts, gather_facts, small_side
 from autoseg_lib.data.doctor.faulty import diagnose
 from autoseg_lib.data.doctor.finding import Finding
+from autoseg_lib.data.doctor.gathering import gathered
 from autoseg_lib.data.doctor.names import names_beside
 from autoseg_lib.data.doctor.report import CheckReport, roi_table, summary_line
 from autoseg_lib.data.doctor.table import CHECKS
 from autoseg_lib.data.pairing import Pairing
+from autoseg_lib.errors import AutosegError
 from autoseg_lib.events import Listener, Progress, nobody
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.settings import AUTO, TrainSettings
@@ -39,7 +42,9 @@ def examine(pairing: Pairing, settings: TrainSettings, on_event: Listener = nobo
         except Exception as error:  # noqa: BLE001 - one odd file must not hide what is found in the others
             found = diagnose(case, settings, error)
             unreadable += found.findings
-            if found.rest is not None:
+            if found.rest is None:
+                continue
+            with suppress(AutosegError):  # what is at fault has been told
                 facts.append(gather_facts(found.rest, settings, side))
                 usable.append(number)
     on_event(Progress("Data check", len(pairing.cases), len(pairing.cases)))
@@ -88,6 +93,7 @@ def run_checks(
         if not found and context.facts:
             fine.append(Finding("fine", check.code, check.title))
     on_event(Progress("Comparing labels and images", len(CHECKS), len(CHECKS)))
+    findings = gathered(findings)
     findings.sort(key=lambda finding: finding.severity != "error")
     return tuple(findings), tuple(fine)
 

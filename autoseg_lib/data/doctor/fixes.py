@@ -32,8 +32,23 @@ def leave_out(files: Iterable[Path], what: str, reason: str) -> Fix:
 
 def leave_out_samples(context: Context, samples: Sequence[Sample], reason: str) -> Fix:
     """Returns the fix that moves images and their labels aside; a slice without a file of its own takes its scan with it."""
+    whole = {
+        s.case for s in samples if not has_own_files(context, s) and len(context.case(s.case).slices) > 1
+    }
+    alone = len({sample for sample in samples if sample.case not in whole})
     files = [file for sample in samples for file in sample_files(context, sample)]
-    return leave_out(files, f"{counted(len(samples), 'image')} with {_their(len(samples))}", reason)
+    parts = [counted(number, what) for number, what in ((len(whole), "scan"), (alone, "image")) if number]
+    return leave_out(files, f"{' and '.join(parts)} with {_their(len(whole) + alone)}", reason)
+
+
+def unsure(fix: Fix) -> Fix:
+    """Returns the fix as one that needs a look."""
+    return Fix(fix.text, fix.actions, sure=False)
+
+
+def has_own_files(context: Context, sample: Sample) -> bool:
+    """Whether a slice has an image and a label file that it shares with no other; a whole case has not."""
+    return sample.slice_index is not None and not context.shares_files(sample.case)[sample.slice_index]
 
 
 def _their(number: int) -> str:
@@ -42,17 +57,9 @@ def _their(number: int) -> str:
 
 def sample_files(context: Context, sample: Sample) -> tuple[Path, ...]:
     """Returns the image and label files of a sample; those of the whole case where the slice shares its files."""
-    if sample.slice_index is not None:
-        case = context.case(sample.case)
-        item = case.slices[sample.slice_index]
-        shared = [
-            other
-            for other in case.slices
-            if other is not item
-            and (other.image_file == item.image_file or other.label_file == item.label_file)
-        ]
-        if not shared:
-            return tuple(file for file in (item.image_file, item.label_file) if file is not None)
+    if sample.slice_index is not None and has_own_files(context, sample):
+        item = context.case(sample.case).slices[sample.slice_index]
+        return tuple(file for file in (item.image_file, item.label_file) if file is not None)
     return case_files(context, sample.case)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from autoseg_lib.data.cases import Pairing, TrainingCase
 from autoseg_lib.data.doctor.finding import Finding, FixAction
+from autoseg_lib.data.doctor.names import NAME_FILES
 from autoseg_lib.data.doctor.transforms import transformed
 from autoseg_lib.data.label_map import LabelMap, apply_map, map_option
 from autoseg_lib.data.manifest import ManifestRow, read_manifest
@@ -28,7 +29,7 @@ from autoseg_lib.events import Listener, Progress, nobody
 from autoseg_lib.io import raster
 from autoseg_lib.io.csv_files import write_csv
 from autoseg_lib.io.files import walk_files
-from autoseg_lib.io.label_codes import codes_text
+from autoseg_lib.io.label_codes import code_key, code_of, codes_text, is_mark
 from autoseg_lib.io.label_files import rewritten_path, write_image_again, write_label_again
 from autoseg_lib.io.segments import is_segment_file
 from autoseg_lib.io.volume_files import (
@@ -140,7 +141,8 @@ def apply_fixes(
         copy.make(on_event)
     except OSError as error:
         raise ExportError(
-            f"'{out_dir}': the copy cannot be written ({error.strerror or error}). Choose another folder, or make room."
+            f"'{out_dir}': the copy cannot be written ({error.strerror or error}). Delete what is there of it, then choose another "
+            "folder, or make room."
         ) from None
     tasks = [
         (finding, action) for finding in findings if finding.fix is not None for action in finding.fix.actions
@@ -151,12 +153,21 @@ def apply_fixes(
     unfinished: set[int] = set()
     for number, (finding, action) in enumerate(tasks):
         on_event(Progress("Corrected copy: changes", number, len(tasks)))
-        if action.kind != "leave_out" and any(_key(file) in leaving for file in action.files):
-            continue
+        if action.kind in _SINGLY:  # what is left out needs no change; the other files of the action do
+            staying = tuple(file for file in action.files if _key(file) not in leaving)
+            if not staying:
+                continue
+            action = replace(action, files=staying)
         copy.finding = finding
         try:
             ACTIONS[action.kind](copy, action)
-        except (AutosegError, OSError, KeyError, ValueError) as error:
+        except OSError as error:
+            # A half-written label must not be taken for a right one.
+            raise ExportError(
+                f"'{out_dir}': the copy cannot be finished ({error.strerror or error}). Delete it, then choose another folder, or "
+                "make room."
+            ) from None
+        except (AutosegError, KeyError, ValueError) as error:
             failed.append(str(error))
             unfinished.add(id(finding))
     on_event(Progress("Corrected copy: changes", len(tasks), len(tasks)))
@@ -223,6 +234,10 @@ class _Copy:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)
             self._places[_key(file)] = place
+        if self.rows:
+            for name in NAME_FILES:  # the ROIs' names lie beside a manifest
+                if (self.data.parent / name).is_file() and not (self.out / name).exists():
+                    shutil.copyfile(self.data.parent / name, self.out / name)
         on_event(Progress("Corrected copy: files", len(wanted), len(wanted)))
 
     def _folder_files(self) -> list[tuple[Path, Path]]:
@@ -257,22 +272,21 @@ class _Copy:
         """Writes the manifest of what is left; returns it."""
         rows = []
         for row in self.rows:
-            image = (
-                self._manifest_place(row.image) if row.image.is_dir() else self._places.get(_key(row.image))
-            )
-            label: Path | None = None
-            if row.label is not None:
-                label = (
-                    self._manifest_place(row.label)
-                    if row.label.is_dir()
-                    else self._places.get(_key(row.label))
-                )
+            image = self._what_is_left(row.image)
+            label = None if row.label is None else self._what_is_left(row.label)
             if image is None or (row.label is not None and label is None):
                 continue
             rows.append((self.name(image), self.name(label) if label else "", row.case, row.patient))
         path = self.out / self.data.name
         write_csv(path, ("image", "label", "case", "patient"), rows)
         return path
+
+    def _what_is_left(self, path: Path) -> Path | None:
+        """Where a file or folder that the manifest names lies in the copy; None where all of it was left out."""
+        if not path.is_dir():
+            return self._places.get(_key(path))
+        place = self._manifest_place(path)
+        return place if place.is_dir() and next(walk_files(place), None) is not None else None
 
     # --- for the actions ----------------------------------------------------------------------------------------------
 
@@ -297,12 +311,13 @@ class _Copy:
 
     def moved(self, file: Path, target: Path) -> None:
         """Moves a file within the copy."""
-        if target.exists():
+        place = self.place(file)
+        # Where upper and lower case are one, a name that differs in case only is the file itself.
+        if target.exists() and not target.samefile(place):
             raise DataError(
                 f"'{file.name}': there is a file '{self.name(target)}' already, so it was not renamed."
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        place = self.place(file)
         place.replace(target)
         self._places[_key(file)] = target
 
@@ -343,10 +358,18 @@ class _Copy:
         Raises:
             DataError: there is none.
         """
+        case = self._owners.get(label)
+        if case is None:
+            raise DataError(f"'{label.name}': it belongs to no scan.")
+        return case
+
+    @cached_property
+    def _owners(self) -> dict[Path, TrainingCase]:
+        owners: dict[Path, TrainingCase] = {}
         for case in self.pairing.cases:
-            if label in case.labels:
-                return case
-        raise DataError(f"'{label.name}': it belongs to no scan.")
+            for label in case.labels:
+                owners.setdefault(label, case)
+        return owners
 
     def image_of(self, label: Path) -> Path:
         """Returns the image file of a slice's label."""
@@ -380,7 +403,7 @@ def _rename(copy: _Copy, action: FixAction) -> None:
 
 
 def _map_values(copy: _Copy, action: FixAction) -> None:
-    mapping = action.parameters["map"]
+    mapping = _stored_map(action.parameters["map"], copy.settings.label_map or {})
     for file in action.files:
         values: dict[str, str] = {}
 
@@ -395,6 +418,34 @@ def _map_values(copy: _Copy, action: FixAction) -> None:
             copy.log(
                 copy.place(file), f"values mapped ({map_option(mapping)})", values["before"], values["after"]
             )
+
+
+def _stored_map(mapping: LabelMap, label_map: LabelMap) -> LabelMap:
+    """Returns a map of values as they are read for the values as they are stored, where label_map stands between the two.
+
+    label_map goes on to hold in the copy, so what is written are its codes.
+
+    Raises:
+        DataError: label_map has no code that would be read as the right number.
+    """
+    numbers = {code: number for key, number in label_map.items() if (code := code_of(key)) is not None}
+    # Colours and planes are not written: a label that is changed is written with numbers.
+    code_for = {number: code for code, number in reversed(numbers.items()) if not is_mark(code)}
+
+    def stored(number: int) -> int:
+        if number not in code_for and number in numbers:
+            raise DataError(
+                f"label_map reads {number} as {numbers[number]} and nothing as {number}, so that no label can be given the value "
+                f"{number}. Complete label_map."
+            )
+        return code_for.get(number, number)
+
+    wanted = {code_of(key): number for key, number in mapping.items()}
+    result: dict[int | str, int] = {
+        code_key(code): stored(wanted[number]) for code, number in numbers.items() if number in wanted
+    }
+    result.update({key: stored(number) for key, number in mapping.items() if code_of(key) not in numbers})
+    return result
 
 
 def _transform(copy: _Copy, action: FixAction) -> None:
@@ -528,6 +579,9 @@ ACTIONS: dict[str, Callable[[_Copy, FixAction], None]] = {
     "leave_out": _leave_out,
 }
 
+# Kinds that change each of their files by itself.
+_SINGLY = frozenset({"map_values", "resample", "clear_nan", "invert", "transform", "rename"})
+
 # Contents before names, and leaving out last: later steps still find the files by the names they had.
 _ORDER = tuple(ACTIONS)
 
@@ -566,7 +620,8 @@ def _edit_loaded(copy: _Copy, file: Path, change: Callable[[LabelArray], LabelAr
     place = copy.place(file)
     if not is_volume_file(place) or is_segment_file(place):
         raise DataError(f"label '{place.name}': files of this kind are not changed by this program.")
-    scan, mask, _ = load_training_case(copy.case_of(file), copy.settings)
+    # As stored: label_map goes on to hold in the copy.
+    scan, mask, _ = load_training_case(copy.case_of(file), replace(copy.settings, label_map=None))
     array = mask.array
     for mapping in copy.maps.get(_key(file), []):  # what is loaded are the user's own files, as they were
         array = apply_map(array, mapping)

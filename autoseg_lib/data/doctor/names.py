@@ -8,6 +8,9 @@ from autoseg_lib.errors import AutosegError
 from autoseg_lib.io.csv_files import read_csv
 from autoseg_lib.settings import AUTO, read_settings_file
 
+# Files that may tell them.
+NAME_FILES = ("labels.csv", "settings.yaml")
+
 _VALUE_COLUMNS = ("value", "label", "key")
 _NAME_COLUMNS = ("name", "roi")
 
@@ -20,7 +23,8 @@ def names_beside(main_dir: str) -> tuple[tuple[str, ...], str]:
     """
     data = Path(main_dir).expanduser()
     folder = data.parent if data.is_file() else data
-    for file, read in ((folder / "labels.csv", _from_table), (folder / "settings.yaml", _from_settings)):
+    for name, read in zip(NAME_FILES, (_from_table, _from_settings), strict=True):
+        file = folder / name
         try:
             names = read(file) if file.is_file() else ()
         except (AutosegError, OSError):

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from autoseg_lib.data.doctor.context import Context
 from autoseg_lib.data.doctor.finding import Finding
 
-# Below these, training mostly learns the images by heart. The lab manual's own study has 78 slices; medical segmentation
-# challenges that work with few whole scans start at 20 (MSD Task02: 20 training volumes), half of it is the least tried here.
+# A choice, not a measurement: with fewer than these a warning is due. No sharp border is known; how many are needed depends on
+# how much the images differ and how hard the ROIs are to tell.
 FEWEST_SLICES, FEWEST_SCANS_3D = 30, 10
 
 

@@ -11,12 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg_lib.data.doctor.context import Context
-from autoseg_lib.data.doctor.facts import CaseFacts
+from autoseg_lib.data.doctor.facts import CaseFacts, SliceFacts
 from autoseg_lib.data.doctor.finding import Finding, Fix, Sample
-from autoseg_lib.data.doctor.fixes import counted, leave_out_samples
+from autoseg_lib.data.doctor.fixes import counted, has_own_files, leave_out_samples, unsure
+from autoseg_lib.settings import AUTO
 
 # Two labels of fewer pixels than this may be equal by chance (a few pixels at the end of an ROI).
 FEWEST_LABEL_PIXELS = 100
+
+# One and the same label on this many images, and on this share of all, is made so: an ROI of fixed shape and place.
+MADE_ALIKE, MADE_ALIKE_SHARE = 5, 0.34
+
+# Slices of so few grey values without an ROI are padding (-2000 around a circle of -1000): alike without being copies.
+MOST_BLANK_LEVELS = 3
 
 # Two images are nearly the same when at most this many of the 64 bits of their perceptual hashes differ, ...
 MOST_HASH_BITS = 10
@@ -66,7 +73,13 @@ def check_near_image(context: Context) -> Iterable[Finding]:
 def _told(
     context: Context, groups: Sequence[Sequence[_Unit]], what: str, code: str, *, sure: bool
 ) -> Iterable[Finding]:
-    """One finding for each way in which doubles do harm, the worst first."""
+    """One finding for each way in which doubles do harm.
+
+    Only what is wrong as things stand stops: one image on both sides of the split, or with two labels. Of images that are
+    nearly the same within one patient and one side (moments of one heartbeat) none is left out.
+    """
+    folds = context.settings.folds
+    crossed = folds != AUTO and int(folds) > 1
     kinds: dict[str, list[Sequence[_Unit]]] = defaultdict(list)
     for group in groups:
         patients = len({unit.patient for unit in group})
@@ -74,15 +87,18 @@ def _told(
         labels = len({unit.label_checksum for unit in group})
         if sides > 1:
             kinds["split"].append(group)
-        elif patients > 1:
-            kinds["patients"].append(group)
+        elif patients > 1 and crossed:
+            kinds["folds"].append(group)
         elif labels > 1 and sure:
             kinds["labels"].append(group)
+        elif patients > 1:
+            kinds["patients"].append(group)
         else:
             kinds["twice"].append(group)
     harm = {
         "split": " on both sides: once to learn from and once kept back to test on. The scores would look better than they are",
         "patients": " under several patients. The scores would look better than they are if they come to lie on both sides of the split",
+        "folds": " under several patients, which lie on both sides in one of the folds. The scores would look better than they are",
         "labels": " with different labels. The network learns both, and one of them is wrong",
         "twice": " more than once. It counts more than the others",
     }
@@ -94,14 +110,15 @@ def _told(
         drop = [unit.sample for unit in extra]
         if kind == "labels":
             drop = [unit.sample for group in members for unit in group]  # nobody knows which label is right
+        keeps = kind == "twice" and (not sure or not all(_is_removable(context, item) for item in drop))
         fix = leave_out_samples(context, drop, "the same image is there under another name")
         yield Finding(
-            "error" if sure and kind != "twice" else "warning",
+            "error" if sure and kind in ("split", "folds", "labels") else "warning",
             code,
             f"{what}{harm[kind]}: {pairs}{more}. Keep one of them{', the one with the right label' if differ else ''}.",
             tuple(unit.name for group in members for unit in group),
             tuple(unit.sample for group in members for unit in group),
-            Fix(fix.text, fix.actions, sure=sure),
+            None if keeps else Fix(fix.text, fix.actions, sure=sure),
             {"kind": kind},
         )
 
@@ -119,6 +136,10 @@ def check_same_label(context: Context) -> Iterable[Finding]:
     units = [unit for group in same for unit in group]
     pairs = "; ".join(" = ".join(f"'{unit.name}'" for unit in group[:3]) for group in same[:3])
     more = f"; and {len(same) - 3} more" if len(same) > 3 else ""
+    fix = leave_out_samples(context, [unit.sample for unit in units], "its label is another image's")
+    most = max(len(group) for group in same)
+    drawn = sum(len(group) for group in groups.values())
+    made_alike = most >= max(MADE_ALIKE, MADE_ALIKE_SHARE * drawn)
     yield Finding(
         "warning",
         "same_label",
@@ -126,15 +147,7 @@ def check_same_label(context: Context) -> Iterable[Finding]:
         f"{pairs}{more}. A label that was copied fits one of its images at most. Draw the others anew, or leave them out.",
         tuple(unit.name for unit in units),
         tuple(unit.sample for unit in units),
-        Fix(
-            (
-                fix := leave_out_samples(
-                    context, [unit.sample for unit in units], "its label is another image's"
-                )
-            ).text,
-            fix.actions,
-            sure=False,
-        ),
+        None if made_alike else unsure(fix),
     )
 
 
@@ -150,6 +163,16 @@ def _differ(group: Sequence[_Unit]) -> bool:
     )
 
 
+def _is_removable(context: Context, sample: Sample) -> bool:
+    """Whether leaving a sample out takes nothing else with it."""
+    return sample.slice_index is None or has_own_files(context, sample)
+
+
+def _is_blank(item: SliceFacts) -> bool:
+    """Whether a slice shows nothing, so that it may be there many times by right."""
+    return item.is_constant or (item.is_empty and item.grey_levels <= MOST_BLANK_LEVELS)
+
+
 # --- what is compared -------------------------------------------------------------------------------------------------
 
 
@@ -158,11 +181,11 @@ def _units(context: Context) -> list[_Unit]:
     for number, case in enumerate(context.facts):
         held = number in context.split.validation and number not in context.split.train
         if case.kind == "volume":
-            if not all(item.is_constant for item in case.slices):
+            if not all(_is_blank(item) for item in case.slices):
                 units.append(_volume_unit(case, held))
             continue
         for index, item in enumerate(case.slices):
-            if not item.is_constant:
+            if not _is_blank(item):
                 units.append(
                     _Unit(
                         Sample(case.name, index),

@@ -119,7 +119,9 @@ def _foreign_labels(context: Context) -> dict[str, str]:
     for case in context.pairing.cases:
         if case.label_volume is not None and _is_elsewhere(context, case):
             owner = _owner(context, case.label_volume, case.name)
-            if owner:
+            # Drawn on another series of the same patient it is right: reading has put it onto this one and said so.
+            alike = owner and context.has(case.name) and case.patient == context.training_case(owner).patient
+            if owner and not alike:
                 owners[case.name] = owner
     return owners
 

@@ -11,20 +11,19 @@ import numpy as np
 from autoseg_lib.data.doctor.context import Context
 from autoseg_lib.data.doctor.facts import CaseFacts
 from autoseg_lib.data.doctor.finding import Finding, Sample
-from autoseg_lib.data.doctor.fixes import leave_out_samples
+from autoseg_lib.data.doctor.fixes import leave_out_samples, unsure
 from autoseg_lib.errors import name_list
 from autoseg_lib.geometry import SAME_PLACE_TOLERANCE_MM
 
-# A pixel size this many times the usual one (or its inverse) is no variation of a protocol but another protocol, or a wrong
-# header: protocols for one organ vary by less than 1.5 (sunnybrook_cardiac: 1.06).
+# A pixel size this many times the usual one (or its inverse) is told: a choice, far above what one protocol's scans differ by
+# (sunnybrook_cardiac: 1.06).
 SPACING_FACTOR = 1.5
 
-# Slices this much further apart than the usual distance have at least one missing between them, as rounding and table
-# movement stay far below.
+# A distance this many times the usual one is told as a gap: half-way between no slice missing (1) and one missing (2).
 GAP_FACTOR = 1.5
 
-# Slices tilted by more than this against the others lie nearer to another of the three planes than oblique planning makes
-# them: heart axes vary by 40 degrees between patients.
+# Slices tilted by more than this against the others are told: a choice between oblique planning (below 45 degrees a slice
+# still lies nearest to its own plane) and another of the three planes (90 degrees).
 TILT_DEGREES = 50.0
 
 # Fewer scans than this do not tell what is usual.
@@ -176,8 +175,13 @@ def check_orientation(context: Context) -> Iterable[Finding]:
             "degrees apart). Export the same plane, or leave the scan out.",
             tuple(names),
             tuple(Sample(name) for name in names),
-            leave_out_samples(
-                context, [Sample(name) for name in names], "its slices lie in another plane than the others"
+            # They may be meant: long axes beside short ones.
+            unsure(
+                leave_out_samples(
+                    context,
+                    [Sample(name) for name in names],
+                    "its slices lie in another plane than the others",
+                )
             ),
         )
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from autoseg_lib.data.doctor.context import Context
 from autoseg_lib.data.doctor.facts import KEPT_PERCENTILES, CaseFacts
 from autoseg_lib.data.doctor.finding import Finding, Fix, FixAction, Sample
-from autoseg_lib.data.doctor.fixes import counted, leave_out_samples
+from autoseg_lib.data.doctor.fixes import counted, has_own_files, leave_out_samples, unsure
 from autoseg_lib.errors import name_list
 
 FloatArray = npt.NDArray[np.float64]
@@ -36,6 +36,10 @@ CASE_FORM = 0.4
 INVERTED_FIT = -0.15
 # ... when the images have that much in common at all.
 COMMON_FIT = 0.3
+
+# Modalities whose numbers are measured against a standard (Hounsfield units, activity): no scanner writes their negative, and
+# slices of different parts of the body (lungs and pelvis) have less in common than those of an image and its negative.
+CALIBRATED = frozenset({"CT", "PT"})
 
 # Slices, or scans, needed to know what is usual.
 FEWEST_TO_JUDGE = 5
@@ -61,7 +65,7 @@ def check_modalities(context: Context) -> Iterable[Finding]:
         f"the scans are of different kinds ({text}){which}. One model for one kind works best.",
         tuple(odd) if few else (),
         samples,
-        leave_out_samples(context, samples, "it is of another modality") if few else None,
+        unsure(leave_out_samples(context, samples, "it is of another modality")) if few else None,
     )
 
 
@@ -84,7 +88,10 @@ def check_intensity_slices(context: Context) -> Iterable[Finding]:
             f"{name_list(names)}. Look at them; export them again, or leave them out.",
             tuple(names),
             tuple(samples),
-            _unsure(leave_out_samples(context, samples, "its grey values are unlike its neighbours'")),
+            # One odd slice is no reason to lose the scan that its file holds.
+            unsure(leave_out_samples(context, samples, "its grey values are unlike its neighbours'"))
+            if all(has_own_files(context, sample) for sample in samples)
+            else None,
         )
 
 
@@ -129,7 +136,7 @@ def check_intensity_cases(context: Context) -> Iterable[Finding]:
             "them; export the original images again, or leave them out.",
             tuple(names),
             samples,
-            _unsure(leave_out_samples(context, samples, "its grey values are unlike the other scans'")),
+            unsure(leave_out_samples(context, samples, "its grey values are unlike the other scans'")),
         )
 
 
@@ -175,12 +182,15 @@ def check_inverted(context: Context) -> Iterable[Finding]:
 
 
 def _inverted_images(context: Context) -> list[Sample]:
-    groups: dict[str, list[tuple[Sample, FloatArray]]] = defaultdict(list)
+    # MR and ultrasound, say, have nothing in common that one could be the negative of.
+    groups: dict[tuple[str, str], list[tuple[Sample, FloatArray]]] = defaultdict(list)
     for case in context.facts:
+        if case.modality in CALIBRATED:
+            continue
         if case.kind == "volume":
-            groups["volume"].append((Sample(case.name), _stack_picture(case)))
+            groups["volume", case.modality].append((Sample(case.name), _stack_picture(case)))
         else:
-            groups["slice"] += [
+            groups["slice", case.modality] += [
                 (Sample(case.name, i), _picture(item.small_image, _COMPARED_PIXELS))
                 for i, item in enumerate(case.slices)
                 if not item.is_constant and Sample(case.name, i) not in context.swapped_files
@@ -236,7 +246,3 @@ def _picture(small: npt.NDArray[np.uint8], side: int) -> FloatArray:
     vector -= vector.mean()
     length = float(np.linalg.norm(vector))
     return vector / length if length > 0 else vector
-
-
-def _unsure(fix: Fix) -> Fix:
-    return Fix(fix.text, fix.actions, sure=False)

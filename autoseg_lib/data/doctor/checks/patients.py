@@ -9,6 +9,9 @@ from autoseg_lib.data.doctor.context import Context
 from autoseg_lib.data.doctor.finding import Finding, Sample
 from autoseg_lib.errors import name_list
 
+# One patient goes by two or three names by mistake; a header that more patients carry is a placeholder ("ANONYMOUS").
+MOST_NAMES = 3
+
 
 def check_one_patient(context: Context) -> Iterable[Finding]:
     """One patient only: the scores will look better than they are."""
@@ -65,11 +68,15 @@ def check_patient_conflicts(context: Context) -> Iterable[Finding]:
             key = getattr(case, attribute)
             if key:
                 by_header[key].append(number)
-        several = len(by_header) > 1
-        for members in by_header.values():
-            patients = {context.facts[i].patient for i in members}
-            if len(patients) < 2:
+        shared = {
+            key for key, members in by_header.items() if len({context.facts[i].patient for i in members}) > 1
+        }
+        for key, members in by_header.items():
+            if key not in shared:
                 continue
+            patients = {context.facts[i].patient for i in members}
+            # Most headers tell the patients apart, and this one is no placeholder that many of them carry.
+            certain = len(shared) <= len(by_header) / 2 and len(patients) <= MOST_NAMES
             names = [context.facts[i].name for i in members]
             sides = {i in context.split.validation for i in members}
             split = (
@@ -78,8 +85,7 @@ def check_patient_conflicts(context: Context) -> Iterable[Finding]:
                 else ""
             )
             yield Finding(
-                # Headers that all carry one placeholder say nothing of patients.
-                "error" if several and len(sides) == 2 else "warning",
+                "error" if certain and len(sides) == 2 else "warning",
                 "patient_conflict",
                 f"{name_list(names)}: their headers name one {what}, but they count as {len(patients)} patients.{split} Give them one "
                 "name in the manifest's column patient.",

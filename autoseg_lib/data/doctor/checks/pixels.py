@@ -34,10 +34,12 @@ def check_constant(context: Context) -> Iterable[Finding]:
             continue
         names = [case.slices[index].name for index in flat]
         everything = len(flat) == len(case.slices)
+        # What is drawn on nothing is wrong; nothing drawn on nothing is padding.
+        drawn = any(not case.slices[index].is_empty for index in flat)
         samples = tuple(Sample(case.name, index) for index in flat)
         what = "the image is" if everything else f"{len(flat)} slices are"
         yield Finding(
-            "error" if everything else "warning",
+            "error" if everything and (drawn or len(flat) > 1) else "warning",
             "constant",
             f"'{case.name}': {what} one single grey value ({name_list(names)}). Export it again, or leave it out.",
             (case.name,),

@@ -42,11 +42,20 @@ def _few_odd(context: Context, odd: Sequence[Sample], expected: int) -> Iterable
             "error",
             "label_values",
             f"{which}: found the values {codes_text(values, 8)}; all other labels hold the values 0 to {expected}. "
-            f"Correct the file{'s' if len(names) > 1 else ''}.",
+            f"Correct the file{'s' if len(names) > 1 else ''}{_or_map(values, expected)}.",
             tuple(names),
             tuple(samples),
             _odd_fix(context, samples, values, expected),
         )
+
+
+def _or_map(values: Iterable[int], expected: int) -> str:
+    """What to set where the odd values are ROIs of their own, with gaps between the numbers."""
+    odd = sorted(value for value in values if value > expected)
+    if not odd or odd[-1] > MOST_LABELS:
+        return ""
+    mapping = ", ".join(f"{value}: {expected + 1 + n}" for n, value in enumerate(odd))
+    return f"; if {'this is an ROI' if len(odd) == 1 else 'these are ROIs'} that only few labels show, set label_map = {{{mapping}}}"
 
 
 def _odd_fix(context: Context, samples: Sequence[Sample], values: Iterable[int], expected: int) -> Fix:
