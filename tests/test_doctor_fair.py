@@ -16,6 +16,7 @@ from autoseg_lib.data.doctor.report import CheckReport
 from autoseg_lib.data.doctor.table import CHECKS
 from autoseg_lib.settings import TrainSettings, make_settings
 from autoseg_lib.workflow.checking import check_study
+from autoseg_lib.workflow.correcting import correct_and_check
 from tests.helpers.dicom import write_series
 from tests.helpers.studies import write_png_study, write_volume_study
 
@@ -225,3 +226,54 @@ def test_findings_with_and_without_a_fix_stay_apart():
     fix = Fix("Mend it", ())
     findings = [one(n, fix if n % 2 else None) for n in range(40)]
     assert [finding.fix is None for finding in gathered(findings)] == [True, False]
+
+
+# --- more that must not be accused or lost ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_few_images_that_have_nothing_in_common_are_no_negatives(tmp_path: Path, seed: int):
+    rng = np.random.default_rng(seed)
+    for number in range(7):
+        for kind, array in (("images", rng.normal(100, 20, (48, 48))), ("labels", np.eye(48))):
+            path = part(tmp_path, kind, f"p{number}_0.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.clip(array, 0, 255).astype(np.uint8)).save(path)
+    assert of(check(tmp_path), "inverted") == []
+
+
+def test_one_negative_among_few_is_found(tmp_path: Path):
+    folder = write_png_study(tmp_path / "s", patients=6, slices=1)
+    path = part(folder, "images", "p2_0.png")
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    (finding,) = of(check(folder), "inverted")
+    assert finding.files == ("p2_0",)
+
+
+@pytest.mark.parametrize(("share", "kind"), [(0.1, "clear_nan"), (0.9, "leave_out")])
+def test_a_few_pixels_without_a_number_do_not_cost_the_image(tmp_path: Path, share: float, kind: str):
+    folder = write_volume_study(tmp_path / "v", scans=3, size=16)
+    path = part(folder, "images", "scan_1.nii.gz")
+    array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    array[np.random.default_rng(0).random(array.shape) < share] = np.nan
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+    study = check_study(make_settings(TrainSettings, {"main_dir": str(folder)}))
+    (finding,) = of(study.report, "nan")
+    assert finding.fix is not None
+    assert [action.kind for action in finding.fix.actions] == [kind]
+    _, again = correct_and_check(study, tmp_path / "fixed")
+    assert of(again.report, "nan") == []
+    assert len(again.report.facts) == (3 if kind == "clear_nan" else 2)
+
+
+def test_left_and_right_are_no_negatives_of_each_other(tmp_path: Path):
+    """Limbs on a dark ground: right ones lie where the ground of the left ones is."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:64, :64]
+    for number in range(20):
+        limb = (rows - 32) ** 2 / 400 + (columns - (18 if number % 3 else 46)) ** 2 / 100 < 1
+        for kind, array in (("images", 20 + 150 * limb + rng.normal(0, 4, (64, 64))), ("labels", limb)):
+            path = part(tmp_path, kind, f"p{number}_0.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.clip(array, 0, 255).astype(np.uint8)).save(path)
+    assert of(check(tmp_path), "inverted") == []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from autoseg_lib.data.doctor.context import Context
-from autoseg_lib.data.doctor.facts import KEPT_PERCENTILES, CaseFacts
+from autoseg_lib.data.doctor.facts import KEPT_PERCENTILES, CaseFacts, SliceFacts
 from autoseg_lib.data.doctor.finding import Finding, Fix, FixAction, Sample
 from autoseg_lib.data.doctor.fixes import counted, has_own_files, leave_out_samples, unsure
 from autoseg_lib.errors import name_list
@@ -40,6 +41,13 @@ COMMON_FIT = 0.3
 # Modalities whose numbers are measured against a standard (Hounsfield units, activity): no scanner writes their negative, and
 # slices of different parts of the body (lungs and pelvis) have less in common than those of an image and its negative.
 CALIBRATED = frozenset({"CT", "PT"})
+
+# ... and when its grey values' distribution, turned round, is as near to the usual one as it is as stored, but for noise.
+FORM_TOLERANCE = 0.05
+
+# Up to this many images each is compared with the main axis of the others alone; of more than these none has a weight in it
+# that matters.
+MOST_ONE_BY_ONE = 60
 
 # Slices, or scans, needed to know what is usual.
 FEWEST_TO_JUDGE = 5
@@ -181,33 +189,72 @@ def check_inverted(context: Context) -> Iterable[Finding]:
     )
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """An image that may be a negative: its small picture and the form of its grey values' distribution."""
+
+    sample: Sample
+    picture: FloatArray
+    form: FloatArray
+
+
 def _inverted_images(context: Context) -> list[Sample]:
     # MR and ultrasound, say, have nothing in common that one could be the negative of.
-    groups: dict[tuple[str, str], list[tuple[Sample, FloatArray]]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[_Compared]] = defaultdict(list)
     for case in context.facts:
         if case.modality in CALIBRATED:
             continue
         if case.kind == "volume":
-            groups["volume", case.modality].append((Sample(case.name), _stack_picture(case)))
+            groups["volume", case.modality].append(
+                _Compared(Sample(case.name), _stack_picture(case), _form(case.slices))
+            )
         else:
             groups["slice", case.modality] += [
-                (Sample(case.name, i), _picture(item.small_image, _COMPARED_PIXELS))
+                _Compared(Sample(case.name, i), _picture(item.small_image, _COMPARED_PIXELS), _form([item]))
                 for i, item in enumerate(case.slices)
                 if not item.is_constant and Sample(case.name, i) not in context.swapped_files
             ]
     return [sample for members in groups.values() for sample in _inverted(members)]
 
 
-def _inverted(members: Sequence[tuple[Sample, FloatArray]]) -> list[Sample]:
+def _inverted(members: Sequence[_Compared]) -> list[Sample]:
     if len(members) < FEWEST_TO_JUDGE:
         return []
-    pictures = np.stack([picture for _, picture in members])
-    # The main axis has no sign of its own: the greater part of the images decides.
-    fit = pictures @ _main_axis(pictures)
-    fit *= np.sign(np.median(fit)) or 1.0
-    if np.median(fit) < COMMON_FIT:
+    fit = _fit_to_others(np.stack([member.picture for member in members]))
+    odd = fit < INVERTED_FIT
+    if np.median(fit) < COMMON_FIT or not odd.any():
         return []
-    return [sample for (sample, _), value in zip(members, fit, strict=True) if value < INVERTED_FIT]
+    forms = np.stack([member.form for member in members])
+    usual = np.median(forms[~odd], axis=0)
+    as_is = np.abs(forms - usual).mean(axis=1)
+    # The percentiles kept lie symmetrically, so that turning their order round makes those of the negative.
+    turned = np.abs(1 - forms[:, ::-1] - usual).mean(axis=1)
+    # A right knee among left ones has their grey values, as they are, elsewhere.
+    odd &= turned <= as_is + FORM_TOLERANCE
+    return [member.sample for member, is_odd in zip(members, odd, strict=True) if is_odd]
+
+
+def _form(slices: Sequence[SliceFacts]) -> FloatArray:
+    """The form of the distribution of grey values: percentiles as shares of the range between the first and the last."""
+    values = np.median([item.percentiles for item in slices], axis=0)
+    return np.asarray((values - values[0]) / max(float(values[-1] - values[0]), 1e-12))
+
+
+def _fit_to_others(pictures: FloatArray) -> FloatArray:
+    """Returns how each picture fits what the others have in common; the axis has no sign of its own, so the greater part decides."""
+    count = len(pictures)
+    if count > MOST_ONE_BY_ONE:
+        fit = pictures @ _main_axis(pictures)
+        return np.asarray(fit * (np.sign(np.median(fit)) or 1.0))
+    # Of a few pictures each makes up much of their main axis, so that noise would fit it as well.
+    products = pictures @ pictures.T
+    fits = np.zeros(count)
+    for index in range(count):
+        others = np.delete(np.arange(count), index)
+        sizes, axes = np.linalg.eigh(products[np.ix_(others, others)])
+        weights = axes[:, -1] * (np.sign(np.median(axes[:, -1])) or 1.0)
+        fits[index] = products[index, others] @ weights / max(float(np.sqrt(max(sizes[-1], 0.0))), 1e-12)
+    return fits
 
 
 def _main_axis(rows: FloatArray) -> FloatArray:

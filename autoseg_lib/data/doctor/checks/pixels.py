@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from autoseg_lib.data.doctor.context import Context
-from autoseg_lib.data.doctor.finding import Finding, Sample
+from autoseg_lib.data.doctor.facts import CaseFacts
+from autoseg_lib.data.doctor.finding import Finding, Fix, FixAction, Sample
 from autoseg_lib.data.doctor.fixes import leave_out_samples
 from autoseg_lib.errors import name_list
+
+# With more than this share of its pixels without a number an image is left out.
+MOST_BAD_SHARE = 0.5
 
 
 def check_nan(context: Context) -> Iterable[Finding]:
@@ -22,8 +26,29 @@ def check_nan(context: Context) -> Iterable[Finding]:
                 "Export the image again, or leave it out.",
                 (case.name,),
                 samples,
-                leave_out_samples(context, samples, "it has pixels without a number"),
+                _nan_fix(context, case, samples),
             )
+
+
+def _nan_fix(context: Context, case: CaseFacts, samples: Sequence[Sample]) -> Fix:
+    """A few such pixels (outside the field of view, say) get a number; with more of them there is not much of an image."""
+    bad = sum(case.slices[sample.slice_index or 0].bad_pixels for sample in samples)
+    rows, columns = case.geometry.shape_zyx[1:]
+    held = len(case.slices) if case.kind == "volume" else len(samples)
+    files = tuple(
+        dict.fromkeys(
+            file
+            for sample in samples
+            if (file := case.slices[sample.slice_index or 0].image_file) is not None
+        )
+    )
+    if case.kind == "dicom" or not files or bad > MOST_BAD_SHARE * held * rows * columns:
+        return leave_out_samples(context, samples, "it has pixels without a number")
+    return Fix(
+        f"Give the pixels without a number the smallest number in {'the image' if len(files) == 1 else 'each image'}",
+        (FixAction("clear_nan", files),),
+        sure=False,
+    )
 
 
 def check_constant(context: Context) -> Iterable[Finding]:
