@@ -22,6 +22,7 @@ from autoseg_lib.data.pairing import pair
 from autoseg_lib.errors import ExportError
 from autoseg_lib.io.csv_files import read_csv
 from autoseg_lib.settings import TrainSettings, make_settings
+from autoseg_lib.workflow.correcting import free_folder
 from tests.helpers.dicom import write_series
 from tests.helpers.studies import write_png_study, write_volume_study
 
@@ -268,6 +269,23 @@ def test_the_copy_needs_a_place_of_its_own(folder: Path, tmp_path: Path):
         with pytest.raises(ExportError, match=words):
             fixed(folder, out)
     assert replace(fixed(folder, tmp_path / "new" / "deep")).changes == ()
+
+
+def test_paths_that_go_up_are_written_out(folder: Path, tmp_path: Path):
+    log = fixed(folder, folder / ".." / "out")
+    assert log.folder == tmp_path / "out"
+    assert free_folder(folder / "train" / "..") == tmp_path / "data_corrected"
+    (tmp_path / "data_corrected").mkdir()
+    assert free_folder(folder) == tmp_path / "data_corrected_2"
+
+
+def test_a_file_that_cannot_be_copied_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(source))
+
+    monkeypatch.setattr("shutil.copyfile", refuse)
+    with pytest.raises(ExportError, match=r"the copy of 'p0_0.png' cannot be written \(Permission denied\)"):
+        fixed(folder, tmp_path / "out")
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

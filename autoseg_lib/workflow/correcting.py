@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoseg_lib.data.doctor.finding import Finding
-from autoseg_lib.data.doctor.fixing import FixLog, apply_fixes
+from autoseg_lib.data.doctor.fixing import FixLog, apply_fixes, without_dots
 from autoseg_lib.events import Listener, nobody
 from autoseg_lib.io.volume_files import stem_of
 from autoseg_lib.workflow.checking import Study, check_study
@@ -46,7 +46,7 @@ def correct_and_check(study: Study, folder: Path, on_event: Listener = nobody) -
 
 def free_folder(data: Path) -> Path:
     """Returns a folder beside the data that does not exist yet: NAME_corrected, NAME_corrected_2, ..."""
-    data = data.absolute()
+    data = without_dots(data)
     base = f"{stem_of(data) if data.is_file() else data.name}_corrected"
     folder, number = data.with_name(base), 2
     while folder.exists():

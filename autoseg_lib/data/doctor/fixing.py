@@ -137,11 +137,12 @@ def apply_fixes(
     rows = read_manifest(data) if data.is_file() else []
     require_free(out_dir, [data] if data.is_dir() else [p for r in rows for p in (r.image, r.label) if p])
     try:
-        copy = _Copy(data, rows, out_dir.expanduser().absolute(), settings, pairing)
+        copy = _Copy(data, rows, without_dots(out_dir), settings, pairing)
         copy.make(on_event)
     except OSError as error:
+        file = f" of '{Path(os.fsdecode(error.filename)).name}'" if error.filename else ""
         raise ExportError(
-            f"'{out_dir}': the copy cannot be written ({error.strerror or error}). Delete what is there of it, then choose another "
+            f"'{out_dir}': the copy{file} cannot be written ({error.strerror or error}). Delete what is there of it, then choose another "
             "folder, or make room."
         ) from None
     tasks = [
@@ -203,6 +204,12 @@ def require_free(out_dir: Path, data: Sequence[Path]) -> None:
         raise ExportError(
             f"'{out_dir}': it is there already and not empty. Choose a new folder; nothing is overwritten."
         )
+
+
+def without_dots(path: Path) -> Path:
+    """Returns a path from the root on, without ".." in it; links stay what they are where there is none."""
+    path = path.expanduser()
+    return path.resolve() if ".." in path.parts else path.absolute()
 
 
 def _key(path: Path) -> str:

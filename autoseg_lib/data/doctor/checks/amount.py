@@ -22,13 +22,14 @@ def check_amount(context: Context) -> Iterable[Finding]:
             yield Finding(
                 "warning",
                 "few_cases",
-                f"there are {len(context.facts)} scans; a 3D network needs {FEWEST_SCANS_3D} or more to learn what scans have in "
-                'common. Add scans, or set dimension = "2D", which learns from every slice.',
+                f"there are {len(context.facts)} scans, which is little for a 3D network ({FEWEST_SCANS_3D} or more are advised). "
+                'Add scans, or set dimension = "2D", which learns from every slice.',
             )
     elif drawn < FEWEST_SLICES:
         count = "1 slice shows" if drawn == 1 else f"{drawn} slices show"
         yield Finding(
             "warning",
             "few_cases",
-            f"{count} an ROI; {FEWEST_SLICES} or more are needed for a model that works on new scans. Label more slices.",
+            f"{count} an ROI, which is little for a model that is to work on new scans ({FEWEST_SLICES} or more are advised). Label "
+            "more slices.",
         )
