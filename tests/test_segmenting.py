@@ -235,7 +235,7 @@ def test_test_time_mirroring_needs_a_model_trained_for_it(example: ExampleStudy,
     both = run(example.test_images, model, tmp_path / "b", tta=True)
     assert not any("tta" in note for note in both.notes)
     assert plain.measurements != both.measurements
-    numbered = trained(example.folder, input_shape=64, epochs=1, model_filename="numbered")
+    numbered = trained(example.folder, input_shape=64, epochs=1, model_filename="numbered", num_labels=6)
     left_out = run(example.test_images, numbered, tmp_path / "c", tta=True)
     assert any("tta was left out" in note for note in left_out.notes)
 
