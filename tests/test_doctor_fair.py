@@ -277,3 +277,12 @@ def test_left_and_right_are_no_negatives_of_each_other(tmp_path: Path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.clip(array, 0, 255).astype(np.uint8)).save(path)
     assert of(check(tmp_path), "inverted") == []
+
+
+def test_the_button_says_which_numbers_change(tmp_path: Path):
+    folder = write_png_study(tmp_path / "s", patients=4, slices=2)
+    for path in part(folder, "labels", "").iterdir():
+        Image.fromarray(np.array([0, 63, 126], np.uint8)[np.asarray(Image.open(path))]).save(path)
+    (finding,) = of(check(folder), "label_values")
+    assert finding.fix is not None
+    assert finding.fix.text == "Renumber 8 label files (63 → 1, 126 → 2)"

@@ -11,6 +11,9 @@ from autoseg_lib.data.doctor.finding import Fix, FixAction, Sample
 from autoseg_lib.data.naming import image_stem
 from autoseg_lib.io.volume_files import all_files, is_volume_file, stem_of
 
+# Changes of numbers that a button spells out.
+MOST_TOLD = 4
+
 
 def counted(number: int, what: str) -> str:
     """Returns "1 label", "3 labels"."""
@@ -84,8 +87,10 @@ def label_files(context: Context, samples: Iterable[Sample]) -> tuple[Path, ...]
 
 def map_values(files: Sequence[Path], mapping: Mapping[int | str, int], *, sure: bool = True) -> Fix:
     """Returns the fix that writes other numbers in place of the values of label files."""
+    told = ", ".join(f"{old} → {new}" for old, new in list(mapping.items())[:MOST_TOLD])
+    more = f" and {len(mapping) - MOST_TOLD} more" if len(mapping) > MOST_TOLD else ""
     return Fix(
-        f"Renumber {counted(len(files), 'label file')}",
+        f"Renumber {counted(len(files), 'label file')} ({told}{more})",
         (FixAction("map_values", tuple(files), {"map": dict(mapping)}),),
         sure=sure,
     )
