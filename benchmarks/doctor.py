@@ -28,14 +28,21 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from planting import EXACT, FITTING_CODES, RIGHT_CODE, STATISTICAL, Pair, Planted
 
-from autoseg_lib.data.doctor.examine import examine
+from autoseg_lib.data.doctor import examine as doctor
 from autoseg_lib.data.doctor.report import CheckReport
 from autoseg_lib.data.example_study import write_example_study
 from autoseg_lib.data.pairing import pair
 from autoseg_lib.settings import TrainSettings, make_settings
 
+# Labels of the public sets themselves that are wrong, found by the doctor and looked at: all contours of one patient lie
+# beside the ventricle by the same few pixels, and two slices of another have contours that follow nothing in the image.
+# They are neither clean nor planted; how many of them are accused is said for each set as it is.
+KNOWN_WRONG = {"png": re.compile(r"^sc-n-06-|^sc-n-40-im-0001-01(69|80)$")}
+ALL_CHECKS = doctor.CHECKS
+EXACT_CHECKS = tuple(check for check in ALL_CHECKS if not check.function.__module__.endswith(".fitting"))
 BINS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.01)
 
 
@@ -56,7 +63,7 @@ SETS = {
     "chaos": Set("chaos_ct_liver", "images", "labels", 78, r"^[^_]+", 1),
     "cardiac": Set("sunnybrook_cardiac", "images", "labels", 96, r"^[^_]+", 2),
     "png": Set("sunnybrook_png", "train/images", "train/labels", 240, r"^(.*)-IM-", 1),
-    "hippocampus": Set("hippocampus_msd", "images", "labels", 60, r"\d+", 2),
+    "hippocampus": Set("hippocampus_msd", "images", "labels", 48, r"\d+", 2),
 }
 
 
@@ -112,15 +119,16 @@ def pairs_of(name: str, folder: Path) -> list[Pair]:
     return found
 
 
-def look(name: str, folder: Path) -> CheckReport:
-    """Runs the doctor as ``autoseg check`` does."""
+def look(name: str, folder: Path, fitting: bool = True) -> CheckReport:
+    """Runs the doctor as ``autoseg check`` does; without ``fitting`` labels are not compared with their images."""
     given: dict[str, object] = {"main_dir": str(folder), "num_labels": SETS[name].rois}
     if name == "example":
         given["labels_list"] = ["body", "psoas left", "psoas right", "back left", "back right", "fat"]
     if name == "png":
         given |= {"patient_pattern": SETS[name].scan, "spacing_mm": 1.3}
     settings = make_settings(TrainSettings, given)
-    return examine(pair(settings), settings)
+    doctor.CHECKS = ALL_CHECKS if fitting else EXACT_CHECKS
+    return doctor.examine(pair(settings), settings)
 
 
 def accused(report: CheckReport, codes: Sequence[str] | None = None) -> dict[str, set[str]]:
@@ -149,6 +157,11 @@ def key_of(label: Path) -> str:
     """Returns what a sample is called here."""
     stem = label.name.split(".")[0].lower()
     return stem if label.parent.name == "labels" else f"{label.parent.name}/{stem}"
+
+
+def is_known_wrong(name: str, key: str) -> bool:
+    """Whether a label of the public set itself is wrong."""
+    return name in KNOWN_WRONG and KNOWN_WRONG[name].search(key) is not None
 
 
 @dataclass
@@ -184,10 +197,10 @@ def run(name: str, clean: Path, fault: str, share: float, seed: int, count: Coun
             new = planter(pairs, np.sort(chosen), random)
             planted |= new
             kinds |= dict.fromkeys(new, one)
-        start = time.perf_counter()
-        report = look(name, folder)
-        count.seconds += time.perf_counter() - start
         fitting = all(one in STATISTICAL for one in faults)
+        start = time.perf_counter()
+        report = look(name, folder, fitting)
+        count.seconds += time.perf_counter() - start
         codes = FITTING_CODES if fitting else EXACT[faults[0]][1]
         found = accused(report, codes)
         for path, dice in planted.items():
@@ -199,6 +212,7 @@ def run(name: str, clean: Path, fault: str, share: float, seed: int, count: Coun
             count.named.append(not fitting or RIGHT_CODE[kinds[path]] in names)
         spoilt = {key_of(path) for path in planted}
         untouched = [key_of(item.label) for item in pairs if key_of(item.label) not in spoilt]
+        untouched = [key for key in untouched if not is_known_wrong(name, key)]
         if fault == "same image":  # which of the two is the copy cannot be told
             originals = {key.replace("again_", "") for key in spoilt}
             untouched = [key for key in untouched if key not in originals]
@@ -268,7 +282,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sets", nargs="+", choices=list(SETS))
-    parser.add_argument("--faults", nargs="+")
+    parser.add_argument("--faults", nargs="+", help="their names, or: exact, statistical")
     parser.add_argument("--seeds", type=int, default=1, help="how often each line is repeated")
     parser.add_argument("--first-seed", type=int, default=100)
     parser.add_argument("--data", help="folder of the real scans")
@@ -291,17 +305,24 @@ def main() -> None:
             noise = set(accused(report))
             errors = [finding.code for finding in report.findings if finding.severity == "error"]
             own = accused(report, FITTING_CODES)
+            keys = [key_of(item.label) for item in pairs_of(name, clean)]
+            wrong = [key for key in keys if is_known_wrong(name, key)]
+            known = f" and {sum(key in own for key in wrong)} of {len(wrong)} that are wrong" if wrong else ""
+            right = [key for key in keys if key not in wrong]
             print(
-                f"{name:<12}as it is: {len(pairs_of(name, clean))} samples, errors: {errors or 'none'}, accused: {len({k for k in own if '/' in k or name != 'example'})}"
+                f"{name:<12}as it is: errors: {errors or 'none'}, labels that seem not to fit: "
+                f"{sum(key in own for key in right)} of {len(right)}{known}",
+                flush=True,
             )
             for _, fault, share in runs([name], options.quick):
-                if options.faults and fault not in options.faults:
+                kind = "exact" if fault in EXACT else "statistical"
+                if options.faults and fault not in options.faults and kind not in options.faults:
                     continue
                 count = Count([], [], [])
                 for seed in range(options.seeds):
                     run(name, clean, fault, share, options.first_seed + seed, count, noise)
                 show(name, fault, share, count)
-                total = totals["exact" if fault in EXACT else "statistical"]
+                total = totals[kind]
                 must = [fault in EXACT or dice < 0.8 for dice in count.dice]
                 total[0] += sum(must)
                 total[1] += sum(f for f, m in zip(count.found, must, strict=True) if m)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,8 +17,9 @@ from autoseg_lib.data.doctor.finding import Finding
 from autoseg_lib.data.doctor.fit import Fitter, Unit, base_planes, fitted
 from autoseg_lib.data.doctor.fixing import apply_fixes
 from autoseg_lib.data.doctor.local_fit import whole_set_transform
-from autoseg_lib.data.doctor.planted import exchanged, overlap, possible_transforms
+from autoseg_lib.data.doctor.planted import _limit, exchanged, overlap, possible_transforms
 from autoseg_lib.data.doctor.report import CheckReport
+from autoseg_lib.data.doctor.runs import Run, shifted_runs
 from autoseg_lib.data.doctor.transforms import TRANSFORMS, transformed
 from autoseg_lib.data.example_study import write_example_study
 from autoseg_lib.data.pairing import pair
@@ -122,6 +124,61 @@ def test_fixing_what_is_found_gives_back_the_true_labels(example: Path, tmp_path
     place = {(log.folder / path.relative_to(folder)).relative_to(log.folder).as_posix() for path in wrong}
     assert {change.file for change in log.changes} == place
     assert not any(change.sure for change in log.changes)
+
+
+class Knows:
+    """Stands for what is learnt: the label of slice i shows a square of i pixels; ``wrong`` is how far off one is."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
+    def likelihood(self, label: np.ndarray) -> float:
+        return -self.wrong(label)
+
+    def measures(self, label: np.ndarray) -> np.ndarray:
+        return np.array([self.wrong(label)], np.float32)
+
+    def wrong(self, label: np.ndarray) -> float:
+        return abs(float(label.sum()) - self.place)
+
+
+def runs_of(sizes: list[int]) -> list[Run]:
+    labels = [(np.arange(40)[None, None] < size).astype(np.uint8) for size in sizes]
+    judges = [Knows(place) for place in range(len(sizes))]
+    score = SimpleNamespace(score=lambda index, measures: 3 * float(measures[0]) - 3)
+    verdicts = SimpleNamespace(
+        judges=judges,
+        model=score,
+        scores=[3 * judge.wrong(label) - 3 for judge, label in zip(judges, labels, strict=True)],
+    )
+    return shifted_runs(SimpleNamespace(labels=labels), verdicts, [list(range(len(sizes)))])  # type: ignore[arg-type]
+
+
+def test_a_run_of_labels_out_of_step_is_found_with_its_step():
+    assert runs_of(list(range(20))) == []
+    # Slices 6 to 12 have the label of two slices before: drawn on slice 4, it lies at 6 and fits two back.
+    (run,) = runs_of([*range(6), *range(4, 11), *range(13, 20)])
+    assert run.slices == -2
+    assert set(run.members) <= set(range(6, 13))
+    assert len(run.members) >= 5
+    assert run.scan == tuple(range(20))
+
+
+def test_single_wrong_labels_are_no_run():
+    sizes = list(range(20))
+    sizes[4], sizes[11], sizes[16] = 30, 0, 2
+    assert runs_of(sizes) == []
+
+
+def test_few_wrong_labels_ask_for_more_certainty():
+    random = np.random.default_rng(0)
+    right, wrong = random.normal(-5, 1, 100), random.normal(6, 2, 40)
+    few = _limit(np.concatenate([right, wrong[:1]]), wrong)
+    many = _limit(np.concatenate([right, wrong]), wrong)
+    assert 1.5 <= many < few <= 4.5
+    # 40 of 140: log((1 - 0.29) / 0.29) + 0.75
+    assert many == pytest.approx(1.67, abs=0.15)
+    assert _limit(right, wrong[:0]) == float("inf")
 
 
 def test_with_few_samples_nothing_is_said(clean: CheckReport):

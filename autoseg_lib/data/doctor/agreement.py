@@ -20,6 +20,7 @@ from autoseg_lib.data.doctor.finding import Sample
 from autoseg_lib.data.doctor.fit import Fitter, FloatArray, UInt8Array, Unit, fitted
 from autoseg_lib.data.doctor.local_fit import WholeSet, whole_set_transform
 from autoseg_lib.data.doctor.planted import Judge, Verdicts, judge_labels, possible_transforms
+from autoseg_lib.data.doctor.runs import Run, shifted_runs
 from autoseg_lib.data.doctor.transforms import transformed
 
 # With fewer samples there is nothing to compare with.
@@ -56,6 +57,7 @@ class Suspect:
         mapping: stored ROI value → ROI value that fits.
         slices: the label drawn on slice i fits slice i + slices.
         partner: the sample it changed places with.
+        scan: for a run of shifted labels, all samples of the scan in order.
     """
 
     sample: Sample
@@ -65,6 +67,7 @@ class Suspect:
     mapping: Mapping[int, int] = field(default_factory=dict)
     slices: int = 0
     partner: Sample | None = None
+    scan: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,9 @@ def compare_labels(facts: Sequence[CaseFacts], faulty: Collection[Sample] = ()) 
             break
     accused = [int(index) for index in np.flatnonzero(verdicts.scores > verdicts.limit)]
     suspects = _Explainer(fitter, verdicts, samples, values).explain(accused)
+    suspects = _with_runs(
+        suspects, shifted_runs(fitter, verdicts, _scans(samples, fitter)), verdicts, samples
+    )
     return Agreement(
         tuple(sorted(suspects, key=lambda item: -item.score)),
         whole_set,
@@ -118,6 +124,32 @@ def compare_labels(facts: Sequence[CaseFacts], faulty: Collection[Sample] = ()) 
         verdicts.limit,
         verdicts.power,
     )
+
+
+def _scans(samples: Sequence[Sample], fitter: Fitter) -> list[list[int]]:
+    """Returns which units follow each other: slices of one case, or pictures whose names differ in their last number."""
+    found: dict[str, list[int]] = defaultdict(list)
+    sizes = Counter(sample.case for sample in samples)
+    for index, sample in enumerate(samples):
+        if len(fitter.labels[index]) == 1:
+            name = sample.case
+            found[name if sizes[name] > 1 else name.rstrip("0123456789") + "#"].append(index)
+    return list(found.values())
+
+
+def _with_runs(
+    suspects: Sequence[Suspect], runs: Sequence[Run], verdicts: Verdicts, samples: Sequence[Sample]
+) -> list[Suspect]:
+    """Adds runs of shifted labels; labels that something else explains keep that."""
+    found = {suspect.sample: suspect for suspect in suspects}
+    for run in runs:
+        scan = tuple(samples[index] for index in run.scan)
+        for index in run.members:
+            sample = samples[index]
+            if sample not in found or found[sample].kind in ("unlike", "shift"):
+                score = float(verdicts.scores[index])
+                found[sample] = Suspect(sample, score, "shift", slices=run.slices, scan=scan)
+    return list(found.values())
 
 
 def _fitter(units: Sequence[Unit], rois: int) -> Fitter:

@@ -227,17 +227,27 @@ def judge_labels(fitter: Fitter, fit: Fit, weights: FloatArray, seed: int = 0) -
     return Verdicts(scores, limit, weights, power, judges, _Model(center, scale, coefficients))
 
 
-# Scores above this are never needed to be sure: e^4 is 50 to 1.
-_HIGHEST_LIMIT = 4.0
-# The limit lets this share of planted faults pass.
-_MISSED_SHARE = 0.08
+# Odds of being wrong at which a label is accused, as a logarithm: about 2 to 1, the share of wrong labels taken into account.
+_SURE = 0.75
+_LOWEST_LIMIT, _HIGHEST_LIMIT = 1.5, 4.5
+# The share of wrong labels is taken to be at most this.
+_MOST_WRONG = 0.45
 
 
 def _limit(scores: npt.NDArray[np.float64], planted: npt.NDArray[np.float64]) -> float:
-    """Returns the score above which a label is accused: as high as planted faults allow, so that few right ones are."""
+    """Returns the score above which a label is accused.
+
+    The scores are logarithms of odds as if every second label were wrong. The share that really is follows from the scores
+    themselves: it is the one at which the probabilities of all labels have it as their mean. With few wrong labels a high
+    score is asked for, so that few right ones are accused; with many a lower one will do.
+    """
     if not planted.size:
         return float("inf")
-    return float(np.clip(np.quantile(planted, _MISSED_SHARE), 0.0, _HIGHEST_LIMIT))
+    share = 0.05
+    for _ in range(50):
+        odds = np.clip(scores + np.log(share / (1 - share)), -30, 30)
+        share = float(np.clip(np.mean(1 / (1 + np.exp(-odds))), 1 / len(scores), _MOST_WRONG))
+    return float(np.clip(np.log((1 - share) / share) + _SURE, _LOWEST_LIMIT, _HIGHEST_LIMIT))
 
 
 def _planted(fitter: Fitter, index: int, generator: np.random.Generator) -> list[UInt8Array]:

@@ -129,7 +129,7 @@ def _foreign_labels(context: Context) -> dict[str, str]:
 def _is_elsewhere(context: Context, case: TrainingCase) -> bool:
     """Whether reading has told that the label lies on another grid, or does not fit at all."""
     if any(finding.samples == (Sample(case.name),) for finding in context.unreadable):
-        return True
+        return case.name in context.geometries  # of a damaged scan nobody knows the grid
     return context.has(case.name) and any(
         "another grid" in text for text in context.case(case.name).load_warnings
     )

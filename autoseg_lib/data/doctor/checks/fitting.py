@@ -96,28 +96,41 @@ def check_shifted(context: Context) -> Iterable[Finding]:
     """Neighbouring labels that fit some slices further on."""
     found: dict[tuple[str, int], list[Suspect]] = defaultdict(list)
     for suspect in _of(context, "shift"):
-        found[suspect.sample.case, suspect.slices].append(suspect)
-    for (case, slices), suspects in found.items():
+        found[_scan_of(suspect), suspect.slices].append(suspect)
+    for (_, slices), suspects in found.items():
         _, names = _files(context, suspects)
-        indices = sorted(item.sample.slice_index or 0 for item in suspects)
-        count = len(context.case(case).slices)
-        first = max(0, min(indices[0], indices[0] - slices))
-        last = min(count - 1, max(indices[-1], indices[-1] - slices))
-        files = label_files(context, [Sample(case, index) for index in range(first, last + 1)])
+        case = suspects[0].sample.case
+        one_case = all(suspect.sample.case == case for suspect in suspects)
+        of_case = f" of '{case}'" if one_case else ""
         yield Finding(
             "warning",
             "label_shifted",
-            f"{_labels(names)} of '{case}' seem to belong to other slices: they fit {counted(abs(slices), 'slice')} "
-            f"further {'on' if slices > 0 else 'back'}. Check the order of the label files. {_LOOK}",
+            f"{_labels(names)}{of_case} seem to belong to other slices: they fit "
+            f"{counted(abs(slices), 'slice')} further {'on' if slices > 0 else 'back'}. Check the order of the label files. "
+            f"{_LOOK}",
             names,
             _samples(suspects),
-            Fix(
-                f"Move {counted(len(files), 'label file')} by {slices:+d}",
-                (FixAction("shift", files, {"slices": slices}),),
-                sure=False,
-            ),
+            _move(context, suspects, slices) if one_case else None,
             {"slices": slices, **_scores(suspects)},
         )
+
+
+def _scan_of(suspect: Suspect) -> str:
+    return (suspect.scan[0] if suspect.scan else suspect.sample).case
+
+
+def _move(context: Context, suspects: Sequence[Suspect], slices: int) -> Fix:
+    case = suspects[0].sample.case
+    indices = sorted(item.sample.slice_index or 0 for item in suspects)
+    count = len(context.case(case).slices)
+    first = max(0, min(indices[0], indices[0] - slices))
+    last = min(count - 1, max(indices[-1], indices[-1] - slices))
+    files = label_files(context, [Sample(case, index) for index in range(first, last + 1)])
+    return Fix(
+        f"Move {counted(len(files), 'label file')} by {slices:+d}",
+        (FixAction("shift", files, {"slices": slices}),),
+        sure=False,
+    )
 
 
 def check_exchanged(context: Context) -> Iterable[Finding]:
