@@ -121,10 +121,29 @@ def test_folders_of_one_uid_that_make_no_stack_stay_apart(tmp_path: Path, change
             file.write_bytes((tmp_path / "export" / "DIR0" / file.name).read_bytes())
     found = discover(tmp_path / "export")
     assert [source.name for source in found.sources] == ["DIR0", "DIR1"]
-    assert (
-        "2 folders hold images of one series (one SeriesInstanceUID) that do not make one stack"
-        in found.notes[0]
-    )
+    assert found.notes[0].startswith("By their headers some folders hold parts of one and the same series")
+    assert found.notes[0].endswith("Folders of one series: 'DIR0', 'DIR1'.")
+
+
+def test_folders_that_claim_to_be_one_series_are_said_once(tmp_path: Path) -> None:
+    for series, place in enumerate("abc", start=1):
+        for number in (0, 1):
+            folder = tmp_path / f"{place}{number}"
+            write_series(folder, pixels(3), series=series, origin=(5.0 * number, 0, 0))
+    notes = [note for note in discover(tmp_path).notes if "one and the same series" in note]
+    assert len(notes) == 1
+    assert notes[0].endswith("Folders of one series: 'a0', 'a1'; 'b0', 'b1'; 'c0', 'c1'.")
+
+
+def test_a_number_counts_in_every_folder_but_takes_no_localizer_there(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        write_series(tmp_path / place, pixels(3), prefix="x", series=ord(place), SeriesNumber=1)
+    write_series(tmp_path / "a", pixels(2), prefix="y", series=3, SeriesNumber=2)
+    write_series(tmp_path / "b", pixels(1), prefix="z", series=4, SeriesNumber=2, **LOCALIZER)
+    assert [s.name for s in discover(tmp_path, series=2).sources] == ["a_2"]
+    assert [s.name for s in discover(tmp_path, series=1).sources] == ["a_1", "b"]
+    # In its own folder the number is meant.
+    assert [len(s.files) for s in discover(tmp_path / "b", series=2).sources] == [1]
 
 
 def test_two_patients_under_one_uid_stay_apart(tmp_path: Path) -> None:

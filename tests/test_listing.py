@@ -17,6 +17,7 @@ from autoseg_lib.geometry import Geometry
 from autoseg_lib.io.nifti import write_nifti
 from autoseg_lib.io.raster import picture_size, write_mask_png
 from autoseg_lib.workflow.listing import group_text, holds_training_data, list_scans
+from tests.helpers.dicom import write_series
 from tests.helpers.folders import mixed_folder
 from tests.helpers.real_data import real_data
 
@@ -194,6 +195,41 @@ def test_a_series_is_chosen_by_its_number(tmp_path: Path) -> None:
     assert "series = 2: 1 scan chosen, 1 left out." in listing.lines()
     with pytest.raises(DataError, match=r"there is no series \[9\]\. It holds 1: MR, 4 slices"):
         list_scans(folder, series=9)
+
+
+def test_numbers_that_begin_anew_in_each_folder_are_said_so(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        mixed_folder(tmp_path / place)
+    lines = list_scans(tmp_path).lines()
+    assert "no. in folder" in lines[1] and "series" not in lines[1]
+    (choice,) = [line for line in lines if line.startswith("Both scans are used")]
+    assert choice.endswith(
+        "To choose, give the folder of the scan. The setting series counts within each folder: series = 2 takes the second "
+        "scan of every folder."
+    )
+    chosen = list_scans(tmp_path, series=[1]).choice
+    # Both folders hold the same localizer.
+    assert chosen.startswith("series = 1: 2 scans chosen, 1 left out. To choose, give the folder")
+
+
+def test_what_is_odd_about_a_series_left_out_is_not_said(tmp_path: Path) -> None:
+    array = np.arange(96).reshape(2, 6, 8).astype(np.int16)
+    write_series(tmp_path, array, prefix="a", series=1, SeriesNumber=1)
+    write_series(tmp_path, array, prefix="b", series=2, SeriesNumber=2, orientation=None)
+    write_series(
+        tmp_path,
+        array,
+        prefix="c",
+        series=3,
+        SeriesNumber=3,
+        ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"],
+    )
+    both = list_scans(tmp_path).lines()
+    assert any(line.startswith("  ⚠") for line in both) and any(line.startswith("  ✘ ") for line in both)
+    assert both[0].endswith("holds 2 scans; 1 more cannot be used:")
+    assert "Both scans that can be used are used." in "\n".join(both)
+    one = list_scans(tmp_path, series=1).lines()
+    assert not any(line.startswith(("  ⚠", "  ✘")) for line in one)
 
 
 @pytest.mark.real_data

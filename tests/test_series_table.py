@@ -84,8 +84,8 @@ def test_keys_stay_the_same(tmp_path: Path) -> None:
 
 def test_the_default_choice_in_words(tmp_path: Path) -> None:
     assert default_choice(discover(study(tmp_path))) == (
-        "All 3 scans are used; 1 localizer and 1 screenshot are left out. To choose, set series to a number of this list "
-        "(or several)."
+        "Both scans that can be used are used; 1 localizer and 1 screenshot are left out. To choose, set series to a number "
+        "of this list (or several, like 1,3)."
     )
     write_series(tmp_path / "one", numbers())
     assert default_choice(discover(tmp_path / "one")) == ""

@@ -26,6 +26,9 @@ LAYOUT_FOLDERS = {"images", "dicoms", "train", "test", "data", "imagestr", "imag
 IMAGE_FOLDERS = ("images", "dicoms")
 LABEL_FOLDERS = {"labels", "masks", "overlays"}
 
+# Groups of folders that are named when they claim to be one series.
+_MOST_CLUSTERS = 6
+
 OnProgress = Callable[[int, int], None]
 
 
@@ -223,7 +226,8 @@ def discover_files(
 def choose_series(found: Discovery, series: str | int | list[int], path: Path) -> Discovery:
     """Leaves out localizers and screenshots, or all but the series with the chosen numbers in each folder.
 
-    Screenshots (dose tables, screen saves) are left out only where there are scans beside them.
+    Screenshots (dose tables, screen saves) are left out only where there are scans beside them. A number takes a localizer
+    too where all series lie in one folder, so that it is meant; where it counts in several folders, scans go before.
 
     Raises:
         DataError: nothing is left.
@@ -242,6 +246,8 @@ def choose_series(found: Discovery, series: str | int | list[int], path: Path) -
         numbers = [series] if isinstance(series, int | str) else list(series)
         wanted = {int(number) for number in numbers}
         kept = [s for s in found.sources if s.series is None or s.number in wanted]
+        if len(series_folders(found)) > 1:
+            kept = [s for s in kept if s.series is None or not s.series.is_localizer] or kept
         if not kept:
             listing = "; ".join(f"{s.number}: {describe_source(s)}" for s in found.sources[:8])
             raise DataError(
@@ -251,6 +257,12 @@ def choose_series(found: Discovery, series: str | int | list[int], path: Path) -
     left = tuple(s for s in found.sources if id(s) not in chosen)
     notes = [*found.notes, *_series_notes(kept, left, series)]
     return replace(found, sources=tuple(kept), left_out=(*found.left_out, *left), notes=tuple(notes))
+
+
+def series_folders(found: Discovery) -> set[Path]:
+    """Returns the folders that DICOM series lie in; the numbers of series begin anew in each."""
+    sources = (*found.sources, *found.left_out)
+    return {source.series.folder for source in sources if source.series is not None}
 
 
 # --- sources by kind ------------------------------------------------------------------------------------------------------
@@ -424,11 +436,18 @@ def _archive_notes(skipped: Sequence[SkippedFile]) -> list[str]:
 
 def _spread_notes(groups: list[DicomSeries], sources: Sequence[ImageSource]) -> list[str]:
     names = {id(source.series): source.name for source in sources}
-    return [
-        f"{len(cluster)} folders hold images of one series (one SeriesInstanceUID) that do not make one stack; each is "
-        f"a scan of its own: {name_list([names[id(group)] for group in cluster], 3)}."
+    clusters = [
+        name_list([names[id(group)] for group in cluster], 3)
         for cluster in spread_series(groups)
         if not cluster[0].is_localizer
+    ]
+    if not clusters:
+        return []
+    more = f"; and {len(clusters) - _MOST_CLUSTERS} more" if len(clusters) > _MOST_CLUSTERS else ""
+    return [
+        "By their headers some folders hold parts of one and the same series (equal SeriesInstanceUID), but their slices do "
+        "not fit together; each folder is used as a scan of its own. Folders of one series: "
+        f"{'; '.join(clusters[:_MOST_CLUSTERS])}{more}."
     ]
 
 
@@ -463,9 +482,12 @@ def _series_notes(kept: Sequence[ImageSource], left: Sequence[ImageSource], seri
         source.name for source in kept if source.series is not None and source.series.kind == "derived"
     ]
     if derived and len(kept) > len(derived):
+        advice = "set series to the numbers of the others"
+        if len(folders) > 1:
+            advice = "give the folders of the others one by one"
         notes.append(
             f"worked out from other images (reformats, projections, maps), not scanned: {name_list(derived, 3)}. They "
-            "are used too; to leave them out, set series to the numbers of the others."
+            f"are used too; to leave them out, {advice}."
         )
     return notes
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoseg_lib.data.discover import Discovery, ImageSource, describe_source
+from autoseg_lib.data.discover import Discovery, ImageSource, describe_source, series_folders
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.io.dicom_geometry import series_geometry
 from autoseg_lib.io.raster import picture_size
@@ -25,7 +25,7 @@ class SeriesFacts:
 
     Attributes:
         key: eight hexadecimal digits that stand for the series; the same each time the folder is read.
-        number: what the setting ``series`` calls it: the number of the series in its folder, from 1.
+        number: what the setting ``series`` calls it: the number of the series in its own folder, from 1.
         series_number: the scanner's number of the series (SeriesNumber), None where there is none.
         name: name of the case, free of the patient's identity.
         kind: "scan", "derived" (worked out from other images), "localizer", "screenshot", "volume file" or "pictures".
@@ -111,16 +111,31 @@ def orientation_word(geometry: Geometry) -> str:
 
 def default_choice(found: Discovery) -> str:
     """Returns a sentence on which series are used as long as nobody chooses: all scans, no localizers, no screenshots."""
-    count = sum(1 for source in found.sources if source.series is not None)
-    if not count:
+    if not any(source.series is not None for source in found.sources):
         return ""
-    whole = count + sum(1 for source in found.left_out if source.series is not None)
-    if whole == 1:
+    left = [source for source in found.left_out if source.series is not None]
+    if sum(source.series is not None for source in found.sources) + len(left) == 1:
         return ""
-    kinds = _kinds([source for source in found.left_out if source.series is not None])
-    used = {1: "The one scan is used", 2: "Both scans are used"}.get(count, f"All {count} scans are used")
-    more = f"; {kinds} left out" if kinds else ""
-    return f"{used}{more}. To choose, set series to a number of this list (or several)."
+    count = sum(source.series is None or not source.series.problem for source in found.sources)
+    refused = len(found.sources) - count
+    which = " that can be used" if refused else ""
+    used = {
+        0: "No scan can be used",
+        1: f"The one scan{which} is used",
+        2: f"Both scans{which} are used",
+    }.get(count, f"All {count} scans{which} are used")
+    more = f"; {_kinds(left)} left out" if left else ""
+    return f"{used}{more}. {how_to_choose(found)}"
+
+
+def how_to_choose(found: Discovery) -> str:
+    """Returns a sentence on what the setting ``series`` takes here; its numbers begin anew in each folder."""
+    if len(series_folders(found)) < 2:
+        return "To choose, set series to a number of this list (or several, like 1,3)."
+    return (
+        "To choose, give the folder of the scan. The setting series counts within each folder: series = 2 takes the "
+        "second scan of every folder."
+    )
 
 
 def _kinds(left: Sequence[ImageSource]) -> str:

@@ -18,7 +18,7 @@ from autoseg_lib.io.files import natural_key, walk_files
 from autoseg_lib.settings import AUTO
 from autoseg_lib.viz.html import css, note_html, render
 from autoseg_lib.widgets.last_folder import last_folder, remember_folder
-from autoseg_lib.workflow.listing import TITLES, Listing, list_scans, skipped_groups, table_cells
+from autoseg_lib.workflow.listing import Listing, list_scans, skipped_groups, table_cells
 
 # Reading the headers of this many files takes a few seconds; a folder with more is described only once it is chosen.
 _MOST_FILES = 1500
@@ -225,7 +225,13 @@ def folder_html(listing: Listing, to_tick: bool = False) -> Markup:
         to_tick: whether boxes follow, to choose series with.
     """
     used = sum(item.chosen and not item.problem for item in listing.table)
-    said = [f"{item.name}: {text}" for item in listing.table for text in (item.problem, *item.odd) if text]
+    said = [
+        f"{item.name}: {text}"
+        for item in listing.table
+        if item.chosen
+        for text in (item.problem, *item.odd)
+        if text
+    ]
     groups = skipped_groups(listing.found.skipped, most_opened=0)
     skipped = ", ".join(f"{len(group.files)} × {group.reason}" for group in groups[:4])
     number = sum(len(group.files) for group in groups)
@@ -234,7 +240,7 @@ def folder_html(listing: Listing, to_tick: bool = False) -> Markup:
         "folder.html.j2",
         css=css(),
         title=f"This folder holds {'1 scan' if used == 1 else f'{used} scans'}",
-        titles=TITLES,
+        titles=listing.titles,
         rows=[
             {"cells": table_cells(item), "used": item.chosen and not item.problem}
             for item in listing.table[:_MOST_ROWS]

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from autoseg_lib.data.discover import IMAGE_FOLDERS, Discovery, ImageSource, discover
+from autoseg_lib.data.discover import IMAGE_FOLDERS, Discovery, ImageSource, discover, series_folders
 from autoseg_lib.data.manifest import manifest_columns
-from autoseg_lib.data.series_table import SeriesFacts, default_choice, series_table
+from autoseg_lib.data.series_table import SeriesFacts, default_choice, how_to_choose, series_table
 from autoseg_lib.errors import DataError, name_list
 from autoseg_lib.events import Listener, Progress, nobody
 from autoseg_lib.io.raster import check_picture_header
@@ -70,7 +70,21 @@ class Listing:
         if self.series == AUTO:
             return default_choice(self.found)
         left = sum(not item.chosen for item in self.table)
-        return f"series = {self.series}: {_count(len(self.table) - left, 'scan')} chosen, {left} left out."
+        numbers = ", ".join(map(str, self.series)) if isinstance(self.series, list) else self.series
+        said = f"series = {numbers}: {_count(len(self.table) - left, 'scan')} chosen, {left} left out."
+        return f"{said} {how_to_choose(self.found)}" if self.in_several_folders else said
+
+    @cached_property
+    def in_several_folders(self) -> bool:
+        """Whether series lie in several folders, so that one number stands for a series in each."""
+        return len(series_folders(self.found)) > 1
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Columns of the table of series; the first says whether it is used."""
+        return tuple(
+            "no. in folder" if title == "series" and self.in_several_folders else title for title in TITLES
+        )
 
     @cached_property
     def groups(self) -> tuple[SkippedGroup, ...]:
@@ -91,11 +105,11 @@ class Listing:
         rest += f"; {more} more {'is' if more == 1 else 'are'} left out" if more else ""
         lines = [f"'{self.path.name}' holds {_count(used, 'scan')}{rest}:"]
         rows = [table_cells(item) for item in self.table]
-        lines += [f"  {line}" for line in _columns([TITLES, *rows])]
-        lines += [f"  ✘ {text}" for text in _by_text((item.name, item.problem) for item in self.table)]
-        lines += [
-            f"  ⚠ {text}" for text in _by_text((item.name, odd) for item in self.table for odd in item.odd)
-        ]
+        lines += [f"  {line}" for line in _columns([self.titles, *rows])]
+        # What is odd about a series that is not used is nobody's concern.
+        taken = [item for item in self.table if item.chosen]
+        lines += [f"  ✘ {text}" for text in _by_text((item.name, item.problem) for item in taken)]
+        lines += [f"  ⚠ {text}" for text in _by_text((item.name, odd) for item in taken for odd in item.odd)]
         if self.choice:
             lines.append(self.choice)
         lines += [note for note in self.found.notes if not _said_by_table(note)]
@@ -217,7 +231,10 @@ def _facts_dict(item: SeriesFacts) -> dict[str, Any]:
 def _said_by_table(note: str) -> bool:
     """Whether a note repeats what the table, the choice or the last lines say."""
     return bool(
-        re.match(r"\d+ files? looks? damaged|(A|\d+) localizer|one folder holds|\d+ scans? left out", note)
+        re.match(
+            r"\d+ files? looks? damaged|(A|\d+) localizer|one folder holds|\d+ scans? left out|\d+ series of screenshots",
+            note,
+        )
     )
 
 
