@@ -127,7 +127,18 @@ def _list_of(check: Check, lengths: tuple[int, ...] | None, single: bool = False
     return checked
 
 
+def _split_numbers(value: Any) -> Any:
+    """Takes apart "1,3", as it is typed into a command line; anything else stays as it is."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*,?\s*", value):
+        numbers = [int(part) for part in value.split(",") if part.strip()]
+        return numbers if "," in value else numbers[0]
+    return value
+
+
 def _label_names(value: Any) -> list[str]:
+    if isinstance(value, str) and "," in value:
+        # As it is typed into a command line: "psoas left, psoas right".
+        value = [part.strip() for part in value.split(",") if part.strip()]
     if (
         not isinstance(value, list | tuple)
         or not value
@@ -275,7 +286,8 @@ def _formats(value: Any) -> list[str]:
 _shape = _list_of(_whole(16, 4096), (2,), single=True)
 _two_mm = _list_of(_number(0, above=True), (2,), single=True)
 _two_px = _list_of(_whole(1), (2,), single=True)
-_series = _or_auto(_list_of(_whole(1), None, single=True))
+_some_numbers = _list_of(_whole(1), None, single=True)
+_series = _or_auto(lambda value: _some_numbers(_split_numbers(value)))
 _axis = _or_auto(_one_of("axial", "coronal", "sagittal"))
 
 
@@ -351,7 +363,9 @@ class TrainSettings:
     patient_pattern: Any = _setting(
         None, _optional(_text), "regular expression that finds the patient in a file name"
     )
-    series: Any = _setting(AUTO, _series, "numbers of the series to use, as the data check lists them")
+    series: Any = _setting(
+        AUTO, _series, "numbers of the series to use in each folder, as the data check lists them"
+    )
     slice_axis: str = _setting(AUTO, _axis, "volumes: axial, coronal or sagittal slices")
     seed: int = _setting(
         0, _whole(0, 2**32 - 1), "start of all random numbers; the same seed gives the same run"

@@ -50,6 +50,12 @@ def test_all_mistakes_are_listed_at_once():
         ("dimension", "2d", "2D"),
         ("labels_list", ["background", "liver"], ["liver"]),
         ("labels_list", ["Background"], ["Background"]),
+        ("labels_list", "psoas left, psoas right", ["psoas left", "psoas right"]),
+        ("series", "1,3", [1, 3]),
+        ("series", " 2 , 10,", [2, 10]),
+        ("series", "2", 2),
+        ("series", [1, 3], [1, 3]),
+        ("series", "auto", "auto"),
         ("input_shape", 256, 256),
         ("input_shape", (256, 192), [256, 192]),
         ("epochs", 12.0, 12),
@@ -70,6 +76,8 @@ def test_values_are_understood(name, value, cleaned):
         ({"dimension": "3D", "encoder": "resnet18"}, 'encoder is for dimension = "2D"'),
         ({"labels_list": ["psoas", "Psoas"]}, "uses the name 'psoas' twice"),
         ({"model_filename": "a/b"}, "a file name without"),
+        ({"series": "1,x"}, "series = '1,x': expected"),
+        ({"series": "0,1"}, "a whole number of at least 1"),
         ({"folds": 5}, "this version trains one split"),
         ({"intensity": [5, 1]}, "a window [low, high]"),
         ({"epochs": True}, "a whole number"),
@@ -97,6 +105,8 @@ def test_file_and_assignments(tmp_path: Path):
         "labels_list": ["a", "b"],
         "main_dir": "C:\\x=y",
     }
+    chosen = make_settings(TrainSettings, parse_assignments(["series=1,3", "labels_list=a,b"]))
+    assert (chosen.series, chosen.labels_list) == ([1, 3], ["a", "b"])
     with pytest.raises(SettingsError, match="--set takes name=value, found 'epochs'"):
         parse_assignments(["epochs"])
     path.write_text("a: [1, 2", encoding="utf-8")
