@@ -17,7 +17,7 @@ from autoseg_lib.data.doctor.finding import Finding
 from autoseg_lib.data.doctor.fit import Fitter, Unit, base_planes, fitted
 from autoseg_lib.data.doctor.fixing import apply_fixes
 from autoseg_lib.data.doctor.local_fit import whole_set_transform
-from autoseg_lib.data.doctor.planted import _limit, exchanged, overlap, possible_transforms
+from autoseg_lib.data.doctor.planted import _limit, exchanged, judge_labels, overlap, possible_transforms
 from autoseg_lib.data.doctor.report import CheckReport
 from autoseg_lib.data.doctor.runs import Run, shifted_runs
 from autoseg_lib.data.doctor.transforms import TRANSFORMS, transformed
@@ -124,6 +124,20 @@ def test_fixing_what_is_found_gives_back_the_true_labels(example: Path, tmp_path
     place = {(log.folder / path.relative_to(folder)).relative_to(log.folder).as_posix() for path in wrong}
     assert {change.file for change in log.changes} == place
     assert not any(change.sure for change in log.changes)
+
+
+def test_sides_exchanged_in_three_of_ten_labels_are_found(clean: CheckReport):
+    samples = units(clean, None)
+    wrong = set(np.random.default_rng(1).permutation(len(samples))[: 3 * len(samples) // 10].tolist())
+    for index in wrong:
+        label = exchanged(exchanged(samples[index].label, 2, 3), 4, 5)
+        samples[index] = Unit(samples[index].image, label, samples[index].group)
+    fitter = Fitter(samples, 6)
+    weights = np.ones(len(samples), np.float32)
+    for number in range(2):
+        verdicts = judge_labels(fitter, fitter.fit(weights), weights, seed=number)
+        weights = verdicts.weights
+    assert set(np.flatnonzero(verdicts.scores > verdicts.limit).tolist()) == wrong
 
 
 class Knows:

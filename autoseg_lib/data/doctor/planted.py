@@ -214,13 +214,14 @@ def judge_labels(fitter: Fitter, fit: Fit, weights: FloatArray, seed: int = 0) -
     scale = np.maximum(1.4826 * np.median(np.abs(stored - center), axis=0), 0.2 * stored.std(axis=0) + 1e-4)
     right, false = _lifted(stored, center, scale), _lifted(planted, center, scale)
     # The same renumbering in many labels must not be taken for how labels are in this set.
-    plain = [not judges[index].likelier_numbers(fitter.labels[index]) for index in range(count)]
-    if np.mean(plain) > 0.5:
-        weights = weights * np.array(plain, np.float32)
+    plain = np.array([not judges[index].likelier_numbers(fitter.labels[index]) for index in range(count)])
+    trusting = plain if plain.mean() > 0.5 else np.ones(count, bool)
+    weights = weights * trusting.astype(np.float32)
     for _ in range(4):
         scores, found, coefficients = _cross_scores(right, false, owner, parts, weights)
         # At most four in ten are set aside: a set where more are wrong cannot tell right from wrong.
         weights = (scores <= max(-1.0, float(np.quantile(scores, 0.6)))).astype(np.float32)
+        weights *= trusting
     trusted = found[weights[owner] > 0] if owner.size else found
     limit = _limit(scores, trusted)
     power = float(np.mean(trusted > limit)) if trusted.size else 0.0
