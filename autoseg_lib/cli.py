@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import signal
 import sys
 import time
@@ -226,7 +227,9 @@ def _check(options: argparse.Namespace) -> int:
         if options.json:
             _print_json(listing.to_dict())
         else:
-            _print("\n".join(listing.lines()))
+            # A file or another program gets all columns; on a terminal wrapped lines could not be read.
+            wide = max(80, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
+            _print("\n".join(listing.lines(wide)))
         return 0
 
     from autoseg_lib.workflow.checking import check_study

@@ -197,6 +197,31 @@ def test_a_series_is_chosen_by_its_number(tmp_path: Path) -> None:
         list_scans(folder, series=9)
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_table_fits_the_terminal(tmp_path: Path, width: int) -> None:
+    array = np.arange(96).reshape(2, 6, 8).astype(np.int16)
+    tilted = (1, 0, 0, 0, np.cos(0.3), np.sin(0.3))
+    for number in (1, 2):
+        folder = tmp_path / f"a_very_long_folder_name_from_an_archive_with_dates_{number:03d}"
+        write_series(folder, array, series=number, SeriesNumber=1, orientation=tilted, step=(0, -0.9, 2.8))
+    write_series(
+        tmp_path / "c", array, series=3, SeriesNumber=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    )
+    listing = list_scans(tmp_path)
+    table, whole = listing.lines(width)[1:5], listing.lines()[1:5]
+    assert max(map(len, whole)) > width >= max(map(len, table))
+    assert [line.split()[0] for line in table[1:]] == ["✔", "✔", "·"]
+    # The ends of the names still tell them apart.
+    assert "a_very" in table[1] and "…" in table[1] and "_001" in table[1] and "_002" in table[2]
+    assert "a_very_long_folder_name_from_an_archive_with_dates_001" in whole[1]
+    assert "localizer, left out" in whole[3] and "left out" not in table[3]
+
+
+def test_a_table_that_fits_stays_whole(tmp_path: Path) -> None:
+    listing = list_scans(mixed_folder(tmp_path / "x"))
+    assert listing.lines(120) == listing.lines()
+
+
 def test_numbers_that_begin_anew_in_each_folder_are_said_so(tmp_path: Path) -> None:
     for place in ("a", "b"):
         mixed_folder(tmp_path / place)

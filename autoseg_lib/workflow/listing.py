@@ -96,16 +96,22 @@ class Listing:
         """Files that look like damaged scans."""
         return tuple(item for item in self.found.skipped if item.serious)
 
-    def lines(self) -> list[str]:
-        """Returns the table of series, which are used, and what was left out, grouped by reason."""
+    def lines(self, width: int | None = None) -> list[str]:
+        """Returns the table of series, which are used, and what was left out, grouped by reason.
+
+        Args:
+            width: characters that a line of the table may have; None for all that there is to say.
+        """
         used = sum(item.chosen and not item.problem for item in self.table)
         more = sum(not item.chosen for item in self.table)
         refused = len(self.table) - used - more
         rest = f"; {refused} more cannot be used" if refused else ""
         rest += f"; {more} more {'is' if more == 1 else 'are'} left out" if more else ""
         lines = [f"'{self.path.name}' holds {_count(used, 'scan')}{rest}:"]
-        rows = [table_cells(item) for item in self.table]
-        lines += [f"  {line}" for line in _columns([self.titles, *rows])]
+        rows = [self.titles, *(table_cells(item) for item in self.table)]
+        if width is not None:
+            rows = _narrowed(rows, width - len(_INDENT))
+        lines += [f"{_INDENT}{line}" for line in _columns(rows)]
         # What is odd about a series that is not used is nobody's concern.
         taken = [item for item in self.table if item.chosen]
         lines += [f"  ✘ {text}" for text in _by_text((item.name, item.problem) for item in taken)]
@@ -215,11 +221,67 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
             if width
         ]
-        lines.append("  ".join(cells).rstrip())
+        lines.append(_GAP.join(cells).rstrip())
     return lines
 
 
 _RIGHT = (1, 4)
+_INDENT = "  "
+_GAP = "  "
+_NAME = TITLES.index("name")
+_SHORTEST_NAME = 16
+# What a narrow terminal does without, in this order.
+_LEAST_NEEDED = tuple(
+    TITLES.index(title) for title in ("matrix", "pixel, mm", "orientation", "slice distance")
+)
+# The same in fewer letters. A series that is left out has its sign in the first column.
+_BRIEF = (
+    (re.compile(r", left out$"), ""),
+    (re.compile(r"^no\. in folder$"), "no."),
+    (re.compile(r"^slice distance$"), "distance"),
+    (re.compile(r", oblique by (?=\d+°$)"), " "),
+    (re.compile(r"^several images at one position$"), "repeated"),
+    (re.compile(r"^no slice positions$"), "unknown"),
+    (re.compile(r"^([\d.]+) to ([\d.]+ mm)$"), r"\1–\2"),
+)
+
+
+def _narrowed(rows: Sequence[Sequence[str]], width: int) -> list[tuple[str, ...]]:
+    """Says the table in fewer letters, without the columns least needed, and long names without their middle."""
+    cells = [list(row) for row in rows]
+    if _table_width(cells) <= width:
+        return [tuple(row) for row in cells]
+    for row in cells:
+        for column, text in enumerate(row):
+            if column == _NAME:
+                continue
+            for pattern, brief in _BRIEF:
+                text = pattern.sub(brief, text)
+            row[column] = text
+    longest = max(len(row[_NAME]) for row in cells)
+    for column in _LEAST_NEEDED:
+        if _table_width(cells) - longest + min(longest, _SHORTEST_NAME) <= width:
+            break
+        for row in cells:
+            row[column] = ""
+    room = max(_SHORTEST_NAME, width - (_table_width(cells) - longest))
+    for row in cells:
+        row[_NAME] = _without_middle(row[_NAME], room)
+    return [tuple(row) for row in cells]
+
+
+def _table_width(rows: Sequence[Sequence[str]]) -> int:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    shown = [width for width in widths if width]
+    return sum(shown) + len(_GAP) * (len(shown) - 1)
+
+
+def _without_middle(name: str, room: int) -> str:
+    """Shortens "a_very_long_name_001" to "a_very…e_001": what tells names apart is often at their ends."""
+    if len(name) <= room:
+        return name
+    end = room // 2
+    return f"{name[: room - end - 1]}…{name[-end:]}"
 
 
 def _facts_dict(item: SeriesFacts) -> dict[str, Any]:
