@@ -163,7 +163,7 @@ def runs_of(sizes: list[int]) -> list[Run]:
     verdicts = SimpleNamespace(
         judges=judges,
         model=score,
-        scores=[3 * judge.wrong(label) - 3 for judge, label in zip(judges, labels, strict=True)],
+        scores=np.array([3 * judge.wrong(label) - 3 for judge, label in zip(judges, labels, strict=True)]),
     )
     return shifted_runs(SimpleNamespace(labels=labels), verdicts, [list(range(len(sizes)))])  # type: ignore[arg-type]
 

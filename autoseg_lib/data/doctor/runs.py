@@ -61,6 +61,8 @@ def shifted_runs(fitter: Fitter, verdicts: Verdicts, scans: Sequence[Sequence[in
 
 def _best_run(fitter: Fitter, verdicts: Verdicts, scan: Sequence[int]) -> Run | None:
     best: Run | None = None
+    if np.sum(verdicts.scores[list(scan)] > _COMFORTABLE) < FEWEST_IN_RUN:
+        return None  # nothing to gain
     for step in STEPS:
         quick = _gains(fitter, verdicts, scan, step, exactly=False)
         if _span(quick, lowest=0.0) is None:
