@@ -21,6 +21,7 @@ from autoseg_lib.viz.html import note_html, render, table_html
 from autoseg_lib.widgets.check_view import check_html, check_page_html, check_text, link_to
 from autoseg_lib.widgets.display import Spot, has_widgets
 from autoseg_lib.widgets.files_button import can_open_folders
+from autoseg_lib.widgets.fix_choices import FixChoice, fix_choices
 from autoseg_lib.widgets.progress import ProgressBar
 from autoseg_lib.widgets.running import run_in_thread
 from autoseg_lib.widgets.trouble import trouble_html
@@ -30,6 +31,8 @@ from autoseg_lib.workflow.correcting import correct_study
 
 # Rows of the log of changes shown in the notebook; the file has them all.
 _MOST_CHANGES = 12
+# About 15 fixes.
+_LIST_HEIGHT = "420px"
 
 
 class DataCheck:
@@ -48,7 +51,7 @@ class DataCheck:
         self._bar, self._shown, self._buttons, self._said = ProgressBar(), Spot(), Spot(), Spot()
         self._background = ProgressBar(keep_notes=False)
         self._page: Path | None = None
-        self._choices: list[tuple[Any, Any]] = []
+        self._choices: list[tuple[Any, FixChoice]] = []
         self._controls: list[Any] = []
         self._tasks: set[Any] = set()
         self.study: Study | None = None
@@ -101,19 +104,18 @@ class DataCheck:
         import ipywidgets as W  # missing in front ends that the findings are shown in all the same
 
         self._choices, self._controls, rows = [], [], []
-        for finding in study.report.fixable:
-            if finding.fix is not None:
-                look = "" if finding.fix.sure else " (please look at the result)"
-                box = W.Checkbox(
-                    value=True,
-                    description=finding.fix.text + look,
-                    indent=False,
-                    layout=W.Layout(width="auto", margin="0"),
-                )
-                self._choices.append((box, finding))
+        for choice in fix_choices(study.report.fixable):
+            box = W.Checkbox(
+                value=True,
+                description=choice.text,
+                indent=False,
+                layout=W.Layout(width="98%", margin="0"),
+            )
+            self._choices.append((box, choice))
         if self._choices:
             boxes = [box for box, _ in self._choices]
-            layout = W.Layout(max_height="190px", overflow="auto", display="block")
+            # It neither shrinks nor lets its boxes shrink; what does not fit is reached with the scroll bar.
+            layout = W.Layout(max_height=_LIST_HEIGHT, overflow="auto", display="block", flex="0 0 auto")
             if len(boxes) > 1:
                 rows.append(W.VBox(boxes, layout=layout))
         line = []
@@ -122,7 +124,8 @@ class DataCheck:
             text = f"Use these codes (label_map = {map_text(proposed)})"
             line.append(self._button(W, text, "check", self._consent, "auto"))
         if self._choices:
-            what = "1 fix" if len(self._choices) == 1 else f"{len(self._choices)} fixes"
+            number = sum(len(choice.findings) for _, choice in self._choices)
+            what = "1 fix" if number == 1 else f"{number} fixes"
             line.append(self._button(W, f"Make a corrected copy ({what})", "wrench", self._correct, "300px"))
         if line:
             line[0].button_style = "primary"
@@ -143,7 +146,7 @@ class DataCheck:
 
     def _correct(self) -> None:
         study = self.study
-        chosen = [finding for box, finding in self._choices if box.value]
+        chosen = [finding for box, choice in self._choices if box.value for finding in choice.findings]
         if study is None or not chosen:
             self._said.show_html(note_html("info", "No fix is ticked, so there is nothing to do."))
             return
