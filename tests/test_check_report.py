@@ -105,6 +105,28 @@ def test_findings_belong_to_their_slices() -> None:
     assert [s["findings"] for s in data["samples"]] == [[], [1], [], [1], [1]]
 
 
+def test_a_finding_on_a_scan_marks_no_slice_unless_they_have_one_label() -> None:
+    several = made_case("a", 3, 1)
+    for index in range(3):
+        several = with_slice(several, index, label_file=Path(f"a_{index}.png"))
+    volume = made_case("b", 2, 2)
+    for index in range(2):
+        volume = with_slice(volume, index, label_file=Path("b.nii.gz"))
+    findings = [
+        Finding("error", "unreadable", "one label cannot be read", ("a_7.png",), (Sample("a"),)),
+        Finding("warning", "empty_labels", "empty", (), (Sample("a", 1), Sample("a"))),
+        Finding("warning", "grid", "another grid", (), (Sample("b"),)),
+    ]
+    data = page_data(check_report_html(made_report([several, volume], findings), title="t"))
+    assert [(f["title"], f["count"], f["scans"]) for f in data["findings"]] == [
+        ("Unreadable", 0, 1),
+        ("Empty labels", 1, 1),
+        ("Grid", 2, 0),
+    ]
+    assert [s["findings"] for s in data["samples"]] == [[], [1], [], [2], [2]]
+    assert [s["scan"] for s in data["samples"]] == [[0, 1], [0], [0, 1], [], []]
+
+
 def test_names_cannot_become_markup_and_patients_are_hidden() -> None:
     case = with_slice(made_case(EVIL, 2), 0, name=EVIL)
     finding = Finding("error", EVIL, f"label '{EVIL}' of Jane Doe", (EVIL, "Doe.dcm"), (Sample(EVIL, 0),))

@@ -167,6 +167,23 @@ def test_keyboard_and_roi_buttons(page: Any) -> None:
     assert page.get_attribute(".roi >> nth=0", "aria-pressed") == "true"
 
 
+def test_a_finding_on_a_scan_shows_its_slices_unmarked(browser: Any, tmp_path: Path) -> None:
+    case = made_case("lumbar_09", 3, 1)
+    slices = tuple(replace(s, label_file=Path(f"{i}.png")) for i, s in enumerate(case.slices))
+    cases = [replace(case, slices=slices), made_case("lumbar_10", 2, 2)]
+    finding = Finding("error", "unreadable", "a label cannot be read", ("x.png",), (Sample("lumbar_09"),))
+    path = tmp_path / "check_report.html"
+    write_check_report(path, made_report(cases, [finding]), title="Data check")
+    with opened(browser, path) as tab:
+        assert tab.locator(".tile .mark").count() == 0
+        assert tab.inner_text("button.finding >> nth=1").startswith("✖ Unreadable")
+        assert "1 scan" in tab.inner_text("button.finding >> nth=1")
+        tab.click("button.finding >> text=Unreadable")
+        assert tab.inner_text("#shown") == "3 of 5 slices"
+        tab.locator(".tile").first.click()
+        assert "Of the scan: a label cannot be read" in tab.inner_text("#said")
+
+
 def test_two_thousand_slices_open_scroll_and_print(browser: Any, tmp_path: Path) -> None:
     case = made_case("one", 20)
     cases = [replace(case, name=f"case_{number:03d}") for number in range(100)]

@@ -76,6 +76,7 @@ def check_report_html(
     """Returns the page, see ``write_check_report``."""
     findings = report.findings[:_MOST_FINDINGS]
     concerned = _concerned(findings, report.facts)
+    of_scans = _of_scans(findings, report.facts)
     shown = _shown(report.facts, concerned)
     values = sorted({value for case in report.facts for value in case.values} - {0})
     names = {label.value: label.name for label in report.labels}
@@ -102,6 +103,7 @@ def check_report_html(
                 "unit": "mm²" if case.geometry.spacing_known else "pixels",
                 "facts": _facts_text(case, index),
                 "findings": about,
+                "scan": [number for number in of_scans.get(case.name, []) if number not in about],
                 "fit": report.fit.get((case.name, index)),
                 "proposals": [
                     {"finding": number, "text": text, **_runs_with_size(label, view, place)}
@@ -124,7 +126,9 @@ def check_report_html(
             {"value": place[value], "name": names.get(value) or _code_name(value), "color": color_of(value)}
             for value in values
         ],
-        "findings": [_finding(finding, number, concerned, hide) for number, finding in enumerate(findings)],
+        "findings": [
+            _finding(finding, number, concerned, of_scans, hide) for number, finding in enumerate(findings)
+        ],
         "alpha": _FILL_ALPHA,
         "printed": _MOST_PRINTED,
     }
@@ -155,16 +159,39 @@ def check_report_html(
 
 
 def _concerned(findings: Sequence[Finding], facts: Sequence[CaseFacts]) -> dict[tuple[str, int], list[int]]:
-    """Returns (case, slice index) → numbers of the findings; a finding on a whole case concerns all its slices."""
-    lengths = {case.name: len(case.slices) for case in facts}
+    """Returns (case, slice index) → numbers of the findings on that slice.
+
+    A finding on a whole case is one on its slices only where they have one label among them, or there is but one: one slice
+    of many that cannot be read says nothing against the others.
+    """
+    cases = {case.name: case for case in facts}
     concerned: dict[tuple[str, int], list[int]] = defaultdict(list)
     for number, finding in enumerate(findings):
         for sample in finding.samples:
-            count = lengths.get(sample.case, 0)
+            case = cases.get(sample.case)
+            if case is None or (sample.slice_index is None and not _is_one(case)):
+                continue
+            count = len(case.slices)
             for index in range(count) if sample.slice_index is None else (sample.slice_index,):
                 if index < count and number not in concerned[sample.case, index]:
                     concerned[sample.case, index].append(number)
     return concerned
+
+
+def _is_one(case: CaseFacts) -> bool:
+    """Whether what is said of the case is said of each slice: it has one slice, or one label volume."""
+    return len(case.slices) < 2 or len({item.label_file for item in case.slices}) == 1
+
+
+def _of_scans(findings: Sequence[Finding], facts: Sequence[CaseFacts]) -> dict[str, list[int]]:
+    """Returns case → numbers of the findings on the case as a whole that are none on its slices."""
+    several = {case.name for case in facts if not _is_one(case)}
+    found: dict[str, list[int]] = defaultdict(list)
+    for number, finding in enumerate(findings):
+        for name in dict.fromkeys(s.case for s in finding.samples if s.slice_index is None):
+            if name in several:
+                found[name].append(number)
+    return found
 
 
 def _shown(
@@ -217,6 +244,7 @@ def _finding(
     finding: Finding,
     number: int,
     concerned: Mapping[tuple[str, int], list[int]],
+    of_scans: Mapping[str, list[int]],
     hide: Callable[[str], str],
 ) -> dict[str, Any]:
     return {
@@ -227,6 +255,7 @@ def _finding(
         "fileCount": len(finding.files),
         "fix": finding.fix.text if finding.fix else "",
         "count": sum(number in numbers for numbers in concerned.values()),
+        "scans": sum(number in numbers for numbers in of_scans.values()),
     }
 
 
