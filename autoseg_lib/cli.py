@@ -262,12 +262,12 @@ def _write_check(options: argparse.Namespace, study: Any, terminal: Terminal) ->
         told["report"] = str(save_check_report(study, options.report))
         lines.append(f"The page with all samples is '{told['report']}'.")
     if options.fix:
-        from autoseg_lib.workflow.correcting import correct_and_check
+        from autoseg_lib.workflow.correcting import correct_and_check, correction_lines
 
         log, again = correct_and_check(study, options.fix, terminal)
         told["corrected"] = {**log.to_dict(), "check": again.report.to_dict()}
         told["errors_left"] = again.report.has_errors
-        lines += ["", *log.lines(), "", "The copy, checked again:", *again.report.lines()]
+        lines += ["", *correction_lines(study.report, log, again.report)]
     return {**told, "lines": lines} if lines and not options.json else told
 
 

@@ -16,13 +16,15 @@ from PIL import Image
 from autoseg_lib.cli import main
 from autoseg_lib.data.doctor.finding import Finding, Fix, FixAction
 from autoseg_lib.data.doctor.fixing import FixLog, apply_fixes
+from autoseg_lib.data.doctor.report import CheckReport
 from autoseg_lib.data.doctor.table import CHECKS
 from autoseg_lib.data.doctor.transforms import TRANSFORMS
 from autoseg_lib.data.pairing import pair
 from autoseg_lib.errors import ExportError
 from autoseg_lib.io.csv_files import read_csv
+from autoseg_lib.labels import LabelTable
 from autoseg_lib.settings import TrainSettings, make_settings
-from autoseg_lib.workflow.correcting import free_folder
+from autoseg_lib.workflow.correcting import correction_lines, free_folder
 from tests.helpers.dicom import write_series
 from tests.helpers.studies import write_png_study, write_volume_study
 
@@ -305,6 +307,39 @@ def test_check_writes_page_and_corrected_copy(
     assert page.stat().st_size > 1000
     assert main(["check", str(folder)]) == 1
     assert main(["check", str(out)]) == 0
+
+
+def test_check_says_each_thing_once(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for number in (0, 1, 2):
+        label(folder, f"p{number}_0.png").rename(label(folder, f"P{number}_0.png"))
+    main(["check", str(folder), "--fix", str(tmp_path / "fixed"), "--set", "num_labels=2"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert len(set(lines)) == len(lines)
+    assert sum("look like" in line for line in lines) == 1
+    (renamed,) = [line for line in lines if line.startswith("  renamed: ")]
+    assert renamed.endswith(" and 1 more")
+    again = next(i for i, line in enumerate(lines) if line.startswith("The copy, checked again: "))
+    assert again > lines.index(renamed)
+    # What was said of the original is counted, not repeated.
+    first = {line for line in lines[:again] if line[0] in "✘⚠"}
+    assert not first & set(lines[again:])
+
+
+def test_what_is_left_is_counted(tmp_path: Path):
+    def report(*findings: Finding) -> CheckReport:
+        return CheckReport("2 images", findings, (), LabelTable(["a"]), ())
+
+    bad, odd = Finding("error", "a", "bad."), Finding("warning", "b", "odd.")
+    log = FixLog(tmp_path, (), tmp_path / "fix_log.csv", (), ("it is locked",))
+    lines = correction_lines(report(bad, odd), log, report(bad, odd, Finding("warning", "c", "new.")))
+    assert lines[1:] == [
+        "could not be done: it is locked",
+        "",
+        "The copy, checked again: 2 images",
+        "⚠ new.",
+        "2 findings above are still there (1 ✘ and 1 ⚠): look at the files, only you can know what is right.",
+    ]
+    assert correction_lines(report(bad), log, report())[-1] == "✔ No problems found."
 
 
 def test_check_as_json(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
