@@ -19,7 +19,7 @@ def finding(text: str, *files: str, sure: bool = True, named: bool = True) -> Fi
 
 
 def test_equal_fixes_are_one_choice_that_names_two_files() -> None:
-    findings = [finding(LEAVE, f"p{number}.png", f"labels/p{number}.png") for number in range(8)]
+    findings = [finding(LEAVE, f"p{number}.png", f"labels/p{number}.png") for number in reversed(range(8))]
     other = finding("Rename 1 label file", "P9.png")
     one, two = fix_choices([*findings[:5], other, *findings[5:], Finding("warning", "few", "few cases")])
     assert one.text == f"{LEAVE}, 8 times: 'p0.png', 'p1.png' and 6 more"
@@ -28,9 +28,13 @@ def test_equal_fixes_are_one_choice_that_names_two_files() -> None:
     assert two.findings == (other,)
 
 
-def test_names_that_repeat_get_their_folder() -> None:
+def test_files_in_folders_of_scans_get_their_folder() -> None:
     (choice,) = fix_choices([finding(LEAVE, "scan_1/001.png"), finding(LEAVE, "scan_2/001.png")])
     assert choice.text == f"{LEAVE}, 2 times: 'scan_1/001.png', 'scan_2/001.png'"
+    (choice,) = fix_choices([finding(LEAVE, "scan_1/001.png")])
+    assert choice.text == f"{LEAVE}: 'scan_1/001.png'"
+    (choice,) = fix_choices([finding(LEAVE, "labels/001.png")])
+    assert choice.text == f"{LEAVE}: '001.png'"
 
 
 def test_fixes_that_meet_in_a_file_stay_apart() -> None:

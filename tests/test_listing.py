@@ -253,6 +253,8 @@ def test_what_is_odd_about_a_series_left_out_is_not_said(tmp_path: Path) -> None
     assert any(line.startswith("  ⚠") for line in both) and any(line.startswith("  ✘ ") for line in both)
     assert both[0].endswith("holds 2 scans; 1 more cannot be used:")
     assert "Both scans that can be used are used." in "\n".join(both)
+    two = list_scans(tmp_path, series=[1, 3]).choice
+    assert two == "series = 1, 3: 2 scans chosen (1 of them cannot be used), 1 left out."
     one = list_scans(tmp_path, series=1).lines()
     assert not any(line.startswith(("  ⚠", "  ✘")) for line in one)
 

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoseg_lib.data.discover import LABEL_FOLDERS, LAYOUT_FOLDERS
 from autoseg_lib.data.doctor.finding import Finding
 from autoseg_lib.errors import name_list
+from autoseg_lib.io.files import natural_key
 
 _MOST_NAMED = 2
+# Folders whose names say nothing of the scan.
+_LAYOUT = {*LAYOUT_FOLDERS, *LABEL_FOLDERS}
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,20 @@ def _text(findings: Sequence[Finding]) -> str:
 
 
 def _names(findings: Sequence[Finding]) -> list[str]:
-    """Returns what to call the files by: of several findings one name each; with the folder where names repeat."""
-    if len(findings) == 1:
-        names = list(findings[0].files) or [file.name for file in _files(findings[0])]
-        return list(dict.fromkeys(names))
-    names, longer = [], []
+    """Returns what to call the files by, in their natural order: of several findings one name each."""
+    names = []
     for finding in findings:
         files = _files(finding)
-        own = [*finding.files, *(file.name for file in files)]
-        names += own[:1]
-        longer += [f"{files[0].parent.name}/{files[0].name}"] if files else own[:1]
-    return names if len(set(names)) == len(names) else longer
+        own = list(finding.files) or [file.name for file in files]
+        names += [_with_folder(name, files) for name in (own if len(findings) == 1 else own[:1])]
+    return sorted(dict.fromkeys(names), key=natural_key)
+
+
+def _with_folder(name: str, files: Sequence[Path]) -> str:
+    """Returns "scan_1/001.png" for "001.png": in folders of scans the same names come again and again."""
+    folders = {file.parent.name for file in files if file.name == name}
+    (folder,) = folders if len(folders) == 1 else ("",)
+    return f"{folder}/{name}" if folder and folder.lower() not in _LAYOUT else name
 
 
 def _files(finding: Finding) -> list[Path]:

@@ -62,7 +62,7 @@ def correction_lines(before: CheckReport, log: FixLog, after: CheckReport) -> li
     done: dict[str, list[str]] = {}
     for change in log.changes:
         look = "" if change.sure else " (please look)"
-        done.setdefault(change.what + look, []).append(PurePosixPath(change.file).name)
+        done.setdefault(change.what + look, []).append("/".join(PurePosixPath(change.file).parts[-2:]))
     kinds = list(done.items())
     lines += [
         f"  {what}: {name_list(list(dict.fromkeys(names)), _MOST_NAMED)}"

@@ -71,7 +71,11 @@ class Listing:
             return default_choice(self.found)
         left = sum(not item.chosen for item in self.table)
         numbers = ", ".join(map(str, self.series)) if isinstance(self.series, list) else self.series
-        said = f"series = {numbers}: {_count(len(self.table) - left, 'scan')} chosen, {left} left out."
+        refused = sum(item.chosen and bool(item.problem) for item in self.table)
+        of_them = f" ({refused} of them cannot be used)" if refused else ""
+        said = (
+            f"series = {numbers}: {_count(len(self.table) - left, 'scan')} chosen{of_them}, {left} left out."
+        )
         return f"{said} {how_to_choose(self.found)}" if self.in_several_folders else said
 
     @cached_property
