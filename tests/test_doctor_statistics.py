@@ -70,6 +70,45 @@ def test_clean_example_accuses_nobody(clean: CheckReport):
     assert {finding.code for finding in clean.fine} >= {"labels_turned", "label_turned", "label_unlike"}
 
 
+def test_scans_that_are_wrong_as_a_whole(example: Path, tmp_path: Path):
+    folder = tmp_path / "study"
+    shutil.copytree(example, folder)
+    scans = sorted(path for path in (folder / "train" / "labels").iterdir() if path.is_dir())
+    mirrored = sorted(scans[1].glob("*.png"))
+    for file in mirrored[:-1]:  # all but one, which is right and must not be accused for being different
+        change(file, read(file)[:, ::-1])
+    sides = sorted(scans[5].glob("*.png"))
+    for file in sides:
+        change(file, exchanged(exchanged(read(file), 2, 3), 4, 5))
+    by_code = {finding.code: finding for finding in fitting(check(folder, labels_list=SIDES))}
+    assert set(by_code) == {"label_turned", "sides_swapped"}
+    assert by_code["label_turned"].details["transform"] == "flip left-right"
+    assert {sample.case for sample in by_code["label_turned"].samples} == {scans[1].name}
+    assert sorted(by_code["label_turned"].files) == [file.name for file in mirrored[:-1]]
+    assert by_code["sides_swapped"].details["map"] == {2: 3, 3: 2, 4: 5, 5: 4}
+    assert len(by_code["sides_swapped"].samples) == len(sides)
+
+
+def test_two_scans_whose_labels_have_changed_places(example: Path, tmp_path: Path):
+    folder = tmp_path / "study"
+    shutil.copytree(example, folder)
+    scans = sorted(path for path in (folder / "train" / "labels").iterdir() if path.is_dir())
+    first, second = (sorted(scans[k].glob("*.png")) for k in (0, 4))
+    assert len(first) == len(second) and read(first[0]).shape == read(second[0]).shape
+    for one, other in zip(first, second, strict=True):
+        ours, theirs = read(one), read(other)
+        change(one, theirs)
+        change(other, ours)
+    by_code = {finding.code: finding for finding in fitting(check(folder, labels_list=SIDES))}
+    assert set(by_code) == {"label_swapped"}
+    assert (
+        f"the labels of '{scans[0].name}' and '{scans[4].name}' seem to have changed places"
+        in by_code["label_swapped"].text
+    )
+    fix = by_code["label_swapped"].fix
+    assert fix is not None and len(fix.actions) == len(first)
+
+
 def test_planted_faults_are_found_named_and_offered_to_be_fixed(example: Path, tmp_path: Path):
     folder = tmp_path / "study"
     shutil.copytree(example, folder)

@@ -22,6 +22,7 @@ from autoseg_lib.data.doctor.local_fit import WholeSet, whole_set_transform
 from autoseg_lib.data.doctor.planted import Judge, Verdicts, judge_labels, possible_transforms
 from autoseg_lib.data.doctor.runs import Run, shifted_runs
 from autoseg_lib.data.doctor.transforms import transformed
+from autoseg_lib.data.doctor.whole_scans import ScanFault, whole_scan_faults
 
 # With fewer samples there is nothing to compare with.
 FEWEST_UNITS = 16
@@ -43,6 +44,8 @@ _MUCH_BETTER = 3.0
 # Another explanation must lower the score by this much.
 _BETTER = 2.0
 _SHIFTS = (-1, 1, -2, 2, -3, 3)
+# Where too little could be planted to set a limit it is infinite, which no score can be.
+_HIGHEST_SCORE = 10.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Suspect:
         mapping: stored ROI value → ROI value that fits.
         slices: the label drawn on slice i fits slice i + slices.
         partner: the sample it changed places with.
-        scan: for a run of shifted labels, all samples of the scan in order.
+        scan: for a run of shifted labels, all samples of the scan in order; for a fault of much of a scan, all that share it.
     """
 
     sample: Sample
@@ -117,6 +120,7 @@ def compare_labels(facts: Sequence[CaseFacts], faulty: Collection[Sample] = ()) 
     suspects = _with_runs(
         suspects, shifted_runs(fitter, verdicts, _scans(samples, fitter)), verdicts, samples
     )
+    suspects = _with_scans(suspects, whole_scan_faults(fitter, fit, weights), verdicts, samples, values)
     return Agreement(
         tuple(sorted(suspects, key=lambda item: -item.score)),
         whole_set,
@@ -149,6 +153,32 @@ def _with_runs(
             if sample not in found or found[sample].kind in ("unlike", "shift"):
                 score = float(verdicts.scores[index])
                 found[sample] = Suspect(sample, score, "shift", slices=run.slices, scan=scan)
+    return list(found.values())
+
+
+def _with_scans(
+    suspects: Sequence[Suspect],
+    faults: Sequence[ScanFault],
+    verdicts: Verdicts,
+    samples: Sequence[Sample],
+    values: Sequence[int],
+) -> list[Suspect]:
+    """Adds labels that are wrong with much of their scan; among them the right ones looked odd, and are cleared."""
+    found = {suspect.sample: suspect for suspect in suspects}
+    for fault in faults:
+        for index in fault.cleared:
+            found.pop(samples[index], None)
+        for place, index in enumerate(fault.members):
+            found[samples[index]] = Suspect(
+                samples[index],
+                max(float(verdicts.scores[index]), min(verdicts.limit, _HIGHEST_SCORE)),
+                fault.kind,
+                fault.transform,
+                {values[old - 1]: values[new - 1] for old, new in fault.mapping.items()},
+                fault.slices,
+                samples[fault.partners[place]] if fault.partners else None,
+                tuple(samples[member] for member in fault.members),
+            )
     return list(found.values())
 
 

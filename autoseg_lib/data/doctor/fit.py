@@ -97,6 +97,7 @@ class Fitter:
         self.units = units
         self.rois = rois
         self.folds = _folds([unit.group for unit in units])
+        self._groups = np.unique([unit.group for unit in units], return_inverse=True)[1]
         self._grid = _domain([unit.label for unit in units])
         self.boxes = [self._box(unit.image.shape[1:]) for unit in units]
         self.labels: list[UInt8Array] = [
@@ -120,7 +121,7 @@ class Fitter:
             weights: one per unit; units of weight 0 teach nothing (they are still judged).
         """
         first = self._layer(self._base_planes, weights, seed=1)
-        moved = each(lambda index: self._transfer(index, weights), range(len(self.units)))
+        moved = each(lambda index: self.transfer(index, weights), range(len(self.units)))
         transferred = [item[0] for item in moved]
         similarity = [item[1] for item in moved]
 
@@ -235,10 +236,18 @@ class Fitter:
 
         return each(expect, range(len(self.units)))
 
-    def _transfer(self, index: int, weights: FloatArray) -> tuple[FloatArray, float]:
-        """Returns the mean label of the most similar images, and the similarity of the best of them."""
+    def transfer(
+        self, index: int, weights: FloatArray, *, other_groups: bool = False
+    ) -> tuple[FloatArray, float]:
+        """Returns the mean label of the most similar images, and the similarity of the best of them.
+
+        Args:
+            index: the unit whose own label counts for nothing.
+            weights: one per unit; those of weight 0 are passed over.
+            other_groups: whether only other groups (scans) may tell.
+        """
         similar = np.where(weights > 0, self._similarity[index], -1.0)
-        similar[index] = -1.0
+        similar[self._groups == self._groups[index] if other_groups else index] = -1.0
         nearest = np.argsort(-similar)[:_NEIGHBOURS]
         best = float(similar[nearest[0]])
         share = np.exp((similar[nearest] - best) / _SIMILARITY_STEP)
