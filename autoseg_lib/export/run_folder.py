@@ -25,6 +25,7 @@ __all__ = [
 
 MODES = ("new", "continue", "overwrite")
 
+
 @dataclass
 class RunFolder:
     """A folder that results go into.
