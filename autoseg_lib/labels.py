@@ -150,9 +150,7 @@ class LabelTable(Sequence[Label]):
         paired = {value for pair in self.mirror_pairs for value in pair}
         words = set(_OPPOSITE) - _UNCLEAR_SIDES
         return tuple(
-            label
-            for label in self._labels
-            if label.value not in paired and words & set(_tokens(label.name))
+            label for label in self._labels if label.value not in paired and words & set(_tokens(label.name))
         )
 
     def __len__(self) -> int:
