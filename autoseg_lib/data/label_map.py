@@ -170,6 +170,11 @@ def codes_message(
             f"{text}{outside} fills {percent:.0f} % of the pixels, so it seems to mark what is around the ROI. If so, {line}; if "
             f"{outside} is the ROI, {ordinary}."
         )
+    if what == "colours" and len(codes) > 1:
+        return (
+            f"{text}These look like {rois}. Which colour is which ROI the files do not say: {line}, with the numbers changed so "
+            "that each colour has the place of its ROI in labels_list."
+        )
     if look_like_codes(found):
         return f"{text}These look like codes for {rois}. If so, {line}."
     missing = [value for value in range(1, min(max(codes), 255)) if value not in codes]

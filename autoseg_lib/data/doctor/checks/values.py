@@ -14,7 +14,7 @@ from autoseg_lib.data.doctor.fixes import label_files, leave_out_samples, map_va
 from autoseg_lib.data.label_map import codes_message, look_like_codes, propose_map
 from autoseg_lib.errors import name_list
 from autoseg_lib.geometry import SAME_PLACE_TOLERANCE_MM
-from autoseg_lib.io.label_codes import code_key, codes_text
+from autoseg_lib.io.label_codes import code_key, codes_text, is_mark, is_plane
 from autoseg_lib.settings import MOST_LABELS
 
 
@@ -93,7 +93,9 @@ def _no_roi_numbers(context: Context) -> Iterable[Finding]:
         return
     proposed = propose_map(context.values, share)
     fix = None
-    if proposed:
+    # Several colours have no order: only the user knows which ROI each of them is.
+    colours = [value for value in context.values if value and is_mark(value) and not is_plane(value)]
+    if proposed and len(colours) < 2:
         files = label_files(context, (Sample(case.name) for case in context.facts))
         fix = map_values(files, proposed, sure=len(proposed) == 1)
     yield Finding("error", "label_values", text, fix=fix, details={"label_map": proposed} if proposed else {})
