@@ -17,7 +17,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Exp
 
 from autoseg_lib.errors import AutosegError, DataError
 from autoseg_lib.geometry import Geometry
-from autoseg_lib.io.contours import combine, contour_pixels, polygon_area
+from autoseg_lib.io.contours import combine, contour_pixels
 from autoseg_lib.io.dicom_geometry import series_geometry
 from autoseg_lib.io.dicom_headers import read_headers
 from autoseg_lib.io.dicom_series import DicomSeries, group_series
@@ -38,6 +38,12 @@ from tests.helpers.segments import contour, follows, write_rtstruct
 GRID = Geometry.from_spacing(
     (4, 8, 10), (3, 1, 1), spacing_known=True, positions_known=True, orientation_known=True
 )
+
+
+def polygon_area(points: np.ndarray) -> float:
+    """The area inside a closed contour by the shoelace formula."""
+    x, y = points[:, 0] - points[0, 0], points[:, 1] - points[0, 1]
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
 def filled(points: npt.ArrayLike, shape: tuple[int, int] = (8, 10)) -> npt.NDArray[np.bool_]:

@@ -119,12 +119,6 @@ def combine(layer: npt.NDArray[np.bool_], found: Sequence[ContourPixels]) -> Com
     return Combined(repeated, crossing)
 
 
-def polygon_area(points: FloatArray) -> float:
-    """Returns the area inside one closed contour of (points, 2), in squared units of its numbers (shoelace formula)."""
-    x, y = points[:, 0] - points[0, 0], points[:, 1] - points[0, 1]
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-
-
 def _edges(contour: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Returns the ends (edges, 2) of all edges, each from its smaller to its larger row.
 

@@ -27,7 +27,7 @@ def made_slice(name: str, seed: int, size: int = 192, value: int = 0) -> SliceFa
         label[inside] = code
     pixels = np.clip(image, 0, 255).astype(np.uint8)
     counts = {int(v): int(n) for v, n in zip(*np.unique(label, return_counts=True), strict=True)}
-    rois = {v: RoiFacts(n, (0.5, 0.5), (0, 0, size, size), 100.0, False) for v, n in counts.items() if v}
+    rois = {v: RoiFacts(n, (0, 0, size, size), False) for v, n in counts.items() if v}
     return SliceFacts(
         name=name,
         image_file=None,

@@ -50,16 +50,12 @@ class RoiFacts:
 
     Attributes:
         pixels: its size.
-        centroid: (row, column) of its centre as shares of the slice, 0 the first pixel, 1 the last.
         box: (first row, first column, last row + 1, last column + 1).
-        mean_grey: mean grey value of the image under it, NaN pixels left out.
         touches_border: whether it reaches the slice's edge.
     """
 
     pixels: int
-    centroid: tuple[float, float]
     box: tuple[int, int, int, int]
-    mean_grey: float
     touches_border: bool
 
 
@@ -281,7 +277,7 @@ def _slice_facts(
         image_file=image_file,
         label_file=label_file,
         counts={int(values[place]): int(counts[place]) for place in np.flatnonzero(counts)},
-        rois={int(values[place]): roi for place, roi in _roi_facts(places, finite, counts).items()},
+        rois={int(values[place]): roi for place, roi in _roi_facts(places, counts).items()},
         mean=float(finite.mean(dtype=np.float64)),
         deviation=float(finite.std(dtype=np.float64)),
         percentiles=tuple(float(value) for value in kept),
@@ -379,30 +375,18 @@ def perceptual_hash(image: UInt8Array) -> int:
     return int.from_bytes(bits.tobytes(), "big")
 
 
-def _roi_facts(
-    label: npt.NDArray[np.unsignedinteger], image: npt.NDArray[Any], counts: npt.NDArray[np.intp]
-) -> dict[int, RoiFacts]:
+def _roi_facts(label: npt.NDArray[np.unsignedinteger], counts: npt.NDArray[np.intp]) -> dict[int, RoiFacts]:
     if counts.size < 2 or not counts[1:].any():
         return {}
-    inside = np.flatnonzero(label)
-    values = label.ravel()[inside]
-    rows, columns = np.divmod(inside, label.shape[1])
-    sums = [
-        np.bincount(values, weights=weights, minlength=counts.size)
-        for weights in (rows, columns, image.ravel()[inside].astype(np.float64))
-    ]
     boxes = ndimage.find_objects(label)
     height, width = label.shape
     facts = {}
     for value in np.flatnonzero(counts[1:]) + 1:
         down, right = boxes[value - 1]
         box = (down.start, right.start, down.stop, right.stop)
-        mean_row, mean_column, grey = (total[value] / counts[value] for total in sums)
         facts[int(value)] = RoiFacts(
             pixels=int(counts[value]),
-            centroid=(float(mean_row / max(1, height - 1)), float(mean_column / max(1, width - 1))),
             box=box,
-            mean_grey=float(grey),
             touches_border=box[0] == 0 or box[1] == 0 or box[2] == height or box[3] == width,
         )
     return facts

@@ -105,14 +105,6 @@ class FixLog:
             "failed": list(self.failed),
         }
 
-    def lines(self) -> list[str]:
-        """Returns what was done and what was not, as text lines."""
-        lines = [self.sentence, *(f"could not be done: {text}" for text in self.failed)]
-        if self.not_fixed:
-            lines.append("Not fixed, because only you can know what is right:")
-            lines += [f"  - {finding.text}" for finding in self.not_fixed]
-        return lines
-
 
 def apply_fixes(
     findings: Sequence[Finding],
