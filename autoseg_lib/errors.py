@@ -47,3 +47,8 @@ def name_list(names: list[str], shown: int = 5) -> str:
     """
     text = ", ".join(f"'{name}'" for name in names[:shown])
     return text if len(names) <= shown else f"{text} and {len(names) - shown} more"
+
+
+def counted(number: int, what: str) -> str:
+    """Returns "1 label", "3 labels"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

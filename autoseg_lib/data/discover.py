@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoseg_lib.data.naming import CaseNamer, image_stem, patient_of
-from autoseg_lib.errors import DataError, name_list
+from autoseg_lib.errors import DataError, counted, name_list
 from autoseg_lib.io import raster
 from autoseg_lib.io.dicom_geometry import series_geometry
 from autoseg_lib.io.dicom_headers import read_headers
@@ -137,11 +137,11 @@ def describe_source(source: ImageSource) -> str:
         if source.kind == "volume":
             return ", ".join([*parts, "volume", describe_volume_file(source.files[0])])
         size = raster.picture_size(source.files[0])
-        parts.append(_count(len(source.files), "picture"))
+        parts.append(counted(len(source.files), "picture"))
         return ", ".join([*parts, f"{size[0]}×{size[1]}"] if size else parts)
     headers = source.series.headers
     geometry, _ = series_geometry(headers)
-    parts += [_count(len(headers), "slice"), f"{headers[0].rows}×{headers[0].columns}"]
+    parts += [counted(len(headers), "slice"), f"{headers[0].rows}×{headers[0].columns}"]
     if geometry.spacing_known:
         row, column = geometry.spacing_zyx_mm[1:]
         parts.append(f"{row:.2f} mm" if abs(row - column) < 0.005 else f"{row:.2f} × {column:.2f} mm")
@@ -477,7 +477,7 @@ def _series_notes(kept: Sequence[ImageSource], left: Sequence[ImageSource], seri
     if others and series == "auto":
         notes.append(f"{others} series of screenshots or reports left out.")
     elif others:
-        notes.append(f"{_count(others, 'scan')} left out because series = {series}.")
+        notes.append(f"{counted(others, 'scan')} left out because series = {series}.")
     derived = [
         source.name for source in kept if source.series is not None and source.series.kind == "derived"
     ]
@@ -502,7 +502,3 @@ def _nothing(path: Path, skipped: Sequence[SkippedFile]) -> str:
     kinds = Counter(item.reason for item in skipped)
     found = "; ".join(f"{count} × {reason}" for reason, count in kinds.most_common(6)) or "no files"
     return f"'{path}': no scan in this folder. Found {found}. Choose the folder that holds the DICOM or image files."
-
-
-def _count(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"

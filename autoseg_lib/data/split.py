@@ -13,6 +13,8 @@ from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
+from autoseg_lib.errors import counted
+
 DEFAULT_VALIDATION_FRACTION = 0.2
 
 # From this many patients on a tenth is enough to judge by.
@@ -90,8 +92,8 @@ def split_cases(
         validation = tuple(i for i in everything if cases[i].patient in kept)
         train = tuple(i for i in everything if cases[i].patient not in kept)
         text = (
-            f"{_count(len(validation), 'scan')} of {_count(len(kept), 'patient')} kept back for validation; "
-            f"{_count(len(train), 'scan')} of {_count(len(patients) - len(kept), 'patient')} to learn from."
+            f"{counted(len(validation), 'scan')} of {counted(len(kept), 'patient')} kept back for validation; "
+            f"{counted(len(train), 'scan')} of {counted(len(patients) - len(kept), 'patient')} to learn from."
         )
         return Split(train, validation, "patients", text)
     sizes = list(slice_counts) if slice_counts is not None else [1] * count
@@ -100,14 +102,16 @@ def split_cases(
         validation = tuple(i for i in everything if i in kept_cases)
         train = tuple(i for i in everything if i not in kept_cases)
         text = (
-            f"All scans are of one patient: {_count(len(validation), 'scan')} kept back for validation. "
+            f"All scans are of one patient: {counted(len(validation), 'scan')} kept back for validation. "
             "The scores tell how the model does on other scans of this patient, not on other patients."
         )
         return Split(train, validation, "cases", text)
     slices = sizes[0] if count == 1 else count
     train_part, kept_part = _block(slices, fraction, with_roi, random)
     if not kept_part:
-        text = f"Only {_count(slices, 'slice')}: nothing can be kept back, so there are no validation scores."
+        text = (
+            f"Only {counted(slices, 'slice')}: nothing can be kept back, so there are no validation scores."
+        )
         return Split(everything, (), "none", text)
     text = (
         f"One patient only: slices {kept_part[0] + 1} to {kept_part[-1] + 1} kept back for "
@@ -133,10 +137,6 @@ def runs(indices: Sequence[int]) -> list[range]:
         else:
             parts.append(range(index, index + 1))
     return parts
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _choose(items: list[T], fraction: float, random: np.random.Generator) -> list[T]:

@@ -55,7 +55,8 @@ def data_files(path: Path) -> tuple[Path, ...]:
     ("slice%03d.raw 1 20 1").
     """
     try:
-        text = path.read_bytes()[:1_000_000].decode("utf-8", errors="replace").replace("\r", "")
+        with path.open("rb") as stream:  # only its beginning: the file may hold the pixels too
+            text = stream.read(1_000_000).decode("utf-8", errors="replace").replace("\r", "")
     except OSError:
         return ()
     found = re.search(r"^[ \t]*(?:ElementDataFile\s*[=:]|data ?file:)[ \t]*(.+)$", text, re.M | re.I)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from autoseg_lib.errors import counted
 from autoseg_lib.events import Event, Listener, StopFlag
 from autoseg_lib.viz.html import note_html
 from autoseg_lib.volume import Mask
@@ -93,9 +94,9 @@ class LiveRun:
 
     def _show(self, result: SegmentResult, folder: Path) -> None:
         done = [case for case in result.cases if case.already_done]
-        text = f"{_count(len(result.cases), 'scan')} segmented from {folder}"
+        text = f"{counted(len(result.cases), 'scan')} segmented from {folder}"
         if done and len(done) == len(result.cases):
-            text = f"{_count(len(done), 'scan')} from {folder}: done before with this model, so shown and not done again"
+            text = f"{counted(len(done), 'scan')} from {folder}: done before with this model, so shown and not done again"
         head = note_html("good" if result.cases else "warning", text) + failures_html(result)
         self._head.show_html(head)
         if not result.cases or not has_widgets():
@@ -148,7 +149,3 @@ def gaps(mask: Mask, rois: int) -> dict[int, str]:
             if not present[index]:
                 found[index] = "an ROI is missing here that the slices before and after hold"
     return found
-
-
-def _count(number: int, what: str) -> str:
-    return f"1 {what}" if number == 1 else f"{number} {what}s"

@@ -13,7 +13,7 @@ from typing import Any
 from autoseg_lib.data.discover import IMAGE_FOLDERS, Discovery, ImageSource, discover, series_folders
 from autoseg_lib.data.manifest import manifest_columns
 from autoseg_lib.data.series_table import SeriesFacts, default_choice, how_to_choose, series_table
-from autoseg_lib.errors import DataError, name_list
+from autoseg_lib.errors import DataError, counted, name_list
 from autoseg_lib.events import Listener, Progress, nobody
 from autoseg_lib.io.raster import check_picture_header
 from autoseg_lib.io.segments import describe_segments, is_segment_file
@@ -74,7 +74,7 @@ class Listing:
         refused = sum(item.chosen and bool(item.problem) for item in self.table)
         of_them = f" ({refused} of them cannot be used)" if refused else ""
         said = (
-            f"series = {numbers}: {_count(len(self.table) - left, 'scan')} chosen{of_them}, {left} left out."
+            f"series = {numbers}: {counted(len(self.table) - left, 'scan')} chosen{of_them}, {left} left out."
         )
         return f"{said} {how_to_choose(self.found)}" if self.in_several_folders else said
 
@@ -111,7 +111,7 @@ class Listing:
         refused = len(self.table) - used - more
         rest = f"; {refused} more cannot be used" if refused else ""
         rest += f"; {more} more {'is' if more == 1 else 'are'} left out" if more else ""
-        lines = [f"'{self.path.name}' holds {_count(used, 'scan')}{rest}:"]
+        lines = [f"'{self.path.name}' holds {counted(used, 'scan')}{rest}:"]
         rows = [self.titles, *(table_cells(item) for item in self.table)]
         if width is not None:
             rows = _narrowed(rows, width - len(_INDENT))
@@ -125,7 +125,7 @@ class Listing:
         lines += [note for note in self.found.notes if not _said_by_table(note)]
         if self.groups:
             number = sum(len(group.files) for group in self.groups)
-            lines.append(f"{_count(number, 'file')} skipped:")
+            lines.append(f"{counted(number, 'file')} skipped:")
             lines += [f"  {group_text(group)}" for group in self.groups]
         if self.damaged:
             count = "1 file looks" if len(self.damaged) == 1 else f"{len(self.damaged)} files look"
@@ -362,7 +362,3 @@ def _faults(source: ImageSource) -> list[SkippedFile]:
             more = f"; the scan '{source.name}' needs it" if len(source.images) > 1 else ""
             faults.append(SkippedFile(file, text + more, serious=True))
     return faults
-
-
-def _count(number: int, what: str) -> str:
-    return f"1 {what}" if number == 1 else f"{number} {what}s"

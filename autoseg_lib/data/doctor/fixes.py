@@ -9,15 +9,11 @@ from autoseg_lib.data.discover import IMAGE_FOLDERS, LABEL_FOLDERS
 from autoseg_lib.data.doctor.context import Context
 from autoseg_lib.data.doctor.finding import Fix, FixAction, Sample
 from autoseg_lib.data.naming import image_stem
+from autoseg_lib.errors import counted
 from autoseg_lib.io.volume_files import all_files, is_volume_file, stem_of
 
 # Changes of numbers that a button spells out.
 MOST_TOLD = 4
-
-
-def counted(number: int, what: str) -> str:
-    """Returns "1 label", "3 labels"."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def leave_out(files: Iterable[Path], what: str, reason: str) -> Fix:

@@ -28,6 +28,9 @@ _FAR = ((-5, 0), (5, 0), (0, 5), (0, -5), (3, 3), (-3, 3), (3, -3), (-3, -3))
 _PARTS = 5
 _RIDGE = 3.0
 
+# The median absolute deviation of normally distributed numbers times this is their standard deviation.
+MAD_TO_SIGMA = 1.4826
+
 
 def possible_transforms(label: npt.NDArray[np.uint8]) -> list[str]:
     """Returns the transformations that keep the size of a (slice, row, column) label."""
@@ -211,7 +214,9 @@ def judge_labels(fitter: Fitter, fit: Fit, weights: FloatArray, seed: int = 0) -
         planted = np.stack([measures for item in planted_of for measures in item])
     parts = np.arange(count) % _PARTS
     center = np.median(stored, axis=0)
-    scale = np.maximum(1.4826 * np.median(np.abs(stored - center), axis=0), 0.2 * stored.std(axis=0) + 1e-4)
+    scale = np.maximum(
+        MAD_TO_SIGMA * np.median(np.abs(stored - center), axis=0), 0.2 * stored.std(axis=0) + 1e-4
+    )
     right, false = _lifted(stored, center, scale), _lifted(planted, center, scale)
     # The same renumbering in many labels must not be taken for how labels are in this set.
     plain = np.array([not judges[index].likelier_numbers(fitter.labels[index]) for index in range(count)])

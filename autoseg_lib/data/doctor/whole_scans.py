@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from autoseg_lib.data.doctor.fit import Fit, Fitter, FloatArray, UInt8Array, each, fitted, one_hot
-from autoseg_lib.data.doctor.planted import possible_transforms
+from autoseg_lib.data.doctor.planted import MAD_TO_SIGMA, possible_transforms
 from autoseg_lib.data.doctor.transforms import transformed
 
 # With fewer scans there is nobody to judge one of them.
@@ -26,7 +26,6 @@ _LEAST_SHARE = 0.3
 # the median absolute deviation over all slices of the set, most of which are right) more than explanations usually do.
 _LEAST_GAIN = 0.04
 _SIGMAS = 4.0
-_MAD_TO_SIGMA = 1.4826
 _SHIFTS = (-2, -1, 1, 2)
 # With this many scans or more, their means tell what is usual.
 _FEWEST_TO_JUDGE_SCANS = 8
@@ -230,7 +229,7 @@ def _limits(ways: dict[str, list[_Way]], best: Callable[..., FloatArray]) -> dic
     for kind, parts in gains.items():
         every = np.concatenate(parts)
         middle = float(np.median(every))
-        spread = _MAD_TO_SIGMA * float(np.median(np.abs(every - middle)))
+        spread = MAD_TO_SIGMA * float(np.median(np.abs(every - middle)))
         limits[kind] = max(_LEAST_GAIN, middle + _SIGMAS * spread)
     return limits
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from autoseg_lib.data.doctor.context import Context
 from autoseg_lib.data.doctor.facts import CaseFacts, SliceFacts
 from autoseg_lib.data.doctor.finding import Finding, Fix, Sample
-from autoseg_lib.data.doctor.fixes import counted, has_own_files, leave_out_samples, unsure
+from autoseg_lib.data.doctor.fixes import has_own_files, leave_out_samples, unsure
+from autoseg_lib.errors import counted
 from autoseg_lib.settings import AUTO
 
 # Two labels of fewer pixels than this may be equal by chance (a few pixels at the end of an ROI).

@@ -8,10 +8,10 @@ from pathlib import Path
 from autoseg_lib.data.cases import PairingIssue, TrainingCase
 from autoseg_lib.data.doctor.context import Context
 from autoseg_lib.data.doctor.finding import Finding, Fix, FixAction, Sample, Severity
-from autoseg_lib.data.doctor.fixes import case_files, counted, leave_out, rename_labels
+from autoseg_lib.data.doctor.fixes import case_files, leave_out, rename_labels
 from autoseg_lib.data.doctor.names import names_beside
 from autoseg_lib.data.other_grid import LABEL_GRID_TOLERANCE_MM
-from autoseg_lib.errors import AutosegError, name_list
+from autoseg_lib.errors import AutosegError, counted, name_list
 from autoseg_lib.io.segments import is_segment_file
 from autoseg_lib.io.volume_files import is_volume_file, read_label_file
 from autoseg_lib.settings import AUTO

@@ -9,8 +9,8 @@ from pathlib import Path
 from autoseg_lib.data.doctor.agreement import Suspect
 from autoseg_lib.data.doctor.context import Context
 from autoseg_lib.data.doctor.finding import Finding, Fix, FixAction, Sample
-from autoseg_lib.data.doctor.fixes import counted, label_files
-from autoseg_lib.errors import name_list
+from autoseg_lib.data.doctor.fixes import label_files
+from autoseg_lib.errors import counted, name_list
 
 _LOOK = "This rests on comparison with the other samples: look at the picture before you change anything."
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from autoseg_lib.data.doctor.context import Context
 from autoseg_lib.data.doctor.facts import KEPT_PERCENTILES, CaseFacts, SliceFacts
 from autoseg_lib.data.doctor.finding import Finding, Fix, FixAction, Sample
-from autoseg_lib.data.doctor.fixes import counted, has_own_files, leave_out_samples, unsure
-from autoseg_lib.errors import name_list
+from autoseg_lib.data.doctor.fixes import has_own_files, leave_out_samples, unsure
+from autoseg_lib.errors import counted, name_list
 
 FloatArray = npt.NDArray[np.float64]
 
