@@ -67,6 +67,12 @@ def look_like_codes(values: Iterable[int]) -> bool:
     return codes[0] >= FIRST_CODE or (len(codes) > 1 and min(np.diff([0, *codes])) >= _FAR_APART)
 
 
+def several_colours(values: Iterable[int]) -> bool:
+    """Whether there are colours, and more than one ROI: they have no order, so only the user knows which ROI each is."""
+    codes = {int(value) for value in values} - {0}
+    return len(codes) > 1 and any(is_mark(code) and not is_plane(code) for code in codes)
+
+
 # Grey values at least this far apart from each other and from 0 are chosen to be told apart by eye.
 _FAR_APART = 10
 
@@ -170,7 +176,7 @@ def codes_message(
             f"{text}{outside} fills {percent:.0f} % of the pixels, so it seems to mark what is around the ROI. If so, {line}; if "
             f"{outside} is the ROI, {ordinary}."
         )
-    if what == "colours" and len(codes) > 1:
+    if several_colours(codes):
         return (
             f"{text}These look like {rois}. Which colour is which ROI the files do not say: {line}, with the numbers changed so "
             "that each colour has the place of its ROI in labels_list."

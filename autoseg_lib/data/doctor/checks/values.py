@@ -11,10 +11,10 @@ from autoseg_lib.data.doctor.context import Context, is_swapped
 from autoseg_lib.data.doctor.facts import CaseFacts
 from autoseg_lib.data.doctor.finding import Finding, Fix, Sample
 from autoseg_lib.data.doctor.fixes import label_files, leave_out_samples, map_values
-from autoseg_lib.data.label_map import codes_message, look_like_codes, propose_map
+from autoseg_lib.data.label_map import codes_message, look_like_codes, propose_map, several_colours
 from autoseg_lib.errors import name_list
 from autoseg_lib.geometry import SAME_PLACE_TOLERANCE_MM
-from autoseg_lib.io.label_codes import code_key, codes_text, is_mark, is_plane
+from autoseg_lib.io.label_codes import code_key, codes_text
 from autoseg_lib.settings import MOST_LABELS
 
 
@@ -93,9 +93,7 @@ def _no_roi_numbers(context: Context) -> Iterable[Finding]:
         return
     proposed = propose_map(context.values, share)
     fix = None
-    # Several colours have no order: only the user knows which ROI each of them is.
-    colours = [value for value in context.values if value and is_mark(value) and not is_plane(value)]
-    if proposed and len(colours) < 2:
+    if proposed and not several_colours(context.values):
         files = label_files(context, (Sample(case.name) for case in context.facts))
         fix = map_values(files, proposed, sure=len(proposed) == 1)
     yield Finding("error", "label_values", text, fix=fix, details={"label_map": proposed} if proposed else {})
