@@ -55,12 +55,21 @@ class TrainingStarted(Event):
 
 @dataclass(frozen=True)
 class StepDone(Event):
-    """One optimiser step is done (``step`` of ``steps`` in ``epoch``, counted from 1)."""
+    """One optimiser step is done (``step`` of ``steps`` in ``epoch``, counted from 1).
+
+    Attributes:
+        images: slices or patches in it.
+        seconds: it took, waiting for data included.
+        wait_seconds: of these, spent waiting for data.
+    """
 
     epoch: int
     step: int
     steps: int
     loss: float
+    images: int = 0
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,8 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._more_epochs = 0
 
     def set(self) -> None:
         """Asks the work to save and end."""
@@ -122,3 +133,14 @@ class StopFlag:
     def is_set(self) -> bool:
         """Whether the work was asked to end."""
         return self._event.is_set()
+
+    def ask_more_epochs(self, count: int = 10) -> None:
+        """Asks a training to go on for ``count`` epochs longer than planned."""
+        with self._lock:
+            self._more_epochs += count
+
+    def take_more_epochs(self) -> int:
+        """Returns how many more epochs were asked for since the last call."""
+        with self._lock:
+            count, self._more_epochs = self._more_epochs, 0
+            return count

@@ -55,8 +55,9 @@ from autoseg_lib.workflow.finished import choose_run_folder
 from autoseg_lib.workflow.preview import preview_batch
 from autoseg_lib.workflow.segmenting import SegmentResult, find_model, list_models
 from autoseg_lib.workflow.segmenting import segment as segment_folder
-from autoseg_lib.workflow.training import PreparedTraining, TrainingResult, prepare_training
+from autoseg_lib.workflow.training import PreparedTraining, prepare_training
 from autoseg_lib.workflow.training import train as train_prepared
+from autoseg_lib.workflow.training_result import TrainingResult
 
 # Libraries' own remarks are for developers and would bury what is said to the user; the command line shows them.
 warnings.filterwarnings("ignore")

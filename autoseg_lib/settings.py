@@ -264,12 +264,6 @@ def _resume(value: Any) -> Any:
     raise ValueError("True, False or the path of a NAME_last.ckpt")
 
 
-def _folds(value: Any) -> int:
-    if value == 1 and not isinstance(value, bool):
-        return 1
-    raise ValueError("1 (this version trains one split; cross-validation is not in it)")
-
-
 FORMATS = ("png", "npy", "jpg", "nifti")
 
 
@@ -359,7 +353,34 @@ class TrainSettings:
     validation_fraction: Any = _setting(
         AUTO, _or_auto(_number(0, 0.9)), "share of patients kept back for validation"
     )
-    folds: Any = _setting(AUTO, _or_auto(_folds), "1: one split into training and validation")
+    folds: Any = _setting(
+        AUTO,
+        _or_auto(_whole(1, 20)),
+        "1: one split into training and validation; 5: cross-validation by patient, five models used together",
+    )
+    # HOW IT LEARNS
+    positive_share: Any = _setting(
+        AUTO, _or_auto(_number(0, 1)), "3D: share of patches placed on an ROI, each ROI equally often"
+    )
+    neighbour_slices: Any = _setting(
+        AUTO, _or_auto(_whole(0, 5)), "2D: slices on each side that the network sees beside the slice itself"
+    )
+    deep_supervision: Any = _setting(
+        AUTO, _or_auto(_flag), "3D networks that can: compare coarser outputs with the labels too"
+    )
+    ignore_unlabelled: bool = _setting(
+        False, _flag, "leave an ROI out of the loss in slices (2D) or scans (3D) where it was not drawn"
+    )
+    early_stopping: Any = _setting(
+        AUTO, _or_auto(_flag), "end when validation has not become better for long"
+    )
+    freeze_encoder_epochs: Any = _setting(
+        AUTO, _or_auto(_whole(0)), "start_from: epochs in which only the new part of the network learns"
+    )
+    cache: Any = _setting(
+        AUTO, _or_auto(_one_of("ram", "disk")), "where prepared scans are kept while training"
+    )
+    tensorboard: bool = _setting(False, _flag, "also write logs for TensorBoard")
     patient_pattern: Any = _setting(
         None, _optional(_text), "regular expression that finds the patient in a file name"
     )

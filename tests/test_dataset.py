@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader, StackDataset
 
 from autoseg_lib.augment.plan import AugmentPlan
-from autoseg_lib.data.dataset import KeyedBatches, PatchDataset, PreparedCase, SliceDataset, one_thread_each
+from autoseg_lib.data.dataset import KeyedBatches, PatchDataset, SliceDataset, one_thread_each
+from autoseg_lib.data.packed import PreparedCase
 from autoseg_lib.errors import DataError
 from tests.helpers.phantoms import two_sided_body
 

@@ -78,7 +78,7 @@ def test_values_are_understood(name, value, cleaned):
         ({"model_filename": "a/b"}, "a file name without"),
         ({"series": "1,x"}, "series = '1,x': expected"),
         ({"series": "0,1"}, "a whole number of at least 1"),
-        ({"folds": 5}, "this version trains one split"),
+        ({"folds": 21}, "a whole number from 1 to 20"),
         ({"intensity": [5, 1]}, "a window [low, high]"),
         ({"epochs": True}, "a whole number"),
         ({"validation_fraction": 1.5}, "at most 0.9"),

@@ -20,7 +20,8 @@ from autoseg_lib.settings import TrainSettings, make_settings
 from autoseg_lib.train.machine import Machine
 from autoseg_lib.workflow.checking import check_study
 from autoseg_lib.workflow.preview import preview_batch
-from autoseg_lib.workflow.training import PreparedTraining, TrainingResult, prepare_training, train
+from autoseg_lib.workflow.training import PreparedTraining, prepare_training, train
+from autoseg_lib.workflow.training_result import TrainingResult
 from tests.helpers.studies import write_png_study, write_volume_study
 
 CPU = Machine(device="cpu", cores=2, ram_available_gb=8.0, precision="32")

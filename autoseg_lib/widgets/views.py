@@ -18,7 +18,7 @@ from autoseg_lib.viz.figures import area_plot, curves
 from autoseg_lib.viz.html import note_html, picture_html, render, table_html
 from autoseg_lib.widgets.pictures import beside, encode_jpg
 from autoseg_lib.workflow.segmenting import SegmentResult
-from autoseg_lib.workflow.training import TrainingResult
+from autoseg_lib.workflow.training_result import TrainingResult
 
 # More scans than this are not plotted one by one; their tables and files hold everything.
 _MOST_PLOTS = 6

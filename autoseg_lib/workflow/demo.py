@@ -17,7 +17,8 @@ from autoseg_lib.export.run_folder import next_free_name
 from autoseg_lib.settings import SegmentSettings, TrainSettings, make_settings, read_settings_file
 from autoseg_lib.workflow.checking import check_study
 from autoseg_lib.workflow.segmenting import SegmentResult, segment
-from autoseg_lib.workflow.training import TrainingResult, prepare_training, train
+from autoseg_lib.workflow.training import prepare_training, train
+from autoseg_lib.workflow.training_result import TrainingResult
 
 
 @dataclass(frozen=True)
