@@ -44,6 +44,7 @@ class TrainingStarted(Event):
         steps_per_epoch: optimiser steps in one epoch.
         roi_names: names of the ROIs, in label order.
         history: one dict per epoch already done, keys as in NAME_history.csv.
+        worst_loss: largest value the Dice loss can have: 1, or 2 with a network of two stages.
     """
 
     epochs: int
@@ -51,6 +52,15 @@ class TrainingStarted(Event):
     steps_per_epoch: int
     roi_names: tuple[str, ...]
     history: tuple[dict[str, Any], ...] = ()
+    worst_loss: float = 1.0
+
+
+@dataclass(frozen=True)
+class FoldStarted(Event):
+    """The next events belong to training ``fold`` (from 1) of ``folds``; comes before its TrainingStarted."""
+
+    fold: int
+    folds: int
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,7 @@ class ValidationCase(Event):
 
 @dataclass(frozen=True)
 class TrainingStopped(Event):
-    """Training has ended: ``reason`` is "finished", "stopped", "time limit"."""
+    """Training has ended: ``reason`` is "finished", "early" (no longer getting better), "stopped" or "time limit"."""
 
     reason: str
     epochs_done: int
