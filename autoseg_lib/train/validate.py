@@ -12,6 +12,7 @@ from autoseg_lib.events import StopFlag, nobody
 from autoseg_lib.infer.predictor import Predictor
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.metrics.overlap import dice_per_roi
+from autoseg_lib.metrics.surface import surface_distances, why_no_distances
 from autoseg_lib.volume import Mask, Volume
 
 
@@ -37,6 +38,9 @@ class CaseScore:
             the truth does not hold it.
         slice_index: the slice with the most wrong pixels.
         image, truth, prediction: that slice.
+        hd95_mm: per ROI, the larger of the two directed 95th percentiles of the surfaces' distances; None where one of them
+            is empty or the scan does not say how large it is. Empty unless asked for.
+        answer: the whole scan's prediction on its own grid. None unless asked for.
     """
 
     name: str
@@ -47,6 +51,8 @@ class CaseScore:
     image: npt.NDArray[np.generic] = field(repr=False)
     truth: npt.NDArray[np.unsignedinteger] = field(repr=False)
     prediction: npt.NDArray[np.unsignedinteger] = field(repr=False)
+    hd95_mm: tuple[float | None, ...] = ()
+    answer: npt.NDArray[np.unsignedinteger] | None = field(default=None, repr=False)
 
     @property
     def mean_dice(self) -> float:
@@ -90,6 +96,14 @@ class Scores:
         )
 
     @property
+    def hd95_per_roi(self) -> tuple[float | None, ...]:
+        """Mean 95th percentile of the surfaces' distances of each ROI over the scans, in mm; None where it was not measured."""
+        return tuple(
+            _mean([case.hd95_mm[i] for case in self.cases if case.hd95_mm])
+            for i in range(len(self.cases[0].dice))
+        )
+
+    @property
     def mean(self) -> float:
         """Mean of ``per_roi``."""
         value = _mean(list(self.per_roi))
@@ -118,9 +132,22 @@ def validate(
 
 
 def score_case(
-    predictor: Predictor, scan: ValidationScan, labels: LabelTable, stop: StopFlag | None = None
+    predictor: Predictor,
+    scan: ValidationScan,
+    labels: LabelTable,
+    stop: StopFlag | None = None,
+    *,
+    thorough: bool = False,
 ) -> CaseScore:
-    """Predicts and scores one scan."""
+    """Predicts and scores one scan.
+
+    Args:
+        predictor: the network with its preprocessing.
+        scan: the scan and its truth.
+        labels: the ROIs.
+        stop: asked between batches.
+        thorough: also measures distances, and keeps the whole answer.
+    """
     probabilities = predictor.probabilities(scan.volume, nobody, stop)
     truth_on_grid = predictor.preprocessing.prepare_mask(scan.mask)
     loss = soft_dice_loss(probabilities, truth_on_grid.array)
@@ -138,6 +165,8 @@ def score_case(
         image=scan.volume.array[worst],
         truth=truth[worst],
         prediction=prediction[worst],
+        hd95_mm=_distances(scan.mask, prediction, labels) if thorough else (),
+        answer=prediction if thorough else None,
     )
 
 
@@ -169,6 +198,18 @@ def _area_error(
     found_pixels = np.count_nonzero(prediction == value, axis=(1, 2))
     drawn = true_pixels > 0
     return float(100 * np.abs(found_pixels - true_pixels)[drawn].mean() / true_pixels[drawn].mean())
+
+
+def _distances(
+    truth: Mask, prediction: npt.NDArray[np.unsignedinteger], labels: LabelTable
+) -> tuple[float | None, ...]:
+    if why_no_distances(truth.geometry):
+        return (None,) * len(labels)
+    found = [
+        surface_distances(truth.array == value, prediction == value, truth.geometry)
+        for value in labels.values
+    ]
+    return tuple(None if distances is None else distances.hd95_mm for distances in found)
 
 
 def _mean(values: list[float | None]) -> float | None:
