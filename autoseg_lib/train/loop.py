@@ -68,6 +68,8 @@ class LoopPlan:
     time_limit_seconds: float | None
     # Seconds the work after the last step is expected to take; training ends so much before the limit.
     reserve_seconds: float = 0.0
+    # The weights at the end are the model, whatever the scans kept back say: their scores stay untouched by any choice.
+    keep_last: bool = False
 
 
 @dataclass
@@ -323,7 +325,7 @@ class Trainer:
 
     def _keep_if_best(self, scores: Scores, epoch: int) -> None:
         self.state.validated_steps = self.state.steps_done
-        if scores.mean >= self.state.best_dice:
+        if self.plan.keep_last or scores.mean >= self.state.best_dice:
             self.state.best_dice, self.state.best_epoch = scores.mean, epoch
             self.save_model(self.files.best, self.average, epoch, scores)
 

@@ -115,6 +115,7 @@ def make_plan(
     model_dir: Path,
     previous: dict[str, Any] | None = None,
     seconds_per_step: float | None = None,
+    split: Split | None = None,
 ) -> Plan:
     """Decides everything.
 
@@ -125,6 +126,7 @@ def make_plan(
         model_dir: folder the models are saved in.
         previous: settings of the interrupted run that is continued, if any.
         seconds_per_step: measured time of a training step; with it, a time limit decides the epochs left to us.
+        split: what to learn from and what to keep back, where that is decided already (folds); None decides it here.
 
     Raises:
         SettingsError: a network, encoder, loss or size that does not work.
@@ -135,14 +137,19 @@ def make_plan(
     name = chooser.choose("model_filename", default_name(settings, dimension), "folder name and dimension")
     chooser.choose("model_dir", str(model_dir), "the models' folder")
     _choose_labels(chooser, labels)
-    split = split_cases(
-        facts,
-        _fraction(chooser, facts),
-        settings.seed,
-        slice_counts=[len(f.counts) for f in facts],
-        with_roi=slices_with_roi(facts),
+    given = split is not None
+    if split is None:
+        split = split_cases(
+            facts,
+            _fraction(chooser, facts),
+            settings.seed,
+            slice_counts=[len(f.counts) for f in facts],
+            with_roi=slices_with_roi(facts),
+        )
+    # Folds must prepare their scans alike to be used together, so grey values are fitted on the scans of all folds.
+    intensity = _choose_intensity(
+        chooser, [facts[i] for i in ((*split.train, *split.validation) if given else split.train)], facts
     )
-    intensity = _choose_intensity(chooser, facts, split)
     spec, preprocessing, window = _choose_network(chooser, dimension, facts, labels, intensity, machine)
     augmentation = _choose_augmentation(chooser, dimension, facts, labels, preprocessing)
     samples = _count_samples(dimension, facts, split)
@@ -160,6 +167,7 @@ def make_plan(
         "patch_size",
         "input_shape",
         "encoder",
+        "validation_fraction",
     ):
         chooser.values.setdefault(unused, getattr(settings, unused))
     return Plan(
@@ -170,7 +178,7 @@ def make_plan(
         preprocessing=preprocessing,
         augmentation=augmentation,
         split=split,
-        loop=loop,
+        loop=replace(loop, keep_last=given),
         files=RunFiles(model_dir, name),
         samples=samples,
         steps_per_epoch=steps,
@@ -184,8 +192,10 @@ def _choose_labels(chooser: _Chooser, labels: LabelTable) -> None:
     chooser.choose("num_labels", len(labels), "values found in the label files")
 
 
-def _choose_intensity(chooser: _Chooser, facts: Sequence[CaseFacts], split: Split) -> IntensityPlan:
-    samples = [facts[i].roi_grey_values for i in split.train]
+def _choose_intensity(
+    chooser: _Chooser, learned: Sequence[CaseFacts], facts: Sequence[CaseFacts]
+) -> IntensityPlan:
+    samples = [f.roi_grey_values for f in learned]
     plan = fit_intensity([s for s in samples if s is not None], _modality(facts), chooser.settings.intensity)
     value = plan.kind if plan.kind != "window" else [round(plan.low, 2), round(plan.high, 2)]
     chooser.choose("intensity", value, plan.text)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from autoseg_lib.data.dataset import PatchDataset, SliceDataset
+from autoseg_lib.data.split import Split
 from autoseg_lib.errors import SettingsError
 from autoseg_lib.events import EpochDone, Event, Listener, Message, StopFlag, nobody
 from autoseg_lib.networks.model_file import save_model
@@ -92,7 +93,13 @@ class PreparedTraining:
 
 
 def prepare_training(
-    study: Study, project_dir: Path, on_event: Listener = nobody, machine: Machine | None = None
+    study: Study,
+    project_dir: Path,
+    on_event: Listener = nobody,
+    machine: Machine | None = None,
+    *,
+    split: Split | None = None,
+    like: dict[str, Any] | None = None,
 ) -> PreparedTraining:
     """Plans the training and reads the data into memory, or finds the run that is to be continued.
 
@@ -101,6 +108,8 @@ def prepare_training(
         project_dir: where trained_model/ is when ``model_dir`` is "auto".
         on_event: hears the progress.
         machine: the computer; None looks.
+        split: what to learn from and what to keep back, where that is decided already (folds).
+        like: settings as used by another run that a new run should take over wherever "auto" leaves it open.
 
     Raises:
         DataError: the data check found errors.
@@ -113,8 +122,8 @@ def prepare_training(
     dimension = settings.dimension if settings.dimension != AUTO else choose_dimension(study.report.facts)[0]
     check_dimension(dimension, study.report.facts)
     checkpoint = _find_checkpoint(settings, folder, dimension)
-    previous = checkpoint["settings"] if checkpoint else None
-    plan = make_plan(settings, study.report, machine, folder, previous)
+    previous = checkpoint["settings"] if checkpoint else like
+    plan = make_plan(settings, study.report, machine, folder, previous, split=split)
     if checkpoint:
         _require_same(settings, checkpoint, study, plan)
 
@@ -124,7 +133,7 @@ def prepare_training(
         time_steps(plan, network, train_set) if checkpoint is None else seconds_per_step_of(checkpoint)
     )
     if checkpoint is None:
-        plan = make_plan(settings, study.report, machine, folder, previous, seconds_per_step)
+        plan = make_plan(settings, study.report, machine, folder, previous, seconds_per_step, split)
         network = initial_network(plan)  # the timed one has learned already
     reserve = reserve_seconds(plan, seconds_per_step, study)
     plan = replace(plan, loop=replace(plan.loop, reserve_seconds=reserve))
