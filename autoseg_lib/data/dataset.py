@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Sampler
 from autoseg_lib.augment.patches import augment_patch
 from autoseg_lib.augment.plan import AugmentPlan, generator
 from autoseg_lib.augment.slices import augment_slice
-from autoseg_lib.data.packed import PackedCases, PreparedCase
+from autoseg_lib.data.packed import PackedCases, PreparedCase, packed
 from autoseg_lib.errors import DataError
 
 Key = tuple[int, int]
@@ -44,7 +44,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(
         self,
-        cases: Sequence[PreparedCase],
+        cases: PackedCases | Sequence[PreparedCase],
         plan: AugmentPlan | None,
         seed: int,
         slices: Sequence[tuple[int, int]] | None = None,
@@ -58,7 +58,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         Raises:
             DataError: no slice, or slices of different sizes.
         """
-        self._packed = PackedCases(cases)
+        self._packed = packed(cases)
         sizes = {shape[1:] for shape in self._packed.shapes}
         if len(sizes) > 1:
             raise DataError(f"slices of one size are expected, found {sorted(sizes)}.")
@@ -97,7 +97,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(
         self,
-        cases: Sequence[PreparedCase],
+        cases: PackedCases | Sequence[PreparedCase],
         patch_size: Sequence[int],
         plan: AugmentPlan | None,
         seed: int,
@@ -116,17 +116,16 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         Raises:
             DataError: there is no case.
         """
-        self._packed = PackedCases(cases)
+        self._packed = packed(cases)
         self.patch_size = tuple(int(n) for n in patch_size)
         self.plan = plan
         self.seed = int(seed)
-        self.length = len(cases) if length is None else int(length)
+        self.length = len(self._packed) if length is None else int(length)
         self.roi_share = float(roi_share)
-        self._darkest = [float(case.image.min()) for case in cases]
         # ROI value → [(case, (n, 3) voxels)]
         self._places: dict[int, list[tuple[int, npt.NDArray[np.int32]]]] = {}
-        for number, case in enumerate(cases):
-            self._remember_places(number, case.label)
+        for number in range(len(self._packed)):
+            self._remember_places(number, self._packed.label(number))
 
     def _remember_places(self, number: int, label: npt.NDArray[np.uint8]) -> None:
         random = generator((self.seed, 0, number), purpose=2)
@@ -159,7 +158,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
             self.patch_size,
             plan,
             (self.seed, epoch, index),
-            self._darkest[case],
+            self._packed.darkest[case],
         )
         return _sample(image, label)
 

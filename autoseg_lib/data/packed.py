@@ -1,15 +1,30 @@
-"""Prepared scans, kept so that helper processes share them instead of copying."""
+"""Prepared scans, kept in memory or on disk so that helper processes share them instead of copying."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from autoseg_lib.errors import DataError
+from autoseg_lib.errors import DataError, OutOfSpaceError
+from autoseg_lib.io.scratch import scratch_folder
+
+# Half precision: normalised grey values stay within some ±10, where its steps are below 0.01.
+IMAGE_TYPE, LABEL_TYPE = np.dtype(np.float16), np.dtype(np.uint8)
+BYTES_PER_VOXEL = IMAGE_TYPE.itemsize + LABEL_TYPE.itemsize
+
+# Voxels in one block of memory. Scans are laid into some large blocks: helper processes get a handle to each, and
+# handles are few; one block for all would have to be copied to grow.
+VOXELS_PER_BLOCK = 2**26
+
+Cache = Literal["ram", "disk"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,28 +49,166 @@ class PreparedCase:
 
 
 class PackedCases:
-    """Many arrays in two flat tensors. Helper processes get two handles to them, not copies."""
+    """Many scans, of which each process holds no more than it looks at.
 
-    def __init__(self, cases: Sequence[PreparedCase]) -> None:
-        if not cases:
+    Attributes:
+        names: of the cases.
+        shapes: (slices, rows, columns) of each.
+        darkest: smallest grey value of each, what lies outside the scan is filled with.
+    """
+
+    def __init__(self, cases: Iterable[PreparedCase], store: _Store) -> None:
+        """Packs one case after the other; see ``build``."""
+        self.names: list[str] = []
+        self.shapes: list[tuple[int, int, int]] = []
+        self.darkest: list[float] = []
+        self._store = store
+        for case in cases:
+            slices, rows, columns = case.image.shape
+            self.names.append(case.name)
+            self.shapes.append((slices, rows, columns))
+            store.add(_half(case.image).reshape(-1), np.ascontiguousarray(case.label, LABEL_TYPE).reshape(-1))
+            self.darkest.append(float(case.image.min()))
+        if not self.names:
             raise DataError("there is no scan to learn from. Check the data folder and the split.")
-        self.names = [case.name for case in cases]
-        self.shapes = [case.image.shape for case in cases]
-        sizes = [int(np.prod(shape)) for shape in self.shapes]
-        self.starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-        # Half precision: normalised grey values stay within some ±10, where its steps are below 0.01.
-        self.images = torch.empty(self.starts[-1], dtype=torch.float16)
-        self.labels = torch.empty(self.starts[-1], dtype=torch.uint8)
-        for case, start, size in zip(cases, self.starts, sizes, strict=False):
-            largest = np.finfo(np.float16).max
-            pixels = np.clip(case.image, -largest, largest).astype(np.float16)
-            self.images[start : start + size] = torch.from_numpy(pixels.reshape(-1))
-            self.labels[start : start + size] = torch.from_numpy(np.ascontiguousarray(case.label).reshape(-1))
+        store.close()
+
+    @classmethod
+    def build(
+        cls, cases: Iterable[PreparedCase], cache: Cache = "ram", folder: Path | None = None
+    ) -> PackedCases:
+        """Packs cases as they come, so that never more than one lies in memory twice.
+
+        Args:
+            cases: prepared scans, e.g. from a generator.
+            cache: "ram", or "disk" for data larger than the memory.
+            folder: where files of the disk cache are kept until the process ends; None: the computer's own place.
+
+        Raises:
+            DataError: there is no case.
+            OutOfSpaceError: the disk is full.
+        """
+        return cls(cases, _Disk(folder) if cache == "disk" else _Memory())
+
+    def __len__(self) -> int:
+        return len(self.names)
 
     def image(self, case: int) -> npt.NDArray[np.float16]:
         """(slice, row, column) view of a case's image."""
-        return self.images[self.starts[case] : self.starts[case + 1]].numpy().reshape(self.shapes[case])
+        return self._store.image(case).reshape(self.shapes[case])
 
     def label(self, case: int) -> npt.NDArray[np.uint8]:
         """(slice, row, column) view of a case's labels."""
-        return self.labels[self.starts[case] : self.starts[case + 1]].numpy().reshape(self.shapes[case])
+        return self._store.label(case).reshape(self.shapes[case])
+
+
+def packed(cases: PackedCases | Iterable[PreparedCase]) -> PackedCases:
+    """Returns cases packed, where they are not yet."""
+    return cases if isinstance(cases, PackedCases) else PackedCases.build(cases)
+
+
+def _half(image: npt.NDArray[np.floating]) -> npt.NDArray[np.float16]:
+    largest = np.finfo(IMAGE_TYPE).max
+    return np.clip(image, -largest, largest).astype(IMAGE_TYPE)
+
+
+class _Store(Protocol):
+    """Flat pixels and labels of cases, in the order they were added."""
+
+    def add(self, pixels: npt.NDArray[np.float16], labels: npt.NDArray[np.uint8]) -> None: ...
+
+    def close(self) -> None: ...
+
+    def image(self, case: int) -> npt.NDArray[Any]: ...
+
+    def label(self, case: int) -> npt.NDArray[Any]: ...
+
+
+class _Memory:
+    """Cases in some large tensors, which torch shares with helper processes."""
+
+    def __init__(self) -> None:
+        self.images: list[torch.Tensor] = []
+        self.labels: list[torch.Tensor] = []
+        self.places: list[tuple[int, int, int]] = []  # block, first voxel, last voxel + 1
+        self.used = 0
+
+    def add(self, pixels: npt.NDArray[np.float16], labels: npt.NDArray[np.uint8]) -> None:
+        if not self.images or self.used + pixels.size > self.images[-1].numel():
+            self.close()
+            size = max(pixels.size, VOXELS_PER_BLOCK)
+            self.images.append(torch.empty(size, dtype=torch.float16))
+            self.labels.append(torch.empty(size, dtype=torch.uint8))
+            self.used = 0
+        first, self.used = self.used, self.used + pixels.size
+        self.images[-1][first : self.used] = torch.from_numpy(pixels)
+        self.labels[-1][first : self.used] = torch.from_numpy(labels)
+        self.places.append((len(self.images) - 1, first, self.used))
+
+    def close(self) -> None:
+        """Gives back what the last block has too much."""
+        if self.images and self.used < self.images[-1].numel():
+            self.images[-1] = self.images[-1][: self.used].clone()
+            self.labels[-1] = self.labels[-1][: self.used].clone()
+
+    def image(self, case: int) -> npt.NDArray[np.float16]:
+        block, first, last = self.places[case]
+        return self.images[block][first:last].numpy()
+
+    def label(self, case: int) -> npt.NDArray[np.uint8]:
+        block, first, last = self.places[case]
+        return self.labels[block][first:last].numpy()
+
+
+class _Disk:
+    """Cases in two files. Each view maps them anew, so that what was looked at does not stay in memory."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = scratch_folder(folder)
+        self.starts = [0]
+        self._open: tuple[BinaryIO, BinaryIO] | None = (
+            (self.folder / "images").open("wb"),
+            (self.folder / "labels").open("wb"),
+        )
+        # The process that made the files removes them; helper processes get a copy of this object without it.
+        self._cleaner = weakref.finalize(self, _remove, self.folder, self._open)
+
+    def add(self, pixels: npt.NDArray[np.float16], labels: npt.NDArray[np.uint8]) -> None:
+        if self._open is None:
+            raise ValueError("the cache is complete")
+        try:
+            for file, data in zip(self._open, (pixels.data, labels.data), strict=True):
+                file.write(data)
+        except OSError as error:
+            raise OutOfSpaceError(
+                f"the prepared scans could not be written to '{self.folder.parent}' ({error.strerror}). "
+                'Free some space there, or set cache = "ram".'
+            ) from error
+        self.starts.append(self.starts[-1] + pixels.size)
+
+    def close(self) -> None:
+        """Ends writing."""
+        for file in self._open or ():
+            file.close()
+        self._open = None
+
+    def image(self, case: int) -> npt.NDArray[np.float16]:
+        return self._view("images", case, IMAGE_TYPE)
+
+    def label(self, case: int) -> npt.NDArray[np.uint8]:
+        return self._view("labels", case, LABEL_TYPE)
+
+    def _view(self, name: str, case: int, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+        first, last = self.starts[case], self.starts[case + 1]
+        return np.memmap(
+            self.folder / name, kind, mode="r", offset=first * kind.itemsize, shape=(last - first,)
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "starts": self.starts, "_open": None}
+
+
+def _remove(folder: Path, files: tuple[BinaryIO, BinaryIO]) -> None:
+    for file in files:
+        file.close()
+    shutil.rmtree(folder, ignore_errors=True)
