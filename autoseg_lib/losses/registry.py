@@ -111,7 +111,9 @@ class SegmentationLoss(nn.Module):
         return loss, dice_part
 
     def _one(self, logits: Tensor, target: Tensor, drawn: Tensor | None) -> tuple[Tensor, Tensor]:
-        logits, target = logits.float(), target.long()
+        # Classes as whole planes one after the other: every sum below is then over neighbouring numbers.
+        logits = logits.to(torch.float32, memory_format=torch.contiguous_format)
+        target = target.long()
         if self.ignore_unlabelled:
             logits = without_undrawn(
                 logits, drawn_values(target, logits.shape[1]) if drawn is None else drawn
