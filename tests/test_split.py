@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from autoseg_lib.data.split import runs, split_cases
+from autoseg_lib.data.split import runs, split_cases, split_folds
+from autoseg_lib.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,63 @@ def test_too_little_or_not_wanted() -> None:
 def test_runs() -> None:
     assert runs([0, 1, 2, 7, 8, 10]) == [range(0, 3), range(7, 9), range(10, 11)]
     assert runs([]) == []
+
+
+# --- folds ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_patient_is_kept_back_exactly_once() -> None:
+    everyone = cases(*"aabbbcdeefghijjjjjk")
+    for seed in range(10):
+        folds = split_folds(everyone, 5, seed)
+        assert sorted(i for fold in folds for i in fold.validation) == list(range(19))
+        for number, fold in enumerate(folds, start=1):
+            assert sorted(fold.train + fold.validation) == list(range(19))
+            kept = {everyone[i].patient for i in fold.validation}
+            assert not kept & {everyone[i].patient for i in fold.train}
+            assert fold.kind == "patients" and fold.text.startswith(f"Fold {number} of 5: ")
+        # 19 scans, the largest patient has 5: whole patients allow parts of 5, 4, 4, 3, 3.
+        assert max(len(f.validation) for f in folds) - min(len(f.validation) for f in folds) <= 2
+        assert folds == split_folds(everyone, 5, seed)
+    assert len({split_folds(everyone, 5, seed) for seed in range(10)}) > 5
+
+
+def test_equal_patients_make_equal_folds() -> None:
+    folds = split_folds(cases(*"abcdefghijklm"), 5)
+    assert sorted(len(fold.validation) for fold in folds) == [2, 2, 3, 3, 3]
+    assert next(f.text for f in folds if len(f.validation) == 2).endswith(
+        "2 scans of 2 patients kept back, 11 scans to learn from."
+    )
+
+
+def test_one_patient_is_divided_by_scans_and_says_so() -> None:
+    folds = split_folds(cases(*"aaaa"), 2, slice_counts=[9, 9, 9, 9])
+    assert [fold.kind for fold in folds] == ["cases", "cases"]
+    assert "nothing about other patients" in folds[0].text
+
+
+@pytest.mark.parametrize(
+    ("patients", "slices", "message"),
+    [
+        (
+            "aabbcc",
+            None,
+            r"folds = 5: found 3 patients; each fold keeps at least one patient back. Set folds = 3, or folds = 1",
+        ),
+        ("aab", None, r"found 2 patients; .* Set folds = 2, or add scans"),
+        (
+            "aaa",
+            [9, 9, 9],
+            r"folds = 5: found 3 scans; each fold keeps at least one scan back. Set folds = 3",
+        ),
+        (
+            "a",
+            [78],
+            r"folds = 5: all slices are of one scan, and each would be judged by its neighbours. At least 5 patients",
+        ),
+        ("aaaaaaa", [1] * 7, r"all slices are of one scan"),
+    ],
+)
+def test_fewer_patients_than_folds(patients: str, slices: list[int] | None, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        split_folds(cases(*patients), 5, slice_counts=slices)

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
-from autoseg_lib.errors import counted
+from autoseg_lib.errors import DataError, counted
 
 DEFAULT_VALIDATION_FRACTION = 0.2
 
@@ -121,6 +121,63 @@ def split_cases(
     if count == 1:
         return Split((0,), (0,), "same scan", text, train_part, kept_part)
     return Split(train_part, kept_part, "same scan", text)
+
+
+def split_folds(
+    cases: Sequence[SplittableCase], folds: int, seed: int = 0, *, slice_counts: Sequence[int] | None = None
+) -> tuple[Split, ...]:
+    """Splits cases into ``folds`` parts of about equal size; each part is kept back once while the others are learned from.
+
+    All scans of a patient are in one part. Scans of one single patient are divided scan by scan; slices of one scan are
+    never divided, because each slice would be judged by its neighbours.
+
+    Args:
+        cases: the cases, in a fixed order.
+        folds: number of parts, at least 2.
+        seed: start of the random choice.
+        slice_counts: slices of each case; with one everywhere, the cases of one patient are taken as slices of one scan.
+
+    Raises:
+        DataError: there are fewer patients (scans) than folds.
+    """
+    patients = sorted({case.patient for case in cases})
+    of_one = len(patients) == 1
+    units = [case.name if of_one else case.patient for case in cases]
+    single_slices = slice_counts is not None and max(slice_counts, default=0) <= 1
+    names = sorted(set(units))
+    if of_one and (len(cases) == 1 or single_slices):
+        raise DataError(
+            f"folds = {folds}: all slices are of one scan, and each would be judged by its neighbours. At least {folds} patients "
+            "are expected. Set folds = 1 to keep one block of slices back, or add scans of other patients."
+        )
+    if len(names) < folds:
+        what = "scan" if of_one else "patient"
+        fewer = f"Set folds = {len(names)}" + (", or folds = 1 for one split" if len(names) > 2 else "")
+        raise DataError(
+            f"folds = {folds}: found {counted(len(names), what)}; each fold keeps at least one {what} back. "
+            f"{fewer if len(names) > 1 else 'Set folds = 1'}, or add scans."
+        )
+    random = np.random.default_rng([seed, 11])  # apart from the other uses of the same seed
+    shuffled = [names[i] for i in random.permutation(len(names))]
+    size = {name: units.count(name) for name in names}
+    parts: list[set[str]] = [set() for _ in range(folds)]
+    # The largest first, each to the part that is smallest so far: the parts come out as equal as whole patients allow.
+    for name in sorted(shuffled, key=lambda n: -size[n]):
+        min(parts, key=lambda part: sum(size[n] for n in part)).add(name)
+    return tuple(_fold(units, part, number, folds, of_one) for number, part in enumerate(parts, start=1))
+
+
+def _fold(units: Sequence[str], kept: set[str], number: int, folds: int, of_one: bool) -> Split:
+    validation = tuple(i for i, unit in enumerate(units) if unit in kept)
+    train = tuple(i for i, unit in enumerate(units) if unit not in kept)
+    patients = "" if of_one else f" of {counted(len(kept), 'patient')}"
+    text = (
+        f"Fold {number} of {folds}: {counted(len(validation), 'scan')}{patients} kept back, "
+        f"{counted(len(train), 'scan')} to learn from."
+    )
+    if of_one:
+        text += " All scans are of one patient: the scores say nothing about other patients."
+    return Split(train, validation, "cases" if of_one else "patients", text)
 
 
 def validation_share(patients: int) -> float:

@@ -1,5 +1,8 @@
 """One file holds all that segmenting needs: the weights, and a JSON text about everything else.
 
+The file of several folds holds the weights of all their networks, under "members.0.", "members.1." and so on, and says
+how many they are ("members"); ``load_model`` then returns one network that gives the mean of their probabilities.
+
 The format is safetensors: opening a file reads numbers and text and runs no code, whoever made it.
 """
 
@@ -22,11 +25,14 @@ from torch.overrides import TorchFunctionMode
 from autoseg_lib.errors import ModelError, SettingsError
 from autoseg_lib.io.files import atomic_write
 from autoseg_lib.labels import LabelTable
+from autoseg_lib.networks.ensemble import MOST_MEMBERS, Ensemble
 from autoseg_lib.networks.registry import NetworkSpec, build_network
 from autoseg_lib.preprocess.pipeline import Preprocessing
 
 # The version of the metadata's layout. A file with a higher one was written by newer software.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Files of one network are as they were in version 1, so that older software reads them too.
+_VERSION_OF_ONE, _VERSION_OF_SEVERAL = 1, 2
 METADATA_KEY = "autoseg"
 _NEEDED = ("format_version", "labels", "network", "preprocessing")
 # What is a table wherever it is there.
@@ -41,9 +47,10 @@ class LoadedModel:
         path: the file it came from.
         network: weights loaded, in evaluation mode, on the wanted device.
         metadata: everything the file says.
-        spec: the network's description.
+        spec: the network's description; with several members, of each of them.
         labels: the ROIs.
         preprocessing: what to do to a scan before and after.
+        members: number of networks that answer together; time and memory grow with it.
     """
 
     path: Path
@@ -52,6 +59,7 @@ class LoadedModel:
     spec: NetworkSpec
     labels: LabelTable
     preprocessing: Preprocessing
+    members: int = 1
 
 
 def save_model(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -60,7 +68,7 @@ def save_model(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> N
 
     Args:
         path: the file, ending in .safetensors.
-        network: the trained network, on any device.
+        network: the trained network, on any device; an Ensemble is kept with all its members.
         metadata: table for JSON with at least "labels" (names), "network" (NetworkSpec.to_dict) and
             "preprocessing" (Preprocessing.to_dict). Numbers that are not finite are kept as null.
 
@@ -69,7 +77,11 @@ def save_model(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> N
         OutOfSpaceError: the disk is full; an older file of that name is intact.
         ExportError: the file cannot be written.
     """
-    table = {"format_version": FORMAT_VERSION, **metadata}
+    members = len(network.members) if isinstance(network, Ensemble) else 1
+    if isinstance(network, Ensemble) and members == 1:
+        network = network.members[0]
+    version = _VERSION_OF_ONE if members == 1 else _VERSION_OF_SEVERAL
+    table = {"format_version": version, "members": members, **metadata}
     missing = [key for key in _NEEDED if key not in table]
     if missing:
         raise ModelError(f"model '{path.name}': the metadata lack {', '.join(missing)}.")
@@ -145,6 +157,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
         spec = NetworkSpec.from_dict(metadata["network"])
         preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
         labels = LabelTable(_names(metadata["labels"]))
+        members = _number_of_members(metadata.get("members", 1))
     except (ModelError, SettingsError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"model '{path.name}': {error}") from error
     if spec.out_channels != len(labels) + 1 or spec.dimension != preprocessing.dimension:
@@ -161,14 +174,14 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
         with safe_open(str(path), framework="pt") as file:
             names = list(file.keys())
             # The network is drawn up without weights first: a damaged description can ask for more than fits into memory.
-            if _shapes_of(spec) != {name: tuple(file.get_slice(name).get_shape()) for name in names}:
+            if _shapes_of(spec, members) != {name: tuple(file.get_slice(name).get_shape()) for name in names}:
                 raise unfit
             weights = {name: file.get_tensor(name) for name in names}
-        network = build_network(spec)
+        network = _build(spec, members)
         network.load_state_dict(weights)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise unfit from error
-    return LoadedModel(path, network.to(device).eval(), metadata, spec, labels, preprocessing)
+    return LoadedModel(path, network.to(device).eval(), metadata, spec, labels, preprocessing, members)
 
 
 class _RealNumbers(TorchFunctionMode):
@@ -179,11 +192,22 @@ class _RealNumbers(TorchFunctionMode):
         return func(*args, **({**kwargs, "device": "cpu"} if func is torch.linspace else kwargs))
 
 
-def _shapes_of(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
+def _shapes_of(spec: NetworkSpec, members: int) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of the weights that a network has, without memory for them."""
     with torch.device("meta"), _RealNumbers():
         state = build_network(spec).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+    prefixes = [""] if members == 1 else [f"members.{number}." for number in range(members)]
+    return {prefix + name: tuple(tensor.shape) for prefix in prefixes for name, tensor in state.items()}
+
+
+def _build(spec: NetworkSpec, members: int) -> nn.Module:
+    return build_network(spec) if members == 1 else Ensemble([build_network(spec) for _ in range(members)])
+
+
+def _number_of_members(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_MEMBERS:
+        raise ModelError(f"found {value!r} as the number of its networks; 1 to {MOST_MEMBERS} are expected.")
+    return value
 
 
 def _names(value: Any) -> list[str]:
