@@ -36,6 +36,7 @@ from autoseg_lib.events import (
 from autoseg_lib.infer.predictor import Predictor, Stopped
 from autoseg_lib.losses import build_loss
 from autoseg_lib.train.files import RunFiles, save_checkpoint, write_history
+from autoseg_lib.train.schedule import Schedule
 from autoseg_lib.train.validate import CaseScore, Scores, ValidationScan, validate
 
 # Share of the run in which the learning rate rises from 0: keeps the first steps of AdamW from running wild.
@@ -70,6 +71,12 @@ class LoopPlan:
     reserve_seconds: float = 0.0
     # The weights at the end are the model, whatever the scans kept back say: their scores stay untouched by any choice.
     keep_last: bool = False
+    # How the steps are planned at the start; the state of a run keeps its own copy, which changes.
+    schedule: Schedule | None = None
+    # The batch goes through the network in so many parts, one after the other, to keep to the memory (same result).
+    parts: int = 1
+    # End when validation has not become better for long.
+    early_stopping: bool = False
 
 
 @dataclass
