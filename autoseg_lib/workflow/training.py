@@ -28,11 +28,13 @@ from autoseg_lib.train.planning import (
     default_name,
     make_plan,
 )
+from autoseg_lib.train.tensorboard_log import TensorboardLog, writer_class
 from autoseg_lib.train.validate import Scores, ValidationScan
 from autoseg_lib.workflow.checking import Study, model_folder
 from autoseg_lib.workflow.model_metadata import model_metadata
+from autoseg_lib.workflow.progress_line import progress_line
 from autoseg_lib.workflow.training_data import prepare_data
-from autoseg_lib.workflow.training_result import TrainingResult, progress_line, training_result
+from autoseg_lib.workflow.training_result import TrainingResult, training_result
 from autoseg_lib.workflow.training_start import initial_network, make_trainer
 from autoseg_lib.workflow.training_time import reserve_seconds, seconds_per_step_of, time_steps
 
@@ -50,6 +52,9 @@ FREE_TO_CHANGE = (
     "resume",
     "start_from",
     "pretrained",
+    "early_stopping",
+    "cache",
+    "tensorboard",
 )
 
 
@@ -92,6 +97,38 @@ class PreparedTraining:
 # --- before -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class FoundRun:
+    """A run as it is planned, and what there is of it already; see PreparedTraining."""
+
+    plan: Plan
+    state: str
+    found: str
+    checkpoint: dict[str, Any] | None = field(repr=False)
+    previous: dict[str, Any] | None = field(repr=False)
+
+
+def find_run(
+    study: Study,
+    project_dir: Path,
+    machine: Machine,
+    *,
+    split: Split | None = None,
+    like: dict[str, Any] | None = None,
+) -> FoundRun:
+    """Plans a run and looks whether it has begun, or is finished, without reading the scans; see prepare_training."""
+    settings, folder = study.settings, model_folder(study.settings.model_dir, project_dir)
+    dimension = settings.dimension if settings.dimension != AUTO else choose_dimension(study.report.facts)[0]
+    check_dimension(dimension, study.report.facts)
+    checkpoint = _find_checkpoint(settings, folder, dimension)
+    previous = checkpoint["settings"] if checkpoint else like
+    plan = make_plan(settings, study.report, machine, folder, previous, split=split)
+    if checkpoint:
+        _require_same(settings, checkpoint, study, plan)
+    state, found = _state_of(checkpoint, plan)
+    return FoundRun(plan, state, found, checkpoint, previous)
+
+
 def prepare_training(
     study: Study,
     project_dir: Path,
@@ -117,23 +154,19 @@ def prepare_training(
         ModelError: the resume file or the model to start from cannot be used.
     """
     study.require_sound()
+    if study.settings.tensorboard:
+        writer_class()  # a package that is missing is said here, before anything takes time
     machine = machine or find_machine()
-    settings, folder = study.settings, model_folder(study.settings.model_dir, project_dir)
-    dimension = settings.dimension if settings.dimension != AUTO else choose_dimension(study.report.facts)[0]
-    check_dimension(dimension, study.report.facts)
-    checkpoint = _find_checkpoint(settings, folder, dimension)
-    previous = checkpoint["settings"] if checkpoint else like
-    plan = make_plan(settings, study.report, machine, folder, previous, split=split)
-    if checkpoint:
-        _require_same(settings, checkpoint, study, plan)
-
+    run = find_run(study, project_dir, machine, split=split, like=like)
+    plan, checkpoint = run.plan, run.checkpoint
     train_set, validation = prepare_data(study, plan, on_event)
     network = initial_network(plan)
     seconds_per_step = (
         time_steps(plan, network, train_set) if checkpoint is None else seconds_per_step_of(checkpoint)
     )
     if checkpoint is None:
-        plan = make_plan(settings, study.report, machine, folder, previous, seconds_per_step, split)
+        folder = plan.files.folder
+        plan = make_plan(study.settings, study.report, machine, folder, run.previous, seconds_per_step, split)
         network = initial_network(plan)  # the timed one has learned already
     reserve = reserve_seconds(plan, seconds_per_step, study)
     plan = replace(plan, loop=replace(plan.loop, reserve_seconds=reserve))
@@ -262,9 +295,11 @@ def train(
     trainer = make_trainer(plan, prepared.network, prepared.train_set, prepared.validation, save, extra)
     if prepared.checkpoint:
         trainer.restore(prepared.checkpoint["state"])
+    if plan.settings.tensorboard:
+        on_event = TensorboardLog(plan.files.tensorboard, on_event)
     listener = _with_progress_lines(on_event, plan, trainer)
     reason = trainer.fit(listener, stop or StopFlag())
-    return training_result(plan, study, reason, on_event)
+    return training_result(plan, study, reason, on_event, worst_loss=trainer.loss.worst)
 
 
 def _with_progress_lines(on_event: Listener, plan: Plan, trainer: Trainer) -> Listener:
@@ -275,7 +310,8 @@ def _with_progress_lines(on_event: Listener, plan: Plan, trainer: Trainer) -> Li
         if isinstance(event, EpochDone) and (
             event.epoch % plan.settings.print_checkpoint == 0 or event.epoch in (1, event.epochs)
         ):
-            on_event(Message(progress_line(event, trainer.elapsed(), trainer.state.history)))
+            line = progress_line(event, trainer.elapsed(), trainer.state.history, trainer.loss.worst)
+            on_event(Message(line))
 
     return listener
 
