@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import signal
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AutosegError as error:
         if options.debug:
             traceback.print_exc()
-        else:
+        elif not getattr(error, "told", False):  # another process has said it
             _say(str(error))
         if getattr(options, "json", False):
             _print_json({"error": str(error)})
@@ -273,8 +274,7 @@ def _write_check(options: argparse.Namespace, study: Any, terminal: Terminal) ->
 
 def _train(options: argparse.Namespace) -> int:
     from autoseg_lib.settings import TrainSettings, make_settings
-    from autoseg_lib.workflow.checking import check_study
-    from autoseg_lib.workflow.training import prepare_training, train
+    from autoseg_lib.train.launch import find_place, forgotten_srun
 
     values = _values(options)
     if not values.get("main_dir"):
@@ -283,17 +283,31 @@ def _train(options: argparse.Namespace) -> int:
             "Give --settings FILE.yaml with a line `main_dir: FOLDER`, or --set main_dir=FOLDER."
         )
     settings = make_settings(TrainSettings, values)
-    with Terminal() as terminal, StopOnInterrupt() as stop:
-        study = check_study(settings, terminal)
-        for line in study.report.lines():
-            terminal.line(line)
-        study.require_sound()
-        prepared = prepare_training(study, Path.cwd(), terminal)
-        for line in prepared.lines():
-            terminal.line(line)
-        result = train(prepared, terminal, stop)
-    _print("\n".join(result.lines()))
-    return 0
+    place = find_place(os.environ)
+    if place.world > 1:
+        # torch warns in technical terms about what is meant to be so; it reads this when it is imported.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from autoseg_lib.system import device_name
+    from autoseg_lib.train.distributed import training_team
+    from autoseg_lib.workflow.together import check_together, prepare_together
+    from autoseg_lib.workflow.training import train
+
+    speaks = place.rank == 0
+    with Terminal(speaks) as terminal, StopOnSignals(speaks) as stop:
+        if hint := forgotten_srun(os.environ):
+            terminal.line(hint)
+        with training_team(place, device_name()) as team:
+            study = check_together(settings, terminal, team)
+            for line in study.report.lines():
+                terminal.line(line)
+            study.require_sound()
+            prepared = prepare_together(study, Path.cwd(), terminal, team=team)
+            for line in prepared.lines():
+                terminal.line(line)
+            result = train(prepared, terminal, stop, team)
+    if speaks:
+        _print("\n".join(result.lines()))
+    return stop.exit_code if result.reason == "stopped" and speaks else 0
 
 
 def _segment(options: argparse.Namespace) -> int:
@@ -312,7 +326,7 @@ def _segment(options: argparse.Namespace) -> int:
     from autoseg_lib.workflow.segmenting import find_model, segment
 
     model = find_model(settings, model_folder(settings.model_dir, Path.cwd()))
-    with Terminal() as terminal, StopOnInterrupt() as stop:
+    with Terminal() as terminal, StopOnSignals() as stop:
         result = segment(
             options.input, model, options.output, settings, mode=options.mode, on_event=terminal, stop=stop
         )
@@ -418,7 +432,7 @@ def _label_map(text: str | None, option: str) -> dict[int | str, int] | None:
 def _demo(options: argparse.Namespace) -> int:
     from autoseg_lib.workflow.demo import run_demo
 
-    with Terminal() as terminal, StopOnInterrupt() as stop:
+    with Terminal() as terminal, StopOnSignals() as stop:
         result = run_demo(options.dir, terminal, stop)
     _print("\n".join(result.lines()))
     return 0
@@ -455,28 +469,70 @@ def _values(options: argparse.Namespace) -> dict[str, Any]:
     return {**values, **parse_assignments(getattr(options, "set", []))}
 
 
-class StopOnInterrupt(StopFlag):
-    """Ctrl+C asks the work to save and end; a second Ctrl+C ends at once."""
+# What a training that was told to stop returns, so that a script knows what to do next. SIGUSR1 is what a cluster is asked to
+# send before the time is up: 75 ("try again", BSD's sysexits) asks to be started again. SIGTERM: as if it had ended at once.
+EXIT_START_AGAIN, EXIT_TERMINATED = 75, 128 + 15
+# Starters such as torchrun pass Ctrl+C on to processes that had it from the terminal already.
+SAME_INTERRUPT_SECONDS = 2.0
 
-    def __enter__(self) -> StopOnInterrupt:
-        self._before = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, self._interrupted)
+
+class StopOnSignals(StopFlag):
+    """Ctrl+C, or a system that ends this process, asks the work to save and end; a second Ctrl+C ends at once.
+
+    Attributes:
+        exit_code: what the program should return when it has stopped.
+    """
+
+    def __init__(self, speaks: bool = True) -> None:
+        """Args:
+        speaks: whether to say that it stops (of several processes one does).
+        """
+        super().__init__()
+        self.exit_code = 0
+        self._speaks = speaks
+        self._first = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopOnSignals:
+        for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK"):
+            if number := getattr(signal, name, None):  # Windows has no SIGUSR1, others no SIGBREAK
+                self._before[number] = signal.signal(number, self._asked)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _interrupted(self, *_: object) -> None:
-        if self.is_set():
+    def _asked(self, number: int, _: object) -> None:
+        if (
+            number == signal.SIGINT
+            and self.is_set()
+            and time.monotonic() - self._first > SAME_INTERRUPT_SECONDS
+        ):
             raise KeyboardInterrupt
-        _say("\nstopping and keeping what is done (press Ctrl+C again to end at once) ...")
+        if self.is_set():
+            return
+        self._first = time.monotonic()
+        if number == getattr(signal, "SIGUSR1", None):
+            self.exit_code, why = EXIT_START_AGAIN, "the time is nearly up: "
+        elif number == signal.SIGINT:
+            why = ""
+        else:
+            self.exit_code, why = EXIT_TERMINATED, "this process was asked to end: "
+        if self._speaks:
+            again = " (press Ctrl+C again to end at once)" if number == signal.SIGINT else ""
+            _say(f"\n{why}stopping and keeping what is done{again} ...")
         self.set()
 
 
 class Terminal:
     """Shows events on stderr: one line that is drawn again on a terminal, a line now and then in a log file."""
 
-    def __init__(self) -> None:
+    def __init__(self, speaks: bool = True) -> None:
+        """Args:
+        speaks: False shows nothing (of several processes one speaks).
+        """
+        self._speaks = speaks
         self._live = sys.stderr.isatty()
         self._shown = ""
         self._last = 0.0
@@ -489,6 +545,8 @@ class Terminal:
 
     def __call__(self, event: Event) -> None:
         """Shows one event."""
+        if not self._speaks:
+            return
         if isinstance(event, Progress):
             self._progress(event)
         elif isinstance(event, Message):
@@ -505,8 +563,9 @@ class Terminal:
 
     def line(self, text: str) -> None:
         """Writes a line that stays."""
-        self._clear()
-        _say(text)
+        if self._speaks:
+            self._clear()
+            _say(text)
 
     def _progress(self, event: Progress) -> None:
         share = f"{event.done} of {event.total}" if event.total else str(event.done)

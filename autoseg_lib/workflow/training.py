@@ -18,6 +18,7 @@ from autoseg_lib.networks.model_file import save_model
 from autoseg_lib.networks.registry import number_of_weights
 from autoseg_lib.settings import AUTO, TrainSettings, to_table
 from autoseg_lib.system import versions
+from autoseg_lib.train.distributed import ALONE, Team
 from autoseg_lib.train.files import load_checkpoint, write_yaml
 from autoseg_lib.train.loop import Trainer
 from autoseg_lib.train.machine import Machine, find_machine
@@ -261,14 +262,18 @@ def _summary(plan: Plan, network: nn.Module, minutes: float, state: str) -> str:
 
 
 def train(
-    prepared: PreparedTraining, on_event: Listener = nobody, stop: StopFlag | None = None
+    prepared: PreparedTraining,
+    on_event: Listener = nobody,
+    stop: StopFlag | None = None,
+    team: Team = ALONE,
 ) -> TrainingResult:
     """Trains, or goes on with an interrupted run, or shows a finished one.
 
     Args:
         prepared: see prepare_training.
         on_event: hears the progress; also gets the line for every ``print_checkpoint`` epochs.
-        stop: set to save and end.
+        stop: set to save and end; of several processes any one's counts.
+        team: the processes that train together; the first one writes the files and finds the result.
 
     Raises:
         ModelError: training became unstable or memory ran out.
@@ -276,15 +281,9 @@ def train(
     """
     plan, study = prepared.plan, prepared.study
     if prepared.state == "finished" and prepared.checkpoint:
-        return training_result(plan, study, prepared.checkpoint["state"]["finished"], on_event, already=True)
-    elsewhere = isinstance(study.settings.resume, str) and study.settings.resume != AUTO
-    if elsewhere:
-        elsewhere = Path(study.settings.resume).expanduser().resolve() != plan.files.last.resolve()
-    if prepared.state == "new" or elsewhere:
-        aside = plan.files.set_aside()
-        if aside:
-            on_event(Message(f"The files of an earlier run of this name were set aside in '{aside.name}'."))
-        write_yaml(plan.files.settings, to_table(plan.settings))
+        reason = prepared.checkpoint["state"]["finished"]
+        return team.first_does(lambda: training_result(plan, study, reason, on_event, already=True))
+    team.first_does(lambda: _begin_files(prepared, on_event))
     extra = {
         "settings": to_table(plan.settings),
         "checksum": study.report.checksum,
@@ -295,11 +294,25 @@ def train(
     trainer = make_trainer(plan, prepared.network, prepared.train_set, prepared.validation, save, extra)
     if prepared.checkpoint:
         trainer.restore(prepared.checkpoint["state"])
-    if plan.settings.tensorboard:
+    if plan.settings.tensorboard and team.is_first:
         on_event = TensorboardLog(plan.files.tensorboard, on_event)
     listener = _with_progress_lines(on_event, plan, trainer)
     reason = trainer.fit(listener, stop or StopFlag())
-    return training_result(plan, study, reason, on_event, worst_loss=trainer.loss.worst)
+    worst = trainer.loss.worst
+    return team.first_does(lambda: training_result(plan, study, reason, on_event, worst_loss=worst))
+
+
+def _begin_files(prepared: PreparedTraining, on_event: Listener) -> None:
+    """Sets the files of an earlier run aside, where this one does not go on with them."""
+    plan, resume = prepared.plan, prepared.study.settings.resume
+    elsewhere = isinstance(resume, str) and resume != AUTO
+    if elsewhere:
+        elsewhere = Path(str(resume)).expanduser().resolve() != plan.files.last.resolve()
+    if prepared.state == "new" or elsewhere:
+        aside = plan.files.set_aside()
+        if aside:
+            on_event(Message(f"The files of an earlier run of this name were set aside in '{aside.name}'."))
+        write_yaml(plan.files.settings, to_table(plan.settings))
 
 
 def _with_progress_lines(on_event: Listener, plan: Plan, trainer: Trainer) -> Listener:
