@@ -1,55 +1,112 @@
-"""All networks by name: 2D U-Nets of segmentation-models-pytorch, 3D U-Nets of MONAI.
+"""All networks by name, and the description of one that is kept with its weights.
 
-Every network takes (batch, 1, ...) images and gives (batch, channels, ...) logits of the same size, channel 0
-the background.
+Every network takes (batch, channels, ...) images and gives (batch, classes, ...) logits of the same size, channel 0 the
+background. While training, a network with several outputs gives a list, the full-resolution answer first; see
+``output_weights``. While predicting it always gives one tensor.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import segmentation_models_pytorch as smp
-from monai.networks.nets import AttentionUnet, DynUNet, SegResNet, SwinUNETR, UNet
 from torch import nn
 
 from autoseg_lib.errors import ModelError, SettingsError
+from autoseg_lib.networks.entry import Entry
+from autoseg_lib.networks.networks_2d import DEFAULT_ENCODER, NETWORKS_2D, encoder_names, is_encoder
+from autoseg_lib.networks.networks_3d import NETWORKS_3D
 
-# Name in Settings → class. The names are segmentation-models-pytorch's own, in lower case.
-NETWORKS_2D: dict[str, type[nn.Module]] = {
-    "unet": smp.Unet,
-    "unetplusplus": smp.UnetPlusPlus,
-    "manet": smp.MAnet,
-    "linknet": smp.Linknet,
-    "fpn": smp.FPN,
-    "pspnet": smp.PSPNet,
-    "deeplabv3": smp.DeepLabV3,
-    "deeplabv3plus": smp.DeepLabV3Plus,
-    "pan": smp.PAN,
-    "upernet": smp.UPerNet,
-    "segformer": smp.Segformer,
-}
-NETWORKS_3D: tuple[str, ...] = ("unet", "dynunet", "segresnet", "attention_unet", "swin_unetr")
-
-DEFAULT_NETWORK = {"2D": "unet", "3D": "unet"}
-DEFAULT_ENCODER = "resnet18"
-
-# These pool the whole image to one value and normalise it over the batch, which needs two images while
-# training.
-_NEEDS_TWO_IMAGES = ("deeplabv3", "deeplabv3plus", "upernet", "pan")
-
-# PAN halves the image three more times after its encoder.
-_SMALLEST_SIDE = {"pan": 128}
-
-# How often each 3D network halves the image, as a factor.
-_MULTIPLES_3D = {"unet": 8, "dynunet": 8, "segresnet": 8, "attention_unet": 8, "swin_unetr": 32}
+__all__ = [
+    "DEFAULT_ENCODER",
+    "NETWORKS_2D",
+    "NETWORKS_3D",
+    "NetworkSpec",
+    "build_network",
+    "check_input_shape",
+    "default_dropout",
+    "default_encoder",
+    "default_loss",
+    "default_network",
+    "encoder_names",
+    "fitting_shape",
+    "number_of_weights",
+    "output_weights",
+    "size_multiple",
+    "smallest_batch",
+    "supervision_options",
+    "takes_any_size",
+]
 
 
-def encoder_names() -> tuple[str, ...]:
-    """Returns the encoders a 2D network can have."""
-    return tuple(smp.encoders.get_encoder_names())
+def default_network(dimension: str, *, has_gpu: bool = False) -> str:
+    """Returns the network that is used unless another is asked for."""
+    if dimension == "2D":
+        return "unet"
+    return "dynunet" if has_gpu else "light_unet"
+
+
+def _table(dimension: str) -> Mapping[str, Entry]:
+    return NETWORKS_2D if dimension == "2D" else NETWORKS_3D
+
+
+def _find(dimension: str, name: str) -> Entry:
+    """Returns what is known of a network.
+
+    Raises:
+        SettingsError: there is none of that name; the message lists all.
+    """
+    table = _table(dimension)
+    if name not in table:
+        raise SettingsError(_unknown("network", name, tuple(table), f" for {dimension}"))
+    return table[name]
+
+
+def default_encoder(dimension: str, name: str) -> str:
+    """Returns the encoder that a network has unless another is asked for; "" where it takes none."""
+    return _find(dimension, name).encoder
+
+
+def default_dropout(dimension: str, name: str) -> float:
+    """Returns the share of features that the network was made to drop while training."""
+    return _find(dimension, name).dropout
+
+
+def default_loss(dimension: str, name: str) -> str | None:
+    """Returns the loss that the network was made for; None: it has none of its own."""
+    return _find(dimension, name).loss
+
+
+def supervision_options(dimension: str, name: str, wanted: bool | None = None) -> dict[str, Any]:
+    """Returns the options for comparing coarser outputs with the labels too.
+
+    Args:
+        dimension: "2D" or "3D".
+        name: the network.
+        wanted: the user's choice; None leaves it to the network.
+
+    Raises:
+        SettingsError: it is wanted, but this network has one output only.
+    """
+    entry = _find(dimension, name)
+    if entry.always_several:
+        return {}
+    if entry.output_weights is None:
+        if wanted:
+            able = [
+                key
+                for key, item in _table(dimension).items()
+                if item.output_weights and not item.always_several
+            ]
+            where = f"Networks that can: {', '.join(able)}." if able else "No 2D network can."
+            raise SettingsError(
+                f'deep_supervision = True: network = "{name}" has one output only. {where} '
+                'Choose one of them, or leave deep_supervision = "auto".'
+            )
+        return {}
+    return {"deep_supervision": True} if (entry.deep_supervision if wanted is None else wanted) else {}
 
 
 @dataclass(frozen=True)
@@ -58,13 +115,13 @@ class NetworkSpec:
 
     Attributes:
         dimension: "2D" or "3D".
-        name: a key of NETWORKS_2D or one of NETWORKS_3D.
+        name: a key of NETWORKS_2D or NETWORKS_3D.
         out_channels: ROIs plus 1 for the background.
         input_shape: 2D: (rows, columns); 3D: (slices, rows, columns) of the training patches.
-        encoder: 2D: one of encoder_names(); "" in 3D.
+        encoder: 2D: one of encoder_names() or "tu-" and a name of timm; "" where the network takes none.
         in_channels: channels of the image.
         dropout: share of features dropped while training.
-        options: further arguments of the network's class, by name.
+        options: further arguments of the network's class, by name; ``deep_supervision``: see output_weights.
     """
 
     dimension: Literal["2D", "3D"]
@@ -80,13 +137,8 @@ class NetworkSpec:
         object.__setattr__(self, "input_shape", tuple(int(n) for n in self.input_shape))
         if self.dimension not in ("2D", "3D"):
             raise ModelError(f'network: expected the dimension "2D" or "3D", found {self.dimension!r}.')
-        known = tuple(NETWORKS_2D) if self.dimension == "2D" else NETWORKS_3D
-        if self.name not in known:
-            raise SettingsError(_unknown("network", self.name, known, f" for {self.dimension}"))
-        if self.dimension == "2D" and not self.encoder:
-            object.__setattr__(self, "encoder", DEFAULT_ENCODER)
-        if self.dimension == "2D" and self.encoder not in encoder_names():
-            raise SettingsError(_unknown("encoder", self.encoder, encoder_names()))
+        entry = _find(self.dimension, self.name)
+        object.__setattr__(self, "encoder", _encoder_of(self.dimension, self.name, entry, self.encoder))
         if len(self.input_shape) != (2 if self.dimension == "2D" else 3):
             raise ModelError(f"network: found the input size {self.input_shape} for {self.dimension}.")
         if self.out_channels < 2:
@@ -149,12 +201,45 @@ def _unknown(what: str, found: str, known: tuple[str, ...], where: str = "") -> 
     return f'{what} = "{found}" is not known{where}.{hint} Accepted: {", ".join(known)}.'
 
 
+def _encoder_of(dimension: str, name: str, entry: Entry, wanted: str) -> str:
+    """Returns the encoder to use.
+
+    Raises:
+        SettingsError: there is no such encoder, or the network takes none.
+    """
+    if not wanted:
+        return entry.encoder
+    if not entry.encoder:
+        if dimension == "3D":
+            return ""
+        raise SettingsError(f'encoder = "{wanted}": network = "{name}" has none. Leave encoder = "auto".')
+    if not is_encoder(name, wanted):
+        if name == "dpt":
+            raise SettingsError(
+                f'encoder = "{wanted}": network = "dpt" needs a vision transformer. Use "{entry.encoder}" or another tu-vit_... of timm.'
+            )
+        raise SettingsError(_unknown("encoder", wanted, encoder_names()))
+    return wanted
+
+
 def size_multiple(spec: NetworkSpec) -> int:
     """Returns the number that each side of the input must be a multiple of."""
-    if spec.dimension == "3D":
-        return _MULTIPLES_3D[spec.name]
-    depth = spec.options.get("encoder_depth", 3 if spec.name == "pspnet" else 5)
-    return int(2**depth)
+    return _find(spec.dimension, spec.name).multiple(spec.options)
+
+
+def takes_any_size(spec: NetworkSpec) -> bool:
+    """Whether the trained network also works on other sizes (multiples of size_multiple) than its input_shape."""
+    return _find(spec.dimension, spec.name).any_size
+
+
+def fitting_shape(
+    dimension: str, name: str, shape: tuple[int, ...], options: Mapping[str, Any] | None = None
+) -> tuple[int, ...]:
+    """Returns the size nearest to ``shape`` that a network can work on."""
+    entry = _find(dimension, name)
+    multiple = entry.multiple(options or {})
+    # At least two of the smallest pixels along each side: normalising one single pixel leaves nothing.
+    return tuple(max(2 * multiple, entry.smallest_side, round(n / multiple) * multiple) for n in shape)
 
 
 def check_input_shape(spec: NetworkSpec) -> None:
@@ -164,13 +249,12 @@ def check_input_shape(spec: NetworkSpec) -> None:
         SettingsError: it cannot; the message names the nearest size that works.
     """
     multiple, shape = size_multiple(spec), spec.input_shape
-    # At least two of the smallest pixels along each side: normalising one single pixel leaves nothing.
-    smallest = _SMALLEST_SIDE.get(spec.name, 0) if spec.dimension == "2D" else 0
-    fitting = tuple(max(2 * multiple, smallest, round(n / multiple) * multiple) for n in shape)
-    if all(n % multiple == 0 and n >= smallest for n in shape) and max(shape) >= 2 * multiple:
+    smallest = _find(spec.dimension, spec.name).smallest_side
+    if all(n % multiple == 0 and n >= max(smallest, 1) for n in shape) and max(shape) >= 2 * multiple:
         return
     setting = "input_shape" if spec.dimension == "2D" else "patch_size"
     at_least = f" from {smallest} on" if smallest else ""
+    fitting = fitting_shape(spec.dimension, spec.name, shape, spec.options)
     found, works = (" × ".join(str(n) for n in size) for size in (shape, fitting))
     raise SettingsError(
         f'{setting}: found {found}; network = "{spec.name}" needs multiples of {multiple}{at_least}. Use {works}.'
@@ -179,7 +263,21 @@ def check_input_shape(spec: NetworkSpec) -> None:
 
 def smallest_batch(spec: NetworkSpec) -> int:
     """Returns the fewest images per training step that the network can learn from (1 or 2)."""
-    return 2 if spec.dimension == "2D" and spec.name in _NEEDS_TWO_IMAGES else 1
+    return _find(spec.dimension, spec.name).smallest_batch
+
+
+def output_weights(spec: NetworkSpec) -> tuple[float, ...]:
+    """Returns the weights in the loss of the outputs that the network gives while training.
+
+    (1.0,): it gives one tensor. Otherwise it gives a list, the full-resolution answer first: with deep supervision the
+    weights sum to 1 and the outputs become coarser; those of the two-stage pyramid V-Net are both of full resolution
+    and count 1 each.
+    """
+    entry = _find(spec.dimension, spec.name)
+    several = entry.always_several or bool(spec.options.get("deep_supervision", False))
+    if entry.output_weights is None or not several:
+        return (1.0,)
+    return entry.output_weights(spec.options)
 
 
 def build_network(spec: NetworkSpec, *, pretrained: bool = False) -> nn.Module:
@@ -187,83 +285,31 @@ def build_network(spec: NetworkSpec, *, pretrained: bool = False) -> nn.Module:
 
     Args:
         spec: which one.
-        pretrained: 2D: start from weights trained on ImageNet, downloaded once. Nothing is downloaded
-            otherwise.
+        pretrained: 2D: start from encoder weights trained on ImageNet, downloaded once (see
+            ``autoseg_lib.networks.pretrained``). Nothing is downloaded otherwise.
 
     Raises:
         ModelError: the network cannot be built so, or the weights cannot be had.
     """
     try:
-        if spec.dimension == "2D":
-            return _build_2d(spec, pretrained)
-        return _BUILDERS_3D[spec.name](spec)
+        return _find(spec.dimension, spec.name).build(spec, pretrained)
     except OSError as error:
         raise ModelError(
             f"pretrained = True: the weights of '{spec.encoder}' could not be downloaded "
             f"({type(error).__name__}). "
             "Connect to the internet once, or set pretrained = False."
         ) from error
-    except (KeyError, TypeError, ValueError, NotImplementedError, ArithmeticError) as error:
-        raise ModelError(
-            f"network {spec.title}: it cannot be built so: {error}. Choose another encoder."
-        ) from error
-
-
-def _build_2d(spec: NetworkSpec, pretrained: bool) -> nn.Module:
-    network = NETWORKS_2D[spec.name](
-        encoder_name=spec.encoder,
-        encoder_weights="imagenet" if pretrained else None,
-        in_channels=spec.in_channels,
-        classes=spec.out_channels,
-        **spec.options,
-    )
-    if spec.dropout > 0:
-        head = network.get_submodule("segmentation_head")
-        network.set_submodule("segmentation_head", nn.Sequential(nn.Dropout2d(spec.dropout), head))
-    return network
-
-
-def _unet(spec: NetworkSpec) -> nn.Module:
-    defaults = {"channels": (16, 32, 64, 128), "strides": (2, 2, 2), "num_res_units": 2, "norm": "instance"}
-    return UNet(3, spec.in_channels, spec.out_channels, dropout=spec.dropout, **{**defaults, **spec.options})
-
-
-def _dynunet(spec: NetworkSpec) -> nn.Module:
-    defaults = {
-        "kernel_size": (3, 3, 3, 3),
-        "strides": (1, 2, 2, 2),
-        "upsample_kernel_size": (2, 2, 2),
-        "filters": (16, 32, 64, 128),
-        "dropout": spec.dropout or None,
-    }
-    return DynUNet(3, spec.in_channels, spec.out_channels, **{**defaults, **spec.options})
-
-
-def _segresnet(spec: NetworkSpec) -> nn.Module:
-    defaults = {"init_filters": 16, "blocks_down": (1, 2, 2, 4), "dropout_prob": spec.dropout or None}
-    options = {**defaults, **spec.options}
-    return SegResNet(3, in_channels=spec.in_channels, out_channels=spec.out_channels, **options)
-
-
-def _attention_unet(spec: NetworkSpec) -> nn.Module:
-    defaults = {"channels": (16, 32, 64, 128), "strides": (2, 2, 2)}
-    return AttentionUnet(
-        3, spec.in_channels, spec.out_channels, dropout=spec.dropout, **{**defaults, **spec.options}
-    )
-
-
-def _swin_unetr(spec: NetworkSpec) -> nn.Module:
-    options = {"feature_size": 24, "drop_rate": spec.dropout, **spec.options}
-    return SwinUNETR(spec.in_channels, spec.out_channels, spatial_dims=3, **options)
-
-
-_BUILDERS_3D: dict[str, Callable[[NetworkSpec], nn.Module]] = {
-    "unet": _unet,
-    "dynunet": _dynunet,
-    "segresnet": _segresnet,
-    "attention_unet": _attention_unet,
-    "swin_unetr": _swin_unetr,
-}
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        NotImplementedError,
+        ArithmeticError,
+    ) as error:
+        advice = "Choose another encoder." if spec.encoder else "Choose another network."
+        raise ModelError(f"network {spec.title}: it cannot be built so: {error}. {advice}") from error
 
 
 def number_of_weights(network: nn.Module) -> int:

@@ -22,11 +22,14 @@ from autoseg_lib.io.volume_files import stem_of
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.losses import DEFAULT_LOSS, build_loss
 from autoseg_lib.networks.registry import (
-    DEFAULT_ENCODER,
-    DEFAULT_NETWORK,
     NetworkSpec,
+    default_dropout,
+    default_encoder,
+    default_loss,
+    default_network,
     size_multiple,
     smallest_batch,
+    supervision_options,
 )
 from autoseg_lib.preprocess.intensity import IntensityPlan, fit_intensity
 from autoseg_lib.preprocess.pipeline import ORIENTATION_3D, Preprocessing, plane_of
@@ -242,9 +245,7 @@ def _choose_schedule(
         auto = int(np.clip(round(target / steps), FEWEST_EPOCHS, MOST_EPOCHS))
         reason = f"about {target} training steps of {batch} images"
     epochs = chooser.choose("epochs", auto, reason)
-    loss = chooser.choose(
-        "loss", DEFAULT_LOSS, "Dice and cross-entropy together learn more steadily than Dice alone"
-    )
+    loss = chooser.choose("loss", *_loss(dimension, chooser.values["network"].lower()))
     build_loss(loss)  # an unknown name is refused here, before anything takes time
     rate = chooser.choose(
         "learning_rate", 1e-3 if dimension == "2D" else 2e-3, "works with this optimiser and network"
@@ -350,12 +351,17 @@ def _choose_network(
 ) -> tuple[NetworkSpec, Preprocessing, tuple[int, int, int] | None]:
     """Returns the network, its grid, and in 3D the window."""
     classes = len(labels) + 1
-    name = chooser.choose("network", DEFAULT_NETWORK[dimension], "the field's standard").lower()
-    dropout = chooser.choose(
-        "dropout_rate", 0.0, "augmentation already keeps the network from learning by heart"
+    name = chooser.choose("network", *_network(dimension, machine)).lower()
+    dropout = chooser.choose("dropout_rate", *_dropout(dimension, name))
+    supervised = chooser.settings.deep_supervision
+    options = supervision_options(dimension, name, None if supervised == AUTO else supervised)
+    chooser.choose(
+        "deep_supervision", bool(options), "coarser outputs learn too" if options else "one output"
     )
     if dimension == "2D":
-        encoder = chooser.choose("encoder", DEFAULT_ENCODER, "light enough for every computer")
+        encoder = chooser.choose(
+            "encoder", default_encoder(dimension, name), "light enough for every computer"
+        )
         pair = _input_shape(chooser, NetworkSpec("2D", name, classes, (256, 256), encoder), facts, machine)
         return (
             NetworkSpec("2D", name, classes, pair, encoder, dropout=dropout),
@@ -363,12 +369,34 @@ def _choose_network(
             None,
         )
     spacing = _spacing_3d(chooser, facts, machine)
-    window = _patch_size(chooser, NetworkSpec("3D", name, classes, (64, 64, 64)), facts, spacing, machine)
+    probe = NetworkSpec("3D", name, classes, (64, 64, 64), options=options)
+    window = _patch_size(chooser, probe, facts, spacing, machine)
     return (
-        NetworkSpec("3D", name, classes, window, dropout=dropout),
+        NetworkSpec("3D", name, classes, window, dropout=dropout, options=options),
         Preprocessing("3D", intensity, spacing_zyx_mm=spacing),
         window,
     )
+
+
+def _network(dimension: str, machine: Machine) -> tuple[str, str]:
+    name = default_network(dimension, has_gpu=machine.has_gpu)
+    if name == "light_unet":
+        return name, "made for computers without a GPU"
+    return name, "the field's standard"
+
+
+def _dropout(dimension: str, name: str) -> tuple[float, str]:
+    share = default_dropout(dimension, name)
+    if share > 0:
+        return share, f"what {name} was made for"
+    return share, "augmentation already keeps the network from learning by heart"
+
+
+def _loss(dimension: str, name: str) -> tuple[str, str]:
+    own = default_loss(dimension, name)
+    if own:
+        return own, f"what {name} was made for"
+    return DEFAULT_LOSS, "Dice and cross-entropy together learn more steadily than Dice alone"
 
 
 def _input_shape(
