@@ -330,6 +330,12 @@ class TrainSettings:
     augment_params: Any = _setting(AUTO, _or_auto(_augment), "strength of each augmentation; False for none")
     network: str = _setting(AUTO, _or_auto(_text), "network architecture")
     encoder: str = _setting(AUTO, _or_auto(_text), "2D: encoder of the network")
+    network_depth: Any = _setting(
+        AUTO, _or_auto(_whole(2, 6)), "how often the network halves the image on its way down"
+    )
+    network_width: Any = _setting(
+        AUTO, _or_auto(_whole(4, 256)), "features of the network's first level; they double on the way down"
+    )
     pretrained: bool = _setting(
         False, _flag, "2D: start from downloaded encoder weights (needs the internet once)"
     )
