@@ -1,13 +1,15 @@
-"""A light 3D U-Net for computers without a GPU: nearly all of its work is done at half the image's resolution.
+"""A light U-Net for computers without a GPU: it does the same work with the operations that processors do well.
 
-A convolution at full resolution costs eight times one at half resolution and is bound by memory, not by arithmetic. So the
-image is first folded (each cube of 2 × 2 × 2 voxels becomes 8 channels; Shi et al. 2016, arXiv:1609.05158, run backwards), a
-residual U-Net works on the folded image, its answer is unfolded again, and one thin layer at full resolution draws the
-borders with what a thin stem saw of the image itself.
+On a CPU a convolution at full resolution is bound by memory, not by arithmetic, and a strided or transposed convolution takes
+five times as long as its arithmetic needs (benchmarks/networks.py). So the image is first folded: each cube of 2 × 2 × 2 voxels
+(square of 2 × 2 pixels) becomes 8 (4) channels (Shi et al. 2016, arXiv:1609.05158, run backwards). A residual U-Net works on the
+folded image; its levels too are reached by folding and a 1 × 1 convolution, and left by unfolding. One thin layer at full
+resolution draws the borders with what a thin stem saw of the image itself.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,8 +18,6 @@ from torch import nn
 from torch.nn import functional
 
 NormKind = Literal["group", "instance", "batch"]
-# Voxels in a folded cube.
-_CUBE = 8
 # Channels that GroupNorm normalises together.
 _GROUP_OF = 8
 _SLOPE = 0.01
@@ -30,6 +30,7 @@ class LightUNet(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
+        spatial_dims: int = 3,
         widths: Sequence[int] = (32, 64, 128),
         stem_width: int = 8,
         blocks: int | Sequence[int] = 1,
@@ -40,6 +41,7 @@ class LightUNet(nn.Module):
         """Args:
         in_channels: channels of the image.
         out_channels: classes.
+        spatial_dims: 2 or 3.
         widths: channels of each level, from half resolution down; each further level halves again.
         stem_width: channels at full resolution; 0: none, the unfolded answer is taken as it is.
         blocks: residual blocks of each level of the encoder; one number is for every level.
@@ -54,107 +56,124 @@ class LightUNet(nn.Module):
         counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
         if not widths or len(counts) != len(widths):
             raise ValueError(f"widths {list(widths)} and blocks {counts} need one number for each level")
-        self.stem = _conv_unit(in_channels, stem_width, norm) if stem_width else None
-        self.encoder = _Encoder(_CUBE * in_channels, widths, counts, norm)
-        self.dropout = nn.Dropout3d(dropout)
-        pairs = list(zip(widths[1:], widths[:-1], strict=True))[::-1]
-        self.ups = nn.ModuleList(nn.ConvTranspose3d(deep, high, 2, 2) for deep, high in pairs)
-        self.decoder = nn.ModuleList(_Residual(2 * high, high, norm) for _, high in pairs)
-        self.unfold = nn.Conv3d(widths[0], _CUBE * (stem_width or out_channels), 1)
+        layers = _Layers(spatial_dims, norm)
+        cell = 2**spatial_dims
+        self.stem = layers.unit(in_channels, stem_width) if stem_width else None
+        self.entry = layers.unit(cell * in_channels, widths[0])
+        steps = list(itertools.pairwise(widths))
+        self.encoder = nn.ModuleList(
+            nn.Sequential(*(_Residual(layers, width) for _ in range(count)))
+            for width, count in zip(widths, counts, strict=True)
+        )
+        self.downs = nn.ModuleList(layers.unit(cell * high, deep, size=1) for high, deep in steps)
+        self.ups = nn.ModuleList(layers.conv(deep, cell * high, 1) for high, deep in steps)
+        self.decoder = nn.ModuleList(_Residual(layers, high) for high, _ in steps)
+        self.dropout = layers.dropout(dropout)
+        self.unfold = layers.conv(widths[0], cell * (stem_width or out_channels), 1)
         self.head = None
         if stem_width:
             self.head = nn.Sequential(
-                _conv_unit(2 * stem_width, stem_width, norm),
-                nn.Dropout3d(dropout),
-                nn.Conv3d(stem_width, out_channels, 1),
+                nn.LeakyReLU(_SLOPE),
+                layers.conv(stem_width, stem_width, 3, bias=False),
+                nn.LeakyReLU(_SLOPE, inplace=True),
+                layers.dropout(dropout),
+                layers.conv(stem_width, out_channels, 1),
             )
-        self.coarse_head = nn.Conv3d(widths[0], out_channels, 1) if deep_supervision else None
+        self.coarse_head = layers.conv(widths[0], out_channels, 1) if deep_supervision else None
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Returns logits (batch, classes, slices, rows, columns); with deep supervision while training, a list of them
-        at full and at half resolution.
+        """Returns logits (batch, classes, ...); with deep supervision while training, a list of them at full and at half
+        resolution.
 
         Args:
-            image: (batch, channels, slices, rows, columns), sides multiples of 2 ** number of widths.
+            image: (batch, channels, [slices,] rows, columns), sides multiples of 2 ** number of widths.
         """
-        *skips, features = self.encoder(fold(image))
-        features = self.dropout(features)
-        for up, block, skip in zip(self.ups, self.decoder, reversed(skips), strict=True):
-            features = block(torch.cat([up(features), skip], 1))
+        features = self.entry(fold(image))
+        levels = []
+        for number, blocks in enumerate(self.encoder):
+            if number:
+                features = self.downs[number - 1](fold(features))
+            features = blocks(features)
+            levels.append(features)
+        features = self.dropout(levels.pop())
+        for number in reversed(range(len(levels))):
+            features = self.decoder[number](unfold(self.ups[number](features)) + levels[number])
         logits = unfold(self.unfold(features))
         if self.stem is not None and self.head is not None:
-            logits = self.head(torch.cat([logits, self.stem(image)], 1))
+            logits = self.head(logits + self.stem(image))
         if self.coarse_head is not None and self.training:
             return [logits, self.coarse_head(features)]
         return logits
 
 
-class _Encoder(nn.Module):
-    def __init__(
-        self, in_channels: int, widths: Sequence[int], counts: Sequence[int], norm: NormKind
-    ) -> None:
-        super().__init__()
-        self.entry = _conv_unit(in_channels, widths[0], norm)
-        self.levels = nn.ModuleList()
-        for number, (width, count) in enumerate(zip(widths, counts, strict=True)):
-            down = [_Residual(widths[number - 1], width, norm, stride=2)] if number else []
-            self.levels.append(nn.Sequential(*down, *(_Residual(width, width, norm) for _ in range(count))))
-
-    def forward(self, folded: torch.Tensor) -> list[torch.Tensor]:
-        """Returns the features of every level, the finest first."""
-        features, found = self.entry(folded), []
-        for level in self.levels:
-            features = level(features)
-            found.append(features)
-        return found
-
-
 class _Residual(nn.Module):
     """Two convolutions whose result is added to what went in (He et al. 2016)."""
 
-    def __init__(self, inputs: int, outputs: int, norm: NormKind, stride: int = 1) -> None:
+    def __init__(self, layers: _Layers, width: int) -> None:
         super().__init__()
-        self.first = _conv_unit(inputs, outputs, norm, stride)
-        self.second = nn.Sequential(
-            nn.Conv3d(outputs, outputs, 3, padding=1, bias=False), _norm(outputs, norm)
-        )
-        same = inputs == outputs and stride == 1
-        self.shortcut: nn.Module = (
-            nn.Identity() if same else nn.Conv3d(inputs, outputs, stride, stride, bias=False)
-        )
+        self.first = layers.unit(width, width)
+        self.second = nn.Sequential(layers.conv(width, width, 3, bias=False), layers.norm(width))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return functional.leaky_relu(self.second(self.first(features)) + self.shortcut(features), _SLOPE)
+        return functional.leaky_relu(self.second(self.first(features)) + features, _SLOPE, inplace=True)
+
+
+class _Layers:
+    """The layers of one number of dimensions and one kind of normalisation."""
+
+    def __init__(self, spatial_dims: int, norm: NormKind) -> None:
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims = {spatial_dims}; expected 2 or 3")
+        if norm not in ("group", "instance", "batch"):
+            raise ValueError(f'norm = {norm!r}; expected "group", "instance" or "batch"')
+        self.flat, self.kind = spatial_dims == 2, norm
+
+    def conv(self, inputs: int, outputs: int, size: int, bias: bool = True) -> nn.Module:
+        kind = nn.Conv2d if self.flat else nn.Conv3d
+        return kind(inputs, outputs, size, padding=size // 2, bias=bias)
+
+    def norm(self, channels: int) -> nn.Module:
+        if self.kind == "group":
+            return nn.GroupNorm(max(1, channels // _GROUP_OF), channels)
+        if self.kind == "instance":
+            return (nn.InstanceNorm2d if self.flat else nn.InstanceNorm3d)(channels, affine=True)
+        return (nn.BatchNorm2d if self.flat else nn.BatchNorm3d)(channels)
+
+    def unit(self, inputs: int, outputs: int, size: int = 3) -> nn.Sequential:
+        return nn.Sequential(
+            self.conv(inputs, outputs, size, bias=False),
+            self.norm(outputs),
+            nn.LeakyReLU(_SLOPE, inplace=True),
+        )
+
+    def dropout(self, share: float) -> nn.Module:
+        return (nn.Dropout2d if self.flat else nn.Dropout3d)(share)
 
 
 def fold(image: torch.Tensor) -> torch.Tensor:
-    """Returns (batch, 8 · channels, slices / 2, rows / 2, columns / 2): each cube of 2 × 2 × 2 voxels as channels."""
-    batch, channels, *shape = image.shape
-    a, b, c = (n // 2 for n in shape)
-    cubes = image.view(batch, channels, a, 2, b, 2, c, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
-    return cubes.reshape(batch, channels * _CUBE, a, b, c)
+    """Returns each cube of 2 × 2 × 2 voxels (square of 2 × 2 pixels) as channels.
+
+    Args:
+        image: (batch, channels, ...) with even sides.
+
+    Returns:
+        (batch, 8 · channels, ...) or (batch, 4 · channels, ...), sides halved; in memory channels lie last.
+    """
+    batch, channels, *sides = image.shape
+    axes = len(sides)
+    last = image.movedim(1, -1).reshape(batch, *(n for side in sides for n in (side // 2, 2)), channels)
+    cells = last.permute(0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1)
+    return cells.reshape(batch, *(side // 2 for side in sides), 2**axes * channels).movedim(-1, 1)
 
 
 def unfold(folded: torch.Tensor) -> torch.Tensor:
-    """Undoes ``fold``: (batch, channels / 8, 2 · slices, 2 · rows, 2 · columns)."""
-    batch, channels, a, b, c = folded.shape
-    cubes = folded.reshape(batch, channels // _CUBE, 2, 2, 2, a, b, c).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return cubes.reshape(batch, channels // _CUBE, 2 * a, 2 * b, 2 * c)
-
-
-def _conv_unit(inputs: int, outputs: int, norm: NormKind, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv3d(inputs, outputs, 3, stride, 1, bias=False),
-        _norm(outputs, norm),
-        nn.LeakyReLU(_SLOPE, inplace=True),
-    )
-
-
-def _norm(channels: int, kind: NormKind) -> nn.Module:
-    if kind == "group":
-        return nn.GroupNorm(max(1, channels // _GROUP_OF), channels)
-    if kind == "instance":
-        return nn.InstanceNorm3d(channels, affine=True)
-    if kind == "batch":
-        return nn.BatchNorm3d(channels)
-    raise ValueError(f'norm = {kind!r}; expected "group", "instance" or "batch"')
+    """Undoes ``fold``."""
+    batch, channels, *sides = folded.shape
+    axes = len(sides)
+    channels //= 2**axes
+    cells = folded.movedim(1, -1).reshape(batch, *sides, *(2,) * axes, channels)
+    order = [
+        axis for pair in zip(range(1, axes + 1), range(axes + 1, 2 * axes + 1), strict=True) for axis in pair
+    ]
+    last = cells.permute(0, *order, 2 * axes + 1)
+    return last.reshape(batch, *(2 * side for side in sides), channels).movedim(-1, 1)
