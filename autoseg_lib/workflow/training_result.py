@@ -1,27 +1,27 @@
-"""What came out of a training: scores, what they mean in plain words, the report and the Methods paragraph."""
+"""What came out of a training: its history, the scores of the best model, what they mean and what would make them better."""
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoseg_lib import __version__
-from autoseg_lib.events import EpochDone, Listener, Message
+from autoseg_lib.events import Listener, Message
+from autoseg_lib.metrics.bootstrap import MeanScore
 from autoseg_lib.networks.model_file import load_model
-from autoseg_lib.settings import to_table
-from autoseg_lib.system import versions
-from autoseg_lib.train.files import read_history, write_report
+from autoseg_lib.networks.registry import number_of_weights
+from autoseg_lib.train.files import read_history
 from autoseg_lib.train.planning import Plan
-from autoseg_lib.train.validate import CaseScore, Scores, validate
+from autoseg_lib.train.validate import CaseScore, Scores
 from autoseg_lib.workflow.checking import Study
-from autoseg_lib.workflow.model_metadata import score_table
+from autoseg_lib.workflow.final_scores import EXTREMES, ShownScan, final_scores, mean_with_interval
+from autoseg_lib.workflow.methods_text import methods_paragraph
+from autoseg_lib.workflow.reasons import Answer, reasons
+from autoseg_lib.workflow.situation import situation_of
 from autoseg_lib.workflow.training_data import validation_scans
+from autoseg_lib.workflow.training_report import write_final_report
 from autoseg_lib.workflow.training_start import make_run_predictor
-
-# From this mean Dice on, agreement is called good: two readers of the same organ typically agree to 0.85-0.95.
-GOOD_DICE, FAIR_DICE = 0.85, 0.70
+from autoseg_lib.workflow.verdict import ENDINGS, ending, verdict
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,17 @@ class TrainingResult:
 
     Attributes:
         name: the model's name.
-        reason: "finished", "time limit", "stopped".
+        reason: "finished", "early", "time limit", "stopped".
         model_path: the best model; None where not one epoch was done.
         history: one dict per epoch, columns of NAME_history.csv.
         scores: of the best model on all scans kept back; None without any.
         split_kind: what the scores stand for: "patients", "cases", "same scan" or "none".
         already_finished: the run was found finished and only shown.
+        ending: why it ended before its time; "" where it went through to its planned end.
+        answers: possible reasons for low scores, answered from the data; those that apply first.
+        means: mean Dice with spread and interval of each ROI and of all; None without scores.
+        shown: the worst and best scans to scroll through, worst first.
+        worst_loss: largest value of the training loss.
     """
 
     name: str
@@ -52,46 +57,78 @@ class TrainingResult:
     verdict: str
     methods: str
     already_finished: bool = False
+    ending: str = ""
+    answers: tuple[Answer, ...] = field(default=(), repr=False)
+    means: tuple[list[MeanScore], MeanScore] | None = field(default=None, repr=False)
+    shown: tuple[ShownScan, ...] = field(default=(), repr=False)
+    worst_loss: float = 1.0
 
     @property
     def best_cases(self) -> tuple[CaseScore, ...]:
         """The up to three best validation scans, best first."""
-        return tuple(sorted(self.scores.cases, key=lambda c: -c.mean_dice)[:3]) if self.scores else ()
+        return tuple(sorted(self.scores.cases, key=lambda c: -c.mean_dice)[:EXTREMES]) if self.scores else ()
 
     @property
     def worst_cases(self) -> tuple[CaseScore, ...]:
         """The up to three worst validation scans, worst first."""
-        return tuple(sorted(self.scores.cases, key=lambda c: c.mean_dice)[:3]) if self.scores else ()
+        return tuple(sorted(self.scores.cases, key=lambda c: c.mean_dice)[:EXTREMES]) if self.scores else ()
+
+    @property
+    def headline(self) -> str:
+        """How it ended, after how many epochs and how long."""
+        done = ENDINGS.get(self.reason, "Training has ended")
+        return f"{done}: {self.epochs_done} of {self.epochs} epochs in {self.seconds / 60:.1f} minutes."
+
+    def table(self) -> list[tuple[str, str, str, str, str]]:
+        """Returns one row for each ROI and one for their mean: name, Dice, its spread, HD95, area difference."""
+        if self.scores is None or self.means is None:
+            return []
+        each, whole = self.means
+        rows = [
+            (name, _cell(score.mean, ".3f"), _cell(score.sd, ".3f"), _cell(hd95, ".1f"), _cell(error, ".1f"))
+            for name, score, hd95, error in zip(
+                self.roi_names, each, self.scores.hd95_per_roi, self.scores.area_error_per_roi, strict=True
+            )
+        ]
+        return [*rows, ("mean", _cell(whole.mean, ".3f"), _cell(whole.sd, ".3f"), "", "")]
+
+    @property
+    def interval(self) -> str:
+        """The 95 % interval of the mean Dice as a sentence; "" where there are too few patients for one."""
+        whole = self.means[1] if self.means else None
+        if whole is None or whole.low is None or whole.high is None:
+            return ""
+        return (
+            f"With other patients of this kind the mean Dice would lie between {whole.low:.3f} and {whole.high:.3f} (95 % interval, "
+            f"{whole.patients} patients)."
+        )
 
     def lines(self) -> list[str]:
         """Returns the result as text lines."""
-        done = {
-            "finished": "Training is finished",
-            "time limit": "The time limit was reached",
-            "stopped": "Training was stopped; it can go on",
-        }[self.reason]
-        lines = [f"{done}: {self.epochs_done} of {self.epochs} epochs in {self.seconds / 60:.1f} minutes."]
+        lines = [self.headline]
+        if self.ending:
+            lines.append(self.ending)
         if self.scores:
-            lines.append(f"{'ROI':<32} {'Dice':>6} {'sd':>6} {'area error':>11}")
-            rows = zip(
-                self.roi_names,
-                self.scores.per_roi,
-                self.scores.sd_per_roi,
-                self.scores.area_error_per_roi,
-                strict=True,
-            )
-            for name, dice, sd, error in rows:
-                lines.append(
-                    f"{name:<32} {_cell(dice, '.3f'):>6} {_cell(sd, '.3f'):>6} {_cell(error, '.1f', ' %'):>11}"
-                )
-        lines.append(self.verdict)
+            lines.append(f"{'ROI':<32} {'Dice':>6} {'sd':>6} {'HD95 mm':>8} {'area difference %':>18}")
+            lines += [
+                f"{name:<32} {dice:>6} {sd:>6} {hd95:>8} {error:>18}"
+                for name, dice, sd, hd95, error in self.table()
+            ]
+        lines += [text for text in (self.interval, self.verdict) if text]
+        lines += [f"- {a.question} {a.found} {a.advice}" for a in self.answers if a.applies]
         if self.model_path:
             lines.append(f"Model: {self.model_path}")
         return lines
 
 
 def training_result(
-    plan: Plan, study: Study, reason: str, on_event: Listener, already: bool = False
+    plan: Plan,
+    study: Study,
+    reason: str,
+    on_event: Listener,
+    already: bool = False,
+    *,
+    worst_loss: float = 1.0,
 ) -> TrainingResult:
     """Scores the best model on all scans kept back and writes the report.
 
@@ -101,149 +138,54 @@ def training_result(
         reason: how the training ended.
         on_event: hears the progress.
         already: the run was found finished and is only shown; no report is written.
+        worst_loss: largest value of the training loss.
     """
     history = tuple(read_history(plan.files.history)) if plan.files.history.is_file() else ()
-    scores, path = None, None
+    scores, path, weights = None, None, 0
+    shown: tuple[ShownScan, ...] = ()
     if plan.files.best.is_file():
         path = plan.files.best
         model = load_model(path, plan.loop.device)
+        weights = number_of_weights(model.network)
         on_event(Message("Looking at all validation scans with the best model ..."))
-        scores = validate(
+        scores, shown = final_scores(
             make_run_predictor(plan, model.network, plan.loop.device),
             validation_scans(study, plan),
             plan.labels,
+            on_event,
+            len(plan.split.validation),
         )
+    facts = study.report.facts
+    means = mean_with_interval(scores, [facts[i].patient for i in plan.split.validation]) if scores else None
     seconds = sum(row["seconds"] for row in history)
+    slices = sum(len(case.slices) for case in facts)
     result = TrainingResult(
         name=plan.files.name,
         reason=reason,
         model_path=path,
         epochs_done=len(history),
-        epochs=plan.loop.epochs,
+        epochs=max(plan.loop.epochs, len(history)),
         seconds=seconds,
         roi_names=plan.labels.names,
         history=history,
         scores=scores,
         split_kind=plan.split.kind,
         split_text=plan.split.text,
-        verdict=verdict(plan, study, scores, path is not None),
-        methods=methods_paragraph(plan, study, scores, len(history)),
+        verdict=verdict(plan.split.kind, scores, study.report.roi_rows, slices, has_model=path is not None),
+        methods=methods_paragraph(
+            plan, study, scores, means, weights=weights, epochs_done=len(history), seconds=seconds
+        ),
         already_finished=already,
+        ending=ending(reason, history, plan.loop.epochs),
+        answers=reasons(situation_of(plan, study, scores, history, reason, worst_loss)) if path else (),
+        means=means,
+        shown=shown,
+        worst_loss=worst_loss,
     )
     if path and not already:
-        _write_final_report(plan, study, result)
+        write_final_report(plan, study, result)
     return result
 
 
-def _write_final_report(plan: Plan, study: Study, result: TrainingResult) -> None:
-    facts = study.report.facts
-    write_report(
-        plan.files.report,
-        {
-            "name": result.name,
-            "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            "reason": result.reason,
-            "epochs_done": result.epochs_done,
-            "epochs": result.epochs,
-            "seconds": round(result.seconds, 1),
-            "device": plan.loop.device,
-            "precision": plan.loop.precision,
-            "settings": to_table(plan.settings),
-            "choices": [{"setting": c.setting, "value": c.value, "reason": c.reason} for c in plan.choices],
-            "data": {"summary": study.report.summary, "checksum": study.report.checksum},
-            "split": {
-                "kind": plan.split.kind,
-                "text": plan.split.text,
-                "training": [facts[i].name for i in plan.split.train],
-                "validation": [facts[i].name for i in plan.split.validation],
-            },
-            "validation": score_table(plan, result.scores),
-            "validation_cases": [
-                {
-                    "case": c.name,
-                    "dice": dict(zip(plan.labels.names, c.dice, strict=True)),
-                    "mean_dice": c.mean_dice,
-                }
-                for c in (result.scores.cases if result.scores else ())
-            ],
-            # Their sentences name files, and files may be named after patients: what was found, not where.
-            "findings": [{"severity": f.severity, "code": f.code} for f in study.report.findings],
-            "verdict": result.verdict,
-            "methods": result.methods,
-            "versions": versions(),
-        },
-    )
-
-
-def verdict(plan: Plan, study: Study, scores: Scores | None, has_model: bool) -> str:
-    """Returns the scores in plain words."""
-    if not has_model:
-        return "Training was stopped before it had learned anything, so there is no model yet. Run again to go on."
-    if scores is None:
-        return "No scan was kept back, so there is no score. Look at predictions on new scans before you trust the model."
-    where = {
-        "patients": "on patients the model has not seen",
-        "cases": "on scans the model has not seen (same patient)",
-        "same scan": "same scan: on slices of a scan it has learned from, so it says little about other patients",
-    }[plan.split.kind]
-    word = "Good" if scores.mean >= GOOD_DICE else "Fair" if scores.mean >= FAIR_DICE else "Weak"
-    sentences = [f"{word}: mean Dice {scores.mean:.3f} {where}."]
-    for row, dice in zip(study.report.roi_rows, scores.per_roi, strict=True):
-        if dice is not None and dice < FAIR_DICE:
-            total = sum(len(f.counts) for f in study.report.facts)
-            sentences.append(
-                f"{row.name} is weak ({dice:.2f}): it appears in {row.slices} of {total} slices."
-            )
-    return " ".join(sentences)
-
-
-def methods_paragraph(plan: Plan, study: Study, scores: Scores | None, epochs_done: int) -> str:
-    """Returns a paragraph for a paper's Methods section, with the numbers of this run."""
-    loop = plan.loop
-    grid = (
-        f"slices fitted into {plan.network.input_shape[0]} × {plan.network.input_shape[1]} pixels"
-        if plan.window is None
-        else f"patches of {' × '.join(map(str, plan.window))} voxels"
-    )
-    text = (
-        f"A {plan.network.dimension} {plan.network.title} was trained with AutoSeg Workbench {__version__} (PyTorch) on "
-        f"{study.report.summary}. Grey values: {plan.preprocessing.intensity.text}; {grid}. "
-        f"Training took {epochs_done} epochs of {plan.steps_per_epoch} steps of {loop.batch_size} images with AdamW "
-        f"(learning rate {loop.learning_rate:g}, cosine schedule), {loop.loss.replace('_', ' + ')} loss and random rotation, "
-        f"scaling, elastic and intensity augmentation. {plan.split.text}"
-    )
-    if scores:
-        rois = ", ".join(
-            f"{name} {dice:.3f}"
-            for name, dice in zip(plan.labels.names, scores.per_roi, strict=True)
-            if dice is not None
-        )
-        text += f" Mean Dice on validation was {scores.mean:.3f} ({rois}), computed on the scans' own pixels."
-    return text
-
-
-def progress_line(event: EpochDone, seconds: float, history: list[dict[str, Any]]) -> str:
-    """Returns "Completed epochs:   10/500 | Dice loss: 0.631 | Mean dice score: 0.369 | Time elapsed: ...".
-
-    Dice loss runs from 0 (best) to 1. The mean Dice score is that of the last look at the validation scans; without any, it
-    is 1 - Dice loss of the training images, and the line says so.
-    """
-    loss = event.row["train_loss"]
-    seen = [row["val_dice"] for row in history if row["val_dice"] is not None]
-    score = (
-        f"Mean dice score: {seen[-1]:.3f}" if seen else f"Mean dice score (training images): {1 - loss:.3f}"
-    )
-    hours, rest = divmod(int(seconds), 3600)
-    minutes, left = divmod(rest, 60)
-    return (
-        f"Completed epochs: {event.epoch:>4}/{event.epochs} | Dice loss: {loss:.3f} | {score} | "
-        f"Time elapsed: {hours} hrs {minutes} mins {left} secs"
-    )
-
-
-def _rounded(value: float | None, digits: int = 4) -> float | None:
-    return None if value is None else round(value, digits)
-
-
-def _cell(value: float | None, form: str, unit: str = "") -> str:
-    return "" if value is None else format(value, form) + unit
+def _cell(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -1,0 +1,162 @@
+"""A paragraph for a paper's Methods section, with the numbers of a run and nothing that tells whose scans they are."""
+
+from __future__ import annotations
+
+from autoseg_lib import __version__
+from autoseg_lib.augment.plan import AugmentPlan
+from autoseg_lib.errors import counted
+from autoseg_lib.losses.registry import RECIPES
+from autoseg_lib.metrics.bootstrap import MeanScore
+from autoseg_lib.networks.registry import NETWORKS_2D
+from autoseg_lib.system import cpu_cores, find_gpu, versions
+from autoseg_lib.train.averaging import AVERAGE_DECAY
+from autoseg_lib.train.planning import Plan
+from autoseg_lib.train.schedule import WARM_UP_SHARE
+from autoseg_lib.train.step import LARGEST_GRADIENT, WEIGHT_DECAY
+from autoseg_lib.train.validate import Scores
+from autoseg_lib.workflow.checking import Study
+
+_PRECISION = {"32": "32-bit", "bf16": "bfloat16 mixed", "16": "16-bit mixed"}
+
+
+def methods_paragraph(
+    plan: Plan,
+    study: Study,
+    scores: Scores | None,
+    means: tuple[list[MeanScore], MeanScore] | None,
+    *,
+    weights: int,
+    epochs_done: int,
+    seconds: float,
+) -> str:
+    """Returns the paragraph.
+
+    Args:
+        plan: of the run.
+        study: the data folder.
+        scores: of the best model on all scans kept back; None without any.
+        means: of each ROI and of all, with intervals; None without scores.
+        weights: number of the network's weights; 0 where it is not known.
+        epochs_done: passes over the data.
+        seconds: of training.
+    """
+    return " ".join(
+        text
+        for text in (
+            _network(plan, weights),
+            _data(plan, study),
+            _augmentation(plan.augmentation),
+            _training(plan, epochs_done),
+            plan.split.text,
+            _results(plan, scores, means),
+            _computer(plan, seconds),
+        )
+        if text
+    )
+
+
+def _network(plan: Plan, weights: int) -> str:
+    spec = plan.network
+    found = versions(("torch", "monai", "segmentation-models-pytorch"))
+    library = (
+        "segmentation-models-pytorch" if spec.dimension == "2D" and spec.name in NETWORKS_2D else "monai"
+    )
+    used = ", ".join(f"{name} {found[name]}" for name in ("torch", library) if name in found)
+    size = f" with {weights / 1e6:.2f} million weights" if weights else ""
+    channels = (
+        f", each slice seen with {(spec.in_channels - 1) // 2} neighbours on each side"
+        if spec.dimension == "2D" and spec.in_channels > 1
+        else ""
+    )
+    start = ""
+    if plan.settings.start_from:
+        start = ", starting from a model trained before"
+    elif plan.settings.pretrained and spec.dimension == "2D":
+        start = ", its encoder pretrained on ImageNet"
+    return (
+        f"A {spec.dimension} {spec.title}{size}{channels} was trained{start} with AutoSeg Workbench {__version__} ({used}) to "
+        f"segment {counted(len(plan.labels), 'region')} of interest ({', '.join(plan.labels.names)})."
+    )
+
+
+def _data(plan: Plan, study: Study) -> str:
+    rows = plan.network.input_shape
+    if plan.window is None:
+        grid = f"Slices were scaled and padded to {rows[0]} × {rows[1]} pixels"
+    else:
+        spacing = plan.preprocessing.spacing_zyx_mm
+        size = "kept at their own voxel size" if spacing is None else _times(spacing) + " mm voxels"
+        how = "resampled to " if spacing is not None else ""
+        grid = f"Scans were {how}{size} (slices, rows, columns), and patches of {_times(plan.window)} voxels were used"
+    return f"The data were {study.report.summary}. {grid}; grey values: {plan.preprocessing.intensity.text}."
+
+
+def _augmentation(plan: AugmentPlan) -> str:
+    if plan.probability == 0:
+        return "No augmentation was used."
+    kinds = {
+        "rotation up to {:g}°": plan.rotation_degrees,
+        "scaling up to {:.0%}": plan.scale,
+        "shifts up to {:.0%} of the image": plan.shift,
+        "elastic deformation (strength {:g})": plan.elastic,
+        "brightness ({:.0%})": plan.brightness,
+        "contrast ({:.0%})": plan.contrast,
+        "gamma (up to {:g})": plan.gamma,
+        "noise (up to {:.0%})": plan.noise,
+        "blur (up to {:g} pixels)": plan.blur,
+    }
+    parts = [text.format(value) for text, value in kinds.items() if value]
+    if plan.mirrors:
+        parts.append("left–right mirroring" + (" with paired labels exchanged" if plan.mirror_pairs else ""))
+    return f"Augmentation, each with probability {plan.probability:g}: {', '.join(parts)}."
+
+
+def _training(plan: Plan, epochs_done: int) -> str:
+    loop = plan.loop
+    loss = RECIPES[loop.loss].title if loop.loss in RECIPES else f"{loop.loss} loss"
+    images = "slices" if plan.window is None else "patches"
+    return (
+        f"Training took {counted(epochs_done, 'epoch')} of {plan.steps_per_epoch} steps of {loop.batch_size} {images} with AdamW "
+        f"(learning rate {loop.learning_rate:g}, weight decay {WEIGHT_DECAY:g}, {WARM_UP_SHARE:.0%} linear warm-up and cosine decay, "
+        f"gradient norm at most {LARGEST_GRADIENT:g}), {loss}, {_PRECISION.get(loop.precision, loop.precision)} precision, dropout "
+        f"{plan.network.dropout:g} and seed {loop.seed}; the model is an exponential moving average of the weights "
+        f"(decay {AVERAGE_DECAY:g})."
+    )
+
+
+def _results(plan: Plan, scores: Scores | None, means: tuple[list[MeanScore], MeanScore] | None) -> str:
+    if scores is None or means is None:
+        return ""
+    each, whole = means
+    rois = "; ".join(
+        f"{name} {_score(mean)}"
+        for name, mean in zip(plan.labels.names, each, strict=True)
+        if mean.mean is not None
+    )
+    count = f"{counted(whole.cases, 'scan')} of {counted(whole.patients, 'patient')}"
+    interval = " (95 % interval: bootstrap over patients)" if whole.low is not None else ""
+    choice = "" if plan.loop.keep_last else " These scans also chose the best epoch."
+    return f"On the {count} kept back, Dice was {_score(whole)}{interval}: {rois}, computed on the scans' own pixels.{choice}"
+
+
+def _score(score: MeanScore) -> str:
+    text = f"{score.mean:.3f}"
+    if score.sd is not None:
+        text += f" ± {score.sd:.3f}"
+    if score.low is not None and score.high is not None:
+        text += f" [{score.low:.3f}, {score.high:.3f}]"
+    return text
+
+
+def _computer(plan: Plan, seconds: float) -> str:
+    gpu = find_gpu() if plan.loop.device != "cpu" else None
+    device = f"one {gpu.name}" if gpu else f"{counted(cpu_cores(), 'CPU core')}"
+    return f"Training took {_minutes(seconds)} on {device}."
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _times(values: tuple[float, ...]) -> str:
+    return " × ".join(f"{value:g}" for value in values)

@@ -1,0 +1,75 @@
+"""What the scores mean, in plain words, and why training ended when it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autoseg_lib.data.doctor.report import RoiRow
+from autoseg_lib.train.validate import Scores
+
+# From this mean Dice on, agreement is called good: two readers of the same organ typically agree to 0.85-0.95.
+GOOD_DICE, FAIR_DICE = 0.85, 0.70
+
+# How a training ended, for a sentence that goes on with "12 of 100 epochs".
+ENDINGS = {
+    "finished": "Training is finished",
+    "early": "Training ended by itself, because it no longer got better",
+    "time limit": "The time limit was reached",
+    "stopped": "Training was stopped; it can go on",
+}
+
+
+def verdict(
+    split_kind: str, scores: Scores | None, rois: Sequence[RoiRow], slices: int, *, has_model: bool = True
+) -> str:
+    """Returns the scores in plain words.
+
+    Args:
+        split_kind: see TrainingResult.
+        scores: of the best model; None without any.
+        rois: of the data check, in label order.
+        slices: of all scans.
+        has_model: whether anything was learned.
+    """
+    if not has_model:
+        return "Training was stopped before it had learned anything, so there is no model yet. Run again to go on."
+    if scores is None:
+        return "No scan was kept back, so there is no score. Look at predictions on new scans before you trust the model."
+    where = {
+        "patients": "on patients the model has not seen",
+        "cases": "on scans the model has not seen (same patient)",
+        "same scan": "same scan: on slices of a scan it has learned from, so it says little about other patients",
+    }[split_kind]
+    word = "Good" if scores.mean >= GOOD_DICE else "Fair" if scores.mean >= FAIR_DICE else "Weak"
+    sentences = [f"{word}: mean Dice {scores.mean:.3f} {where}."]
+    for row, dice in zip(rois, scores.per_roi, strict=True):
+        if dice is not None and dice < FAIR_DICE:
+            sentences.append(
+                f"{row.name} is weak ({dice:.2f}): it appears in {row.slices} of {slices} slices."
+            )
+    return " ".join(sentences)
+
+
+def ending(reason: str, history: Sequence[Mapping[str, Any]], epochs: int) -> str:
+    """Says why a training ended before its time; "" where it went through to its planned end.
+
+    Args:
+        reason: "finished", "early", "time limit", "stopped".
+        history: rows of NAME_history.csv.
+        epochs: planned.
+    """
+    done = len(history)
+    if reason == "early":
+        seen = [(row["val_dice"], row["epoch"]) for row in history if row.get("val_dice") is not None]
+        best = max(seen, default=None)
+        since = (
+            f" had not become better since about epoch {best[1]:.0f}" if best else " no longer became better"
+        )
+        return (
+            f"Early stopping: training ended at epoch {done} of {epochs}, because the Dice on the validation scans{since}. The best "
+            "model of the run is kept, so nothing is lost. To train to the end set early_stopping = False."
+        )
+    if reason == "time limit":
+        return f"The time limit ended the training at epoch {done} of {epochs}; the learning rate had been fitted to it."
+    return ""
