@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader, StackDataset
 
 from autoseg_lib.augment.plan import AugmentPlan
-from autoseg_lib.data.dataset import KeyedBatches, PatchDataset, SliceDataset, one_thread_each
+from autoseg_lib.data.dataset import KeyedBatches, PatchDataset, SliceDataset
+from autoseg_lib.data.loading import one_thread_each
 from autoseg_lib.data.packed import PreparedCase
 from autoseg_lib.errors import DataError
 from tests.helpers.phantoms import two_sided_body
@@ -91,7 +92,7 @@ def test_every_roi_is_drawn_equally_often() -> None:
     second = np.zeros((20, 30, 30), np.uint8)
     second[18, 3, 3] = 3
     cases = [PreparedCase(n, np.zeros((20, 30, 30), np.float32), m) for n, m in (("a", first), ("b", second))]
-    dataset = PatchDataset(cases, (4, 4, 4), None, seed=1, length=900, roi_share=1.0)
+    dataset = PatchDataset(cases, (4, 4, 4), None, seed=1, length=900, positive_share=1.0)
     drawn: Counter[int] = Counter()
     for index in range(900):
         values = set(np.unique(dataset[0, index]["label"])) - {0}
@@ -99,7 +100,7 @@ def test_every_roi_is_drawn_equally_often() -> None:
         drawn.update(values)
     # 300 each on average, standard deviation 14.
     assert all(240 < drawn[value] < 360 for value in (1, 2, 3))
-    share = PatchDataset(cases, (4, 4, 4), None, seed=1, length=400, roi_share=0.5)
+    share = PatchDataset(cases, (4, 4, 4), None, seed=1, length=400, positive_share=0.5)
     with_roi = sum(bool(share[0, index]["label"].any()) for index in range(400))
     assert 180 < with_roi < 300  # half of them, and now and then one by chance
 

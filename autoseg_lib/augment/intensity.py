@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from autoseg_lib.augment.plan import AugmentPlan
 
 FloatPixels = npt.NDArray[np.float32]
+
+# A Gaussian is cut off at so many standard deviations.
+_BLUR_REACH = 3.0
 
 
 @dataclass(frozen=True)
@@ -45,32 +47,50 @@ def draw_intensity(plan: AugmentPlan, random: np.random.Generator) -> IntensityD
     )
 
 
-def apply_draw(image: FloatPixels, draw: IntensityDraw) -> FloatPixels:
-    """Returns the image with its grey values changed; float32, the same shape (2D or 3D).
+def apply_draw(image: FloatPixels, draw: IntensityDraw, *, planes: bool = False) -> FloatPixels:
+    """Returns the image with its grey values changed; float32, the same shape.
 
     Brightness and noise are shares of the image's own range of values. A constant image stays as it is.
+
+    Args:
+        image: (slice, row, column) or (row, column); not changed.
+        draw: what to do.
+        planes: blur within the planes of rows and columns only, as where slices are channels.
     """
     low, high = float(image.min()), float(image.max())
     span = high - low
     if span <= 0:
         return image
+    result = np.array(image, np.float32)  # a copy of our own, changed in place from here on
     if draw.blur_px > 0.1:  # less is no blur
-        image = _blurred(image, draw.blur_px)
+        _blur(result, draw.blur_px, planes or image.ndim == 2)
     if draw.gamma != 1.0:
-        unit = np.clip((image - low) / span, 0.0, 1.0)
-        image = cv2.pow(unit, draw.gamma).reshape(image.shape) * span + low
+        # Blurred values lie within the range; rounding may put them just below, where a power is not defined.
+        result -= np.float32(low)
+        result *= np.float32(1 / span)
+        flat = result.reshape(-1, result.shape[-1])
+        cv2.pow(np.maximum(flat, 0, out=flat), draw.gamma, flat)
+        result *= np.float32(span)
+        result += np.float32(low)
     if draw.contrast != 1.0 or draw.brightness != 0.0:
-        mean = float(image.mean())
-        image = image * np.float32(draw.contrast) + np.float32(
-            mean * (1 - draw.contrast) + draw.brightness * span
-        )
+        mean = float(result.mean())
+        result *= np.float32(draw.contrast)
+        result += np.float32(mean * (1 - draw.contrast) + draw.brightness * span)
     if draw.noise > 0:
         noise = np.random.default_rng(draw.noise_seed).standard_normal(image.shape, dtype=np.float32)
-        image = image + noise * np.float32(draw.noise * span)
-    return np.ascontiguousarray(image, dtype=np.float32)
+        noise *= np.float32(draw.noise * span)
+        result += noise
+    return result
 
 
-def _blurred(image: FloatPixels, sigma: float) -> FloatPixels:
-    if image.ndim == 2:
-        return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), dtype=np.float32)
-    return ndimage.gaussian_filter(image, sigma, truncate=3.0)
+def _blur(image: FloatPixels, sigma: float, planes: bool) -> None:
+    """Blurs in place; beyond the edge the image is mirrored."""
+    size = 2 * int(_BLUR_REACH * sigma + 0.5) + 1
+    weights = cv2.getGaussianKernel(size, sigma, cv2.CV_32F)
+    none = np.ones(1, np.float32)
+    if not planes:
+        # Across the slices: each slice is one long row.
+        rows = image.reshape(image.shape[0], -1)
+        cv2.sepFilter2D(rows, -1, none, weights, rows, borderType=cv2.BORDER_REFLECT)
+    for plane in image.reshape(-1, *image.shape[-2:]):
+        cv2.sepFilter2D(plane, -1, weights, weights, plane, borderType=cv2.BORDER_REFLECT)

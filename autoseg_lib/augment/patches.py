@@ -1,4 +1,4 @@
-"""Cutting 3D patches from a volume, and random changes of them, in one resampling by MONAI.
+"""Cutting 3D patches from a volume, and random changes of them, in one resampling.
 
 The patch is sampled from the whole volume: what turns into view at its corners is the neighbouring tissue,
 not padding.
@@ -6,16 +6,14 @@ not padding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from monai.transforms import Resample
 
 from autoseg_lib.augment.intensity import apply_draw, draw_intensity
+from autoseg_lib.augment.mosaic import Mosaic
 from autoseg_lib.augment.plan import (
     ANISOTROPY_THRESHOLD,
     BEND_CELLS,
@@ -28,6 +26,9 @@ from autoseg_lib.augment.plan import (
 
 FloatPixels = npt.NDArray[np.float32]
 LabelPixels = npt.NDArray[np.uint8]
+
+# Half the cells of a slice: a patch is smaller.
+_CELLS = BEND_CELLS // 2
 
 
 def cut_patch(
@@ -71,30 +72,17 @@ def augment_patch(
         return pixels, cut_patch(mask, first_zyx, shape_zyx, 0)
     random = generator(seed_key)
     flips, moves, bends = random.random(3) < plan.probability
-    with _one_thread():
-        grid = _draw_grid(first_zyx, shape_zyx, plan, random, bool(moves), bool(bends))
-        sampled = None if grid is None else _sampled(image, mask, grid, fill)
+    grid = _draw_grid(first_zyx, shape_zyx, plan, random, bool(moves), bool(bends))
     intensity = draw_intensity(plan, random)
-    if sampled is None:
+    if grid is None:
         pixels = cut_patch(image, first_zyx, shape_zyx, fill).astype(np.float32, copy=False)
         labels = cut_patch(mask, first_zyx, shape_zyx, 0)
     else:
-        pixels, labels = sampled
+        pixels, labels = _sampled(image, mask, grid, fill)
     if flips and plan.mirrors and plan.mirror_axis is not None:
         pixels = np.ascontiguousarray(np.flip(pixels, plan.mirror_axis))
         labels = np.ascontiguousarray(swap_labels(np.flip(labels, plan.mirror_axis), plan.mirror_pairs))
     return apply_draw(pixels, intensity), labels
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Works with one thread: on a busy computer, sharing out such small work takes far longer than doing it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _draw_grid(
@@ -104,12 +92,12 @@ def _draw_grid(
     random: np.random.Generator,
     moves: bool,
     bends: bool,
-) -> torch.Tensor | None:
+) -> FloatPixels | None:
     """Draws where each voxel of the patch comes from: (3, z, y, x) indices; None for a plain cut."""
     turns = random.uniform(-1, 1, 3) * np.radians(plan.rotation_degrees)
     size = random.uniform(-1, 1)
     shift = random.uniform(-1, 1, 3)
-    bend = random.uniform(-1, 1, (3, BEND_CELLS // 2 + 1, BEND_CELLS // 2 + 1, BEND_CELLS // 2 + 1))
+    bend = random.uniform(-1, 1, (3, _CELLS + 1, _CELLS + 1, _CELLS + 1))
     moves = moves and bool(plan.rotation_degrees or plan.scale or plan.shift)
     bends = bends and plan.elastic > 0
     if not moves and not bends:
@@ -127,19 +115,35 @@ def _draw_grid(
         # A turn in mm, between indices: mm → index after, index → mm before.
         matrix = (matrix * spacing[None, :]) / spacing[:, None] / (1 + size * plan.scale)
         middle = middle + shift * plan.shift * shape
-    parts = [torch.arange(int(n), dtype=torch.float32) - (int(n) - 1) / 2 for n in shape]
-    z, y, x = parts[0][:, None, None], parts[1][None, :, None], parts[2][None, None, :]
-    grid = torch.empty((3, *(int(n) for n in shape)), dtype=torch.float32)
-    for axis in range(3):
-        a, b, c = (float(value) for value in matrix[axis])
-        torch.add(a * z + b * y + float(middle[axis]), c * x, out=grid[axis])
-    if bends:
-        reach = plan.elastic * BEND_REACH / (BEND_CELLS // 2) * shape
-        reach[thick] = 0.0 if flat else reach[thick]
-        corners = torch.from_numpy((bend * reach[:, None, None, None]).astype(np.float32))[None]
-        size_zyx = tuple(int(n) for n in shape)
-        grid += torch.nn.functional.interpolate(corners, size_zyx, mode="trilinear", align_corners=True)[0]
+    reach = plan.elastic * BEND_REACH / _CELLS * shape * bends
+    reach[thick] = 0.0 if flat else reach[thick]
+    # The grid is linear between the corners of the bending cells, and so is the turn: both are worked out at
+    # the corners and filled in between, one axis after the other.
+    corners = np.stack(np.meshgrid(*(_corner_places(n) for n in shape_zyx), indexing="ij"))
+    grid = np.einsum("ij,jzyx->izyx", matrix, corners, optimize=False)
+    grid += (bend * reach[:, None, None, None]) + middle[:, None, None, None]
+    grid = grid.astype(np.float32)
+    for axis in (3, 2, 1):
+        grid = _filled_in(grid, axis, int(shape[axis - 1]))
     return grid
+
+
+def _corner_places(size: int) -> npt.NDArray[np.float64]:
+    """Where the corners of the cells lie along an axis, counted from the patch's middle."""
+    return np.linspace(-(size - 1) / 2, (size - 1) / 2, _CELLS + 1)
+
+
+def _filled_in(values: FloatPixels, axis: int, size: int) -> FloatPixels:
+    """Returns ``size`` values along an axis, on straight lines between those given, the ends included."""
+    place = np.linspace(0, _CELLS, size)
+    cell = np.minimum(place.astype(np.int64), _CELLS - 1)
+    shape = [1] * values.ndim
+    shape[axis] = size
+    share = (place - cell).astype(np.float32).reshape(shape)
+    filled = np.take(np.diff(values, axis=axis), cell, axis=axis)
+    filled *= share
+    filled += np.take(values, cell, axis=axis)
+    return filled
 
 
 def _turn(axis: int, angle: float) -> npt.NDArray[np.float64]:
@@ -151,21 +155,15 @@ def _turn(axis: int, angle: float) -> npt.NDArray[np.float64]:
 
 
 def _sampled(
-    image: npt.NDArray[Any], mask: LabelPixels, grid: torch.Tensor, fill: float
+    image: npt.NDArray[Any], mask: LabelPixels, grid: FloatPixels, fill: float
 ) -> tuple[FloatPixels, LabelPixels]:
     """The volume at the grid's indices: the image between its voxels, the mask at the nearest one."""
-    low = np.maximum(0, np.floor(grid.amin(dim=(1, 2, 3)).numpy()).astype(int))
-    high = np.minimum(image.shape, np.ceil(grid.amax(dim=(1, 2, 3)).numpy()).astype(int) + 1)
+    low = np.maximum(0, np.floor(grid.min(axis=(1, 2, 3))).astype(int))
+    high = np.minimum(image.shape, np.ceil(grid.max(axis=(1, 2, 3))).astype(int) + 1)
     if (high <= low).any():
         return np.full(grid.shape[1:], fill, np.float32), np.zeros(grid.shape[1:], np.uint8)
-    # Only the part in reach is copied; a border of one voxel of padding makes the edges fade into ``fill``.
+    # Only the part in reach is copied.
     near = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    pixels = torch.from_numpy(np.pad(image[near].astype(np.float32) - np.float32(fill), 1))
-    labels = torch.from_numpy(np.pad(mask[near].astype(np.float32), 1))
-    # MONAI counts from the middle of the image.
-    offset = torch.from_numpy((low - 1 + (np.array(pixels.shape) - 1) / 2).astype(np.float32))
-    centred = grid - offset[:, None, None, None]
-    sampler = Resample(padding_mode="zeros", dtype=np.float32)
-    sampled = sampler(pixels[None], centred, mode="bilinear")[0].numpy()
-    nearest = sampler(labels[None], centred, mode="nearest")[0].numpy()
-    return sampled + np.float32(fill), nearest.astype(np.uint8)
+    grid -= low.astype(np.float32)[:, None, None, None]
+    mosaic = Mosaic(image[near].shape, grid)
+    return mosaic.between(image[near], fill), mosaic.nearest(mask[near])

@@ -184,6 +184,11 @@ def generator(key: SeedKey, purpose: int = 0) -> np.random.Generator:
     return np.random.default_rng([*key, purpose])
 
 
+def is_mirrored(plan: AugmentPlan, key: SeedKey) -> bool:
+    """Returns whether a sample gets mirrored: the first of its random numbers decides."""
+    return plan.mirrors and bool(generator(key).random() < plan.probability)
+
+
 def swap_labels(mask: npt.NDArray[Any], pairs: tuple[tuple[int, int], ...]) -> npt.NDArray[Any]:
     """Returns the label values with the partners of each pair exchanged (a copy where something changes)."""
     if not pairs:

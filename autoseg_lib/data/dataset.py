@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, Sampler
 
 from autoseg_lib.augment.patches import augment_patch
-from autoseg_lib.augment.plan import AugmentPlan, generator
+from autoseg_lib.augment.plan import AugmentPlan, SeedKey, generator, is_mirrored, swap_channels
 from autoseg_lib.augment.slices import augment_slice
 from autoseg_lib.data.packed import PackedCases, PreparedCase, packed
 from autoseg_lib.errors import DataError
@@ -26,20 +25,44 @@ Key = tuple[int, int]
 
 # Share of patches placed on an ROI; the rest lie anywhere. nnU-Net forces a third; small ROIs learn faster
 # with more.
-DEFAULT_ROI_SHARE = 0.6
+DEFAULT_POSITIVE_SHARE = 0.6
+
+# Label values there can be.
+_LABEL_VALUES = 256
 
 # Voxels remembered per ROI and scan as places for a patch.
 _PLACES_PER_ROI = 2000
 
 
-def _sample(image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8]) -> dict[str, torch.Tensor]:
-    return {"image": torch.from_numpy(image)[None], "label": torch.from_numpy(label)[None]}
+Sample = dict[str, torch.Tensor]
 
 
-class SliceDataset(Dataset[dict[str, torch.Tensor]]):
+def _sample(
+    image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], drawn: npt.NDArray[np.bool_]
+) -> Sample:
+    """A sample from (channel, ...) image and labels; ``drawn``: the label values that were drawn in its scan or slice."""
+    return {
+        "image": torch.from_numpy(image),
+        "label": torch.from_numpy(label)[None],
+        "drawn": torch.from_numpy(drawn),
+    }
+
+
+def _drawn(values: npt.NDArray[np.integer], plan: AugmentPlan | None, key: SeedKey) -> npt.NDArray[np.bool_]:
+    """Whether each label value was drawn, after the sample's changes; the background always counts as drawn."""
+    drawn = np.zeros(_LABEL_VALUES, bool)
+    drawn[0] = True
+    drawn[values] = True
+    if plan is not None and plan.mirror_pairs and is_mirrored(plan, key):
+        drawn = drawn[swap_channels(_LABEL_VALUES, plan.mirror_pairs)]
+    return drawn
+
+
+class SliceDataset(Dataset[Sample]):
     """Every slice of every case once per epoch, changed at random.
 
-    ``dataset[epoch, index]`` gives {"image": (1, row, column) float32, "label": (1, row, column) uint8}.
+    ``dataset[epoch, index]`` gives {"image": (1 + 2 * neighbours, row, column) float32, "label": (1, row, column)
+    uint8, "drawn": (256,) whether each label value occurs in the slice}.
     """
 
     def __init__(
@@ -48,12 +71,15 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         plan: AugmentPlan | None,
         seed: int,
         slices: Sequence[tuple[int, int]] | None = None,
+        *,
+        neighbours: int = 0,
     ) -> None:
         """Args:
             cases: prepared scans; all slices of one size.
             plan: how to change them; None: not at all.
             seed: start of all random numbers.
             slices: (case, slice) pairs to use; None: all.
+            neighbours: slices on each side that become channels beside the slice itself; see ``neighbour_order``.
 
         Raises:
             DataError: no slice, or slices of different sizes.
@@ -69,30 +95,48 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         self.slices = [(int(case), int(k)) for case, k in slices]
         self.plan = plan
         self.seed = int(seed)
+        self.neighbours = int(neighbours)
 
     def __len__(self) -> int:
         return len(self.slices)
 
-    def __getitem__(self, key: Key) -> dict[str, torch.Tensor]:
-        epoch, index = key
-        case, k = self.slices[index]
-        image = self._packed.image(case)[k].astype(np.float32)
-        label = self._packed.label(case)[k].copy()
-        if self.plan is not None:
-            image, label = augment_slice(image, label, self.plan, (self.seed, epoch, index))
-        return _sample(image, label)
+    def __getitem__(self, key: Key) -> Sample:
+        return self._slice(*key, self.plan)
 
-    def stored(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+    def stored(self, epoch: int, index: int) -> Sample:
         """Returns the sample as it is without any change, for comparison."""
+        return self._slice(epoch, index, None)
+
+    def _slice(self, epoch: int, index: int, plan: AugmentPlan | None) -> Sample:
         case, k = self.slices[index]
-        return _sample(self._packed.image(case)[k].astype(np.float32), self._packed.label(case)[k].copy())
+        pixels = self._packed.image(case)
+        image = pixels[neighbour_order(k, len(pixels), self.neighbours)].astype(np.float32)
+        label = self._packed.label(case)[k].copy()
+        drawn = _drawn(np.unique(label), plan, (self.seed, epoch, index))
+        if plan is not None:
+            image, label = augment_slice(image, label, plan, (self.seed, epoch, index))
+        return _sample(image, label, drawn)
 
 
-class PatchDataset(Dataset[dict[str, torch.Tensor]]):
+def neighbour_order(k: int, count: int, neighbours: int) -> list[int]:
+    """Returns the slices that a network sees for slice ``k``, in the order of its channels.
+
+    The slice itself is in the middle. At the ends, and in a scan of a single slice, the outermost slice stands in for
+    those that are missing.
+
+    Args:
+        k: the slice.
+        count: slices of the scan.
+        neighbours: slices on each side.
+    """
+    return [min(max(k + step, 0), count - 1) for step in range(-neighbours, neighbours + 1)]
+
+
+class PatchDataset(Dataset[Sample]):
     """Patches of 3D scans, a set share of them placed on an ROI, each ROI equally often.
 
-    ``dataset[epoch, index]`` gives {"image": (1, slice, row, column) float32, "label": the same shape,
-    uint8}.
+    ``dataset[epoch, index]`` gives {"image": (1, slice, row, column) float32, "label": the same shape, uint8,
+    "drawn": (256,) whether each label value occurs in the patch's scan}.
     """
 
     def __init__(
@@ -103,7 +147,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         seed: int,
         *,
         length: int | None = None,
-        roi_share: float = DEFAULT_ROI_SHARE,
+        positive_share: float = DEFAULT_POSITIVE_SHARE,
     ) -> None:
         """Args:
             cases: prepared scans, of any size; smaller ones than the patch are padded.
@@ -111,7 +155,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
             plan: how to change the patches; None: not at all.
             seed: start of all random numbers.
             length: patches per epoch; None: one per case.
-            roi_share: share of patches placed on a voxel of an ROI, as long as there is any.
+            positive_share: share of patches placed on a voxel of an ROI, as long as there is any.
 
         Raises:
             DataError: there is no case.
@@ -121,7 +165,8 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         self.plan = plan
         self.seed = int(seed)
         self.length = len(self._packed) if length is None else int(length)
-        self.roi_share = float(roi_share)
+        self.positive_share = float(positive_share)
+        self._values: list[npt.NDArray[np.uint8]] = []  # of each case
         # ROI value → [(case, (n, 3) voxels)]
         self._places: dict[int, list[tuple[int, npt.NDArray[np.int32]]]] = {}
         for number in range(len(self._packed)):
@@ -132,7 +177,8 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         flat = label.reshape(-1)
         inside = np.flatnonzero(flat)
         values = flat[inside]
-        for value in np.unique(values):
+        self._values.append(np.unique(values))
+        for value in self._values[-1]:
             where = inside[values == value]
             if where.size > _PLACES_PER_ROI:
                 where = np.sort(random.choice(where, _PLACES_PER_ROI, replace=False))
@@ -142,14 +188,14 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, key: Key) -> dict[str, torch.Tensor]:
+    def __getitem__(self, key: Key) -> Sample:
         return self._patch(*key, self.plan)
 
-    def stored(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+    def stored(self, epoch: int, index: int) -> Sample:
         """Returns the same patch without any change, for comparison."""
         return self._patch(epoch, index, None)
 
-    def _patch(self, epoch: int, index: int, plan: AugmentPlan | None) -> dict[str, torch.Tensor]:
+    def _patch(self, epoch: int, index: int, plan: AugmentPlan | None) -> Sample:
         case, first = self.place_of(epoch, index)
         image, label = augment_patch(
             self._packed.image(case),
@@ -160,12 +206,12 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
             (self.seed, epoch, index),
             self._packed.darkest[case],
         )
-        return _sample(image, label)
+        return _sample(image[None], label, _drawn(self._values[case], plan, (self.seed, epoch, index)))
 
     def place_of(self, epoch: int, index: int) -> tuple[int, tuple[int, int, int]]:
         """Returns (case, first voxel) of a patch before any change; may start outside a small scan."""
         random = generator((self.seed, epoch, index), purpose=1)
-        on_roi = bool(self._places) and random.random() < self.roi_share
+        on_roi = bool(self._places) and random.random() < self.positive_share
         centre: npt.NDArray[np.int32] | None = None
         if on_roi:
             values = sorted(self._places)
@@ -215,9 +261,3 @@ class KeyedBatches(Sampler[list[Key]]):
         for step in range(self.first, len(self)):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield [(self.epoch, int(index)) for index in chosen]
-
-
-def one_thread_each(worker: int) -> None:
-    """For DataLoader's ``worker_init_fn``: helper processes do not fight over the cores."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
