@@ -16,10 +16,11 @@ from monai.inferers.utils import sliding_window_inference
 from torch import nn
 
 from autoseg_lib.augment.plan import swap_channels
+from autoseg_lib.data.dataset import neighbour_order
 from autoseg_lib.errors import DataError
 from autoseg_lib.events import Listener, Progress, StopFlag, nobody
 from autoseg_lib.geometry import Geometry
-from autoseg_lib.preprocess.pipeline import Preprocessing
+from autoseg_lib.preprocess.pipeline import Preprocessing, runs_backwards
 from autoseg_lib.volume import Mask, Volume
 
 # Half-overlapping windows with Gaussian weights, as in nnU-Net.
@@ -39,7 +40,7 @@ class Predictor:
     """A network and all that is done before and after it.
 
     Attributes:
-        network: gives logits (N, classes, ...) for normalised images (N, 1, ...); in evaluation mode.
+        network: gives logits (N, classes, ...) for normalised images (N, channels, ...); in evaluation mode.
         preprocessing: as recorded in the model.
         classes: number of label values, background included.
         device: where the network is.
@@ -50,6 +51,7 @@ class Predictor:
         mirror_pairs: with ``mirror_axis``: pairs of label values that trade places in the mirrored image.
         mirror_axis: axis of the network grid that crosses left–right; the mirrored image is then predicted too and
             averaged (test-time augmentation). None: no mirroring.
+        neighbours: 2D: slices on each side that the network sees beside the slice itself.
     """
 
     network: nn.Module
@@ -62,6 +64,7 @@ class Predictor:
     half_precision: bool = False
     mirror_pairs: tuple[tuple[int, int], ...] = ()
     mirror_axis: int | None = None
+    neighbours: int = 0
 
     def predict(self, volume: Volume, on_event: Listener = nobody, stop: StopFlag | None = None) -> Mask:
         """Returns the label values of a scan on its own grid.
@@ -86,9 +89,11 @@ class Predictor:
         parts = []
         for first in range(0, count, SLICES_PER_PART):
             last = min(first + SLICES_PER_PART, count)
-            part = volume.with_array(volume.array[first:last], volume.geometry.slices(first, last))
-            probabilities = self.probabilities(part, nobody, stop)
-            parts.append(self.preprocessing.restore(probabilities, part.geometry))
+            # With the neighbours that the outermost slices need.
+            begin, end = max(0, first - self.neighbours), min(last + self.neighbours, count)
+            part = volume.with_array(volume.array[begin:end], volume.geometry.slices(begin, end))
+            probabilities = self.probabilities(part, nobody, stop)[:, first - begin : last - begin]
+            parts.append(self.preprocessing.restore(probabilities, volume.geometry.slices(first, last)))
             on_event(Progress("Slices", last, count))
         return Mask(np.concatenate(parts), volume.geometry)
 
@@ -102,13 +107,14 @@ class Predictor:
                 "Use a 2D model for this scan, or export the complete series."
             )
         prepared = self.preprocessing.prepare(volume)
-        image = np.ascontiguousarray(prepared.array, dtype=np.float32)
+        order = slice(None, None, -1 if self.neighbours and runs_backwards(prepared.geometry) else 1)
+        image = np.ascontiguousarray(prepared.array[order], dtype=np.float32)
         values = self._forward(image, on_event, stop)
         if self.mirror_axis is not None and self._crosses_left_right(prepared.geometry):
             mirrored = self._forward(np.ascontiguousarray(np.flip(image, self.mirror_axis)), on_event, stop)
             mirrored = np.flip(mirrored, self.mirror_axis + 1)
             values = np.float32(0.5) * (values + mirrored[swap_channels(self.classes, self.mirror_pairs)])
-        return values
+        return values[:, order]
 
     def _crosses_left_right(self, grid: Geometry) -> bool:
         """Whether ``mirror_axis`` runs from the patient's left to right in this scan; another plane has no sides."""
@@ -137,7 +143,10 @@ class Predictor:
         result = np.empty((self.classes, *image.shape), dtype=np.float32)
         for first in range(0, count, step):
             _check(stop)
-            batch = torch.from_numpy(image[first : first + step, None]).to(self.device)
+            seen = [
+                neighbour_order(k, count, self.neighbours) for k in range(first, min(first + step, count))
+            ]
+            batch = torch.from_numpy(image[np.array(seen)]).to(self.device)
             batch = batch.contiguous(memory_format=torch.channels_last)
             soft = torch.softmax(self.network(batch).float(), dim=1)
             result[:, first : first + step] = soft.movedim(1, 0).cpu().numpy()

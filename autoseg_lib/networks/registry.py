@@ -141,6 +141,14 @@ class NetworkSpec:
         object.__setattr__(self, "encoder", _encoder_of(self.dimension, self.name, entry, self.encoder))
         if len(self.input_shape) != (2 if self.dimension == "2D" else 3):
             raise ModelError(f"network: found the input size {self.input_shape} for {self.dimension}.")
+        if (
+            self.in_channels < 1
+            or self.in_channels % 2 == 0
+            or (self.dimension == "3D" and self.in_channels > 1)
+        ):
+            raise ModelError(
+                f"network: found {self.in_channels} channels; 1 is expected, in 2D also 3, 5, ... with neighbouring slices."
+            )
         if self.out_channels < 2:
             raise ModelError("network: expected at least one ROI besides the background, found none.")
         check_input_shape(self)
@@ -163,6 +171,11 @@ class NetworkSpec:
             raise ModelError(f"network: the model's description cannot be used ({error}).") from None
         except SettingsError as error:
             raise ModelError(str(error)) from None
+
+    @property
+    def neighbours(self) -> int:
+        """2D: slices on each side that are channels beside the slice itself."""
+        return (self.in_channels - 1) // 2
 
     @property
     def title(self) -> str:
@@ -295,8 +308,7 @@ def build_network(spec: NetworkSpec, *, pretrained: bool = False) -> nn.Module:
         return _find(spec.dimension, spec.name).build(spec, pretrained)
     except OSError as error:
         raise ModelError(
-            f"pretrained = True: the weights of '{spec.encoder}' could not be downloaded "
-            f"({type(error).__name__}). "
+            f"pretrained = True: the weights of '{spec.encoder}' could not be fetched ({type(error).__name__}). "
             "Connect to the internet once, or set pretrained = False."
         ) from error
     except (

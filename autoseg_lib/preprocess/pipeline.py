@@ -46,6 +46,16 @@ def plane_of(geometry: Geometry) -> str | None:
     return _PLANES[geometry.closest_world_axes[0]] if geometry.orientation_known else None
 
 
+def runs_backwards(geometry: Geometry) -> bool:
+    """Returns whether a scan's slices follow each other against the direction they have elsewhere.
+
+    Axial slices usually go from the feet to the head, but a file may hold them the other way round. A network that
+    sees neighbouring slices has to find the upper one always on the same side. False where directions are unknown.
+    """
+    plane = plane_of(geometry)
+    return plane is not None and geometry.orientation_code[0] != DISPLAY_ORIENTATION[plane][0]
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """All that turns a scan into network input; kept in the model file.

@@ -57,8 +57,9 @@ def preview_batch(data: PreparedTraining, which: int = 0) -> BatchPreview:
 
 
 def _middle(sample: dict[str, torch.Tensor]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """The slice with most labelled pixels of a 3D sample; a 2D sample as it is."""
-    image, label = sample["image"][0].numpy(), sample["label"][0].numpy()
+    """The slice with most labelled pixels of a 3D sample; a 2D sample without the neighbours beside it."""
+    image, label = sample["image"].numpy(), sample["label"][0].numpy()
+    image = image[len(image) // 2]
     if image.ndim == 3:
         index = int(np.argmax(np.count_nonzero(label, axis=(1, 2))))
         image, label = image[index], label[index]

@@ -243,6 +243,7 @@ def make_predictor(model: LoadedModel, settings: SegmentSettings, notes: list[st
         half_precision=best_precision(device.type) != "32",
         mirror_pairs=augmentation.mirror_pairs,
         mirror_axis=mirror_axis,
+        neighbours=model.spec.neighbours,
     )
 
 
