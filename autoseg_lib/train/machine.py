@@ -3,32 +3,59 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import psutil
 import torch
 
-from autoseg_lib.system import GB, cpu_cores, device_name
+from autoseg_lib.system import GB, cpu_cores, find_gpu
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What planning needs to know of the computer."""
+    """What planning needs to know of the computer.
+
+    Attributes:
+        device: "cpu", "cuda" or "mps".
+        cores: processor cores this process may use.
+        ram_available_gb: memory that is free.
+        precision: number format to train with.
+        gpu_free_gb: memory of the GPU that is free; None without one, or where it does not tell.
+    """
 
     device: str
     cores: int
     ram_available_gb: float
     precision: str
+    gpu_free_gb: float | None = None
 
     @property
     def has_gpu(self) -> bool:
         """Whether training runs on a GPU."""
         return self.device != "cpu"
 
+    @property
+    def kind(self) -> Literal["cpu", "gpu"]:
+        """Which of the defaults hold."""
+        return "gpu" if self.has_gpu else "cpu"
+
+    @property
+    def memory_gb(self) -> float | None:
+        """Memory that training can use; None where unknown."""
+        return self.gpu_free_gb if self.has_gpu else self.ram_available_gb
+
 
 def find_machine() -> Machine:
     """Looks at this computer."""
-    device = device_name()
-    return Machine(device, cpu_cores(), psutil.virtual_memory().available / GB, best_precision(device))
+    gpu = find_gpu()
+    device = gpu.kind if gpu else "cpu"
+    return Machine(
+        device=device,
+        cores=cpu_cores(),
+        ram_available_gb=psutil.virtual_memory().available / GB,
+        precision=best_precision(device),
+        gpu_free_gb=gpu.memory_free_gb if gpu else None,
+    )
 
 
 def best_precision(device: str) -> str:

@@ -1,83 +1,84 @@
-"""What "auto" becomes: every choice is made here, from the data and the machine, with a reason in one line."""
+"""What "auto" becomes: every choice is made here, from the data's fingerprint and the machine, with a reason in one line.
+
+``make_plan`` reads like the list of choices; each is made in a module of its own (``grids``, ``network_choice``,
+``depth_width``, ``memory``, ``looks``), and the numbers behind them are in ``defaults``.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from autoseg_lib.augment.plan import AugmentPlan, flips_allowed
+from autoseg_lib.data.dataset import DEFAULT_POSITIVE_SHARE
 from autoseg_lib.data.doctor.context import slices_with_roi
 from autoseg_lib.data.doctor.facts import CaseFacts
 from autoseg_lib.data.doctor.report import CheckReport
 from autoseg_lib.data.split import Split, split_cases, validation_share
-from autoseg_lib.errors import DataError, SettingsError
+from autoseg_lib.errors import DataError, counted
 from autoseg_lib.io.volume_files import stem_of
 from autoseg_lib.labels import LabelTable
-from autoseg_lib.losses import DEFAULT_LOSS, build_loss
 from autoseg_lib.networks.registry import (
     NetworkSpec,
-    default_dropout,
-    default_encoder,
-    default_loss,
-    default_network,
-    size_multiple,
     smallest_batch,
-    supervision_options,
 )
 from autoseg_lib.preprocess.intensity import IntensityPlan, fit_intensity
-from autoseg_lib.preprocess.pipeline import ORIENTATION_3D, Preprocessing, plane_of
-from autoseg_lib.settings import AUGMENT_KEYS, AUTO, TrainSettings
+from autoseg_lib.preprocess.pipeline import Preprocessing, plane_of
+from autoseg_lib.settings import AUGMENT_KEYS, TrainSettings
+from autoseg_lib.train import defaults
+from autoseg_lib.train.choosing import Choice, Chooser
 from autoseg_lib.train.files import RunFiles
+from autoseg_lib.train.fingerprint import Fingerprint, most_common_modality, take_fingerprint
+from autoseg_lib.train.grids import Shape, check_dimension, choose_dimension, shapes_on_grid
+from autoseg_lib.train.learning_choice import choose_learning
+from autoseg_lib.train.looks import Looks, plan_looks, scan_cost
 from autoseg_lib.train.loop import LoopPlan
 from autoseg_lib.train.machine import Machine
+from autoseg_lib.train.memory_choice import choose_batch, choose_cache
+from autoseg_lib.train.network_choice import choose_network
+from autoseg_lib.train.schedule import Schedule
+from autoseg_lib.train.starting import choose_freezing, model_to_start_from, require_same_network
 
-# Optimiser steps that the default networks need until validation Dice no longer rises much; measured on the example
-# study, sunnybrook_png (2D) and hippocampus_msd (3D). See benchmarks/.
-STEPS_2D = 1500
-STEPS_3D = 4000
-FEWEST_EPOCHS, MOST_EPOCHS = 10, 1000
+__all__ = [
+    "Choice",
+    "Plan",
+    "check_dimension",
+    "choose_dimension",
+    "default_name",
+    "make_plan",
+    "with_looks",
+]
 
-# Longest side of the 2D network's image. 256 is what the field's notebooks use; a GPU affords twice that.
-LARGEST_SIDE_CPU, LARGEST_SIDE_GPU = 256, 512
-# Longest side of a 3D patch, and of the whole scan on the network's grid.
-LARGEST_PATCH_CPU, LARGEST_PATCH_GPU = 64, 128
-LARGEST_SCAN_CPU, LARGEST_SCAN_GPU = 192, 512
-
-# Settings that belong to the computer, not to the run: a run may go on elsewhere.
-MACHINE_SETTINGS = ("precision", "num_workers", "model_dir")
-
-# How often the kept-back scans are looked at in one run, and on how many of them each time (all at the end).
-VALIDATIONS_PER_RUN = 25
-VALIDATION_CASES = 12
-
-# A whole-volume study counts as 3D when its slices lie at most so many times further apart than its pixels.
-MOST_ANISOTROPY_3D = 3.0
-FEWEST_SLICES_3D = 8
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One line of the settings table: what was given, what is used, and why."""
-
-    setting: str
-    given: Any
-    value: Any
-    reason: str
+Dimension = Literal["2D", "3D"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that training needs to know before it starts."""
+    """Everything that training needs to know before it starts.
+
+    Attributes:
+        settings: as used: no "auto" is left.
+        choices: each choice with its reason.
+        fingerprint: what the data are like.
+        labels: the ROIs.
+        network, preprocessing, augmentation, split, loop, files: what is done, and with what.
+        samples: slices or patches in one epoch.
+        steps_per_epoch: training steps in one epoch.
+        window: 3D: the patch; None in 2D.
+        validation_scans: scans kept back that are looked at while training.
+        scan_steps: what looking at one of them is expected to cost, in training steps.
+        memory_gb: what a training step is expected to take; None where that cannot be told.
+    """
 
     settings: TrainSettings
     choices: tuple[Choice, ...]
+    fingerprint: Fingerprint = field(repr=False)
     labels: LabelTable
     network: NetworkSpec
     preprocessing: Preprocessing
@@ -87,28 +88,10 @@ class Plan:
     files: RunFiles
     samples: int
     steps_per_epoch: int
-    window: tuple[int, int, int] | None
-
-
-class _Chooser:
-    """Fills "auto" settings one by one and remembers why."""
-
-    def __init__(self, settings: TrainSettings, previous: dict[str, Any]) -> None:
-        self.settings, self.previous = settings, previous
-        self.values: dict[str, Any] = {}
-        self.choices: list[Choice] = []
-
-    def choose(self, name: str, value: Any, reason: str) -> Any:
-        """Keeps what the user gave; else what the interrupted run used; else ``value``."""
-        given = getattr(self.settings, name)
-        if given != AUTO:
-            value, reason = given, "your value"
-        elif name not in MACHINE_SETTINGS and self.previous.get(name, AUTO) != AUTO:
-            value, reason = self.previous[name], "as in the run that is continued"
-        self.values[name] = value
-        if reason:
-            self.choices.append(Choice(name, given, value, reason))
-        return value
+    window: Shape | None
+    validation_scans: int
+    scan_steps: float
+    memory_gb: float | None
 
 
 def make_plan(
@@ -119,6 +102,7 @@ def make_plan(
     previous: dict[str, Any] | None = None,
     seconds_per_step: float | None = None,
     split: Split | None = None,
+    reserve_seconds: float = 0.0,
 ) -> Plan:
     """Decides everything.
 
@@ -130,84 +114,119 @@ def make_plan(
         previous: settings of the interrupted run that is continued, if any.
         seconds_per_step: measured time of a training step; with it, a time limit decides the epochs left to us.
         split: what to learn from and what to keep back, where that is decided already (folds); None decides it here.
+        reserve_seconds: what the work after the last step takes.
 
     Raises:
         SettingsError: a network, encoder, loss or size that does not work.
         DataError: the data do not allow what was asked.
     """
-    facts, labels, chooser = report.facts, report.labels, _Chooser(settings, previous or {})
-    dimension: Literal["2D", "3D"] = chooser.choose("dimension", *choose_dimension(facts))
+    facts, labels = report.facts, report.labels
+    start = None if previous else model_to_start_from(settings)
+    chooser = Chooser(settings, previous or {}, start.settings if start else None)
+    dimension: Dimension = chooser.choose("dimension", *choose_dimension(facts))
     name = chooser.choose("model_filename", default_name(settings, dimension), "folder name and dimension")
     chooser.choose("model_dir", str(model_dir), "the models' folder")
     _choose_labels(chooser, labels)
-    given = split is not None
-    if split is None:
-        split = split_cases(
-            facts,
-            _fraction(chooser, facts),
-            settings.seed,
-            slice_counts=[len(f.counts) for f in facts],
-            with_roi=slices_with_roi(facts),
-        )
+    decided = split is not None
+    split = split or _choose_split(chooser, facts)
     # Folds must prepare their scans alike to be used together, so grey values are fitted on the scans of all folds.
-    intensity = _choose_intensity(
-        chooser, [facts[i] for i in ((*split.train, *split.validation) if given else split.train)], facts
-    )
-    spec, preprocessing, window = _choose_network(chooser, dimension, facts, labels, intensity, machine)
+    learned = (*split.train, *split.validation) if decided else split.train
+    intensity = _choose_intensity(chooser, [facts[i] for i in learned], facts)
+    spec, preprocessing, window = choose_network(chooser, dimension, facts, labels, intensity, machine)
     augmentation = _choose_augmentation(chooser, dimension, facts, labels, preprocessing)
-    samples = _count_samples(dimension, facts, split)
-    batch = _batch_size(chooser, spec, machine, samples)
-    # A 3D epoch draws several patches from each scan, so that an epoch is worth reporting on.
-    samples = samples if dimension == "2D" else max(samples, 4 * batch)
-    steps = math.ceil(samples / batch)
-    loop = _choose_schedule(chooser, dimension, machine, batch, steps, seconds_per_step)
-    for unused in (
-        "folds",
-        "resume",
-        "series",
-        "slice_axis",
-        "spacing_mm",
-        "patch_size",
-        "input_shape",
-        "encoder",
-        "validation_fraction",
-    ):
+    precision = chooser.choose(
+        "precision", machine.precision, f"fastest that is as accurate on this {machine.device.upper()}"
+    )
+    batch, parts, memory_gb = choose_batch(chooser, spec, machine, precision, _count(dimension, facts, split))
+    samples = _samples(dimension, facts, split, preprocessing, window, batch)
+    _choose_sampling(chooser, dimension, window, facts, preprocessing)
+    choose_cache(chooser, dimension, facts, split, preprocessing, machine)
+    loop = choose_learning(
+        chooser, dimension, machine, spec, batch, samples, seconds_per_step, reserve_seconds
+    )
+    if start:
+        require_same_network(start, spec)
+    choose_freezing(chooser, start, labels.names, len(split.train), chooser.values["epochs"])
+    cost, looks = _choose_looks(chooser, facts, split, spec, preprocessing, window, loop)
+    for unused in vars(settings):
         chooser.values.setdefault(unused, getattr(settings, unused))
     return Plan(
         settings=replace(settings, **chooser.values),
         choices=tuple(chooser.choices),
+        fingerprint=take_fingerprint(facts, labels),
         labels=labels,
         network=spec,
         preprocessing=preprocessing,
         augmentation=augmentation,
         split=split,
-        loop=replace(loop, keep_last=given),
+        loop=replace(
+            loop,
+            keep_last=decided,
+            parts=parts,
+            validate_every=looks.every,
+            reserve_seconds=reserve_seconds,
+            smallest_part=smallest_batch(spec),
+        ),
         files=RunFiles(model_dir, name),
         samples=samples,
-        steps_per_epoch=steps,
+        steps_per_epoch=math.ceil(samples / batch),
         window=window,
+        validation_scans=looks.scans,
+        scan_steps=cost,
+        memory_gb=memory_gb,
     )
 
 
-def _choose_labels(chooser: _Chooser, labels: LabelTable) -> None:
+def with_looks(plan: Plan, looks: Sequence[int] | None) -> Plan:
+    """Returns the plan with the looks at validation scans that the run was begun with: [every so many epochs, scans]."""
+    if looks is None:
+        return plan
+    every, scans = looks
+    return replace(plan, loop=replace(plan.loop, validate_every=every), validation_scans=scans)
+
+
+def default_name(settings: TrainSettings, dimension: str) -> str:
+    """Returns a model name made from the data folder's name."""
+    stem = re.sub(r"[^\w.-]+", "_", stem_of(Path(settings.main_dir))).strip("._-") or "model"
+    return f"{stem}_{dimension}"
+
+
+# --- the data -----------------------------------------------------------------------------------------------------------
+
+
+def _choose_labels(chooser: Chooser, labels: LabelTable) -> None:
     named = "your names" if labels.has_given_names else "numbered: no names were given"
     chooser.choose("labels_list", list(labels.names), named)
     chooser.choose("num_labels", len(labels), "values found in the label files")
 
 
+def _choose_split(chooser: Chooser, facts: Sequence[CaseFacts]) -> Split:
+    patients = len({f.patient for f in facts})
+    fraction = chooser.choose("validation_fraction", validation_share(patients), counted(patients, "patient"))
+    return split_cases(
+        facts,
+        float(fraction),
+        chooser.settings.seed,
+        slice_counts=[len(f.counts) for f in facts],
+        with_roi=slices_with_roi(facts),
+    )
+
+
 def _choose_intensity(
-    chooser: _Chooser, learned: Sequence[CaseFacts], facts: Sequence[CaseFacts]
+    chooser: Chooser, learned: Sequence[CaseFacts], facts: Sequence[CaseFacts]
 ) -> IntensityPlan:
     samples = [f.roi_grey_values for f in learned]
-    plan = fit_intensity([s for s in samples if s is not None], _modality(facts), chooser.settings.intensity)
+    plan = fit_intensity(
+        [s for s in samples if s is not None], most_common_modality(facts), chooser.settings.intensity
+    )
     value = plan.kind if plan.kind != "window" else [round(plan.low, 2), round(plan.high, 2)]
     chooser.choose("intensity", value, plan.text)
     return plan
 
 
 def _choose_augmentation(
-    chooser: _Chooser,
-    dimension: Literal["2D", "3D"],
+    chooser: Chooser,
+    dimension: Dimension,
     facts: Sequence[CaseFacts],
     labels: LabelTable,
     preprocessing: Preprocessing,
@@ -227,51 +246,18 @@ def _choose_augmentation(
     return plan
 
 
-def _choose_schedule(
-    chooser: _Chooser,
-    dimension: str,
-    machine: Machine,
-    batch: int,
-    steps: int,
-    seconds_per_step: float | None,
-) -> LoopPlan:
-    settings = chooser.settings
-    limit = None if settings.time_limit_minutes is None else 60 * settings.time_limit_minutes
-    target = STEPS_2D if dimension == "2D" else STEPS_3D
-    if limit and seconds_per_step:
-        auto = max(1, int(limit / (seconds_per_step * steps)))
-        reason = f"what {limit / 60:g} minutes hold at {seconds_per_step:.2f} s a step"
-    else:
-        auto = int(np.clip(round(target / steps), FEWEST_EPOCHS, MOST_EPOCHS))
-        reason = f"about {target} training steps of {batch} images"
-    epochs = chooser.choose("epochs", auto, reason)
-    loss = chooser.choose("loss", *_loss(dimension, chooser.values["network"].lower()))
-    build_loss(loss)  # an unknown name is refused here, before anything takes time
-    rate = chooser.choose(
-        "learning_rate", 1e-3 if dimension == "2D" else 2e-3, "works with this optimiser and network"
-    )
-    workers = chooser.choose("num_workers", *_workers(machine))
-    precision = chooser.choose(
-        "precision", machine.precision, f"fastest that is as accurate on this {machine.device.upper()}"
-    )
-    chooser.choose("print_checkpoint", max(1, round(epochs / 20)), "about 20 lines in all")
-    save_every = chooser.choose("save_checkpoint", max(1, round(epochs / 5)), "5 times in all")
-    return LoopPlan(
-        epochs=epochs,
-        batch_size=batch,
-        learning_rate=rate,
-        loss=loss,
-        seed=settings.seed,
-        num_workers=workers,
-        precision=precision,
-        device=machine.device,
-        save_every=save_every,
-        validate_every=max(1, round(epochs / VALIDATIONS_PER_RUN)),
-        time_limit_seconds=limit,
-    )
+def _plane(facts: Sequence[CaseFacts], dimension: str) -> str | None:
+    """The plane of the network's slices; None where any scan's directions are unknown or planes are mixed."""
+    if dimension == "3D":
+        return None
+    planes = {plane_of(f.geometry) for f in facts}
+    return planes.pop() if len(planes) == 1 else None
 
 
-def _count_samples(dimension: str, facts: Sequence[CaseFacts], split: Split) -> int:
+# --- steps and epochs -----------------------------------------------------------------------------------------------------
+
+
+def _count(dimension: str, facts: Sequence[CaseFacts], split: Split) -> int:
     """Slices (2D) or scans (3D) to learn from."""
     if dimension == "3D":
         count = len(split.train)
@@ -286,204 +272,64 @@ def _count_samples(dimension: str, facts: Sequence[CaseFacts], split: Split) -> 
     return count
 
 
-def default_name(settings: TrainSettings, dimension: str) -> str:
-    """Returns a model name made from the data folder's name."""
-    stem = re.sub(r"[^\w.-]+", "_", stem_of(Path(settings.main_dir))).strip("._-") or "model"
-    return f"{stem}_{dimension}"
+def _samples(
+    dimension: str,
+    facts: Sequence[CaseFacts],
+    split: Split,
+    preprocessing: Preprocessing,
+    window: Shape | None,
+    batch: int,
+) -> int:
+    """Slices or patches in one epoch: in 3D as many patches as would cover each scan, within limits."""
+    count = _count(dimension, facts, split)
+    if window is None:
+        return count
+    shapes = shapes_on_grid([facts[i] for i in split.train], preprocessing.spacing_zyx_mm)
+    cover = float(np.median([math.prod(shape) for shape in shapes])) / math.prod(window)
+    per_scan = int(np.clip(round(cover), 1, defaults.MOST_PATCHES_PER_SCAN))
+    return max(count * per_scan, defaults.FEWEST_STEPS_PER_EPOCH_3D * batch)
 
 
-def choose_dimension(facts: Sequence[CaseFacts]) -> tuple[str, str]:
-    """Returns ("2D" or "3D", why)."""
-    for f in facts:
-        if len(f.counts) < FEWEST_SLICES_3D:
-            return (
-                "2D",
-                f"'{f.name}' has {len(f.counts)} slices; 3D needs at least {FEWEST_SLICES_3D} in every scan",
-            )
-        if not f.geometry.is_even or not f.geometry.positions_known:
-            return "2D", f"the slices of '{f.name}' are not evenly spaced"
-    ratios = [f.geometry.spacing_zyx_mm[0] / max(f.geometry.spacing_zyx_mm[1:]) for f in facts]
-    if float(np.median(ratios)) > MOST_ANISOTROPY_3D:
-        return "2D", f"slices lie {np.median(ratios):.1f} times further apart than pixels"
-    return "3D", "whole scans with slices about as close as pixels"
-
-
-def check_dimension(dimension: str, facts: Sequence[CaseFacts]) -> None:
-    """Raises DataError when 3D was asked for and the scans are no volumes."""
-    if dimension != "3D":
+def _choose_sampling(
+    chooser: Chooser,
+    dimension: str,
+    window: Shape | None,
+    facts: Sequence[CaseFacts],
+    preprocessing: Preprocessing,
+) -> None:
+    if dimension == "2D" or window is None:
         return
-    thin = [f for f in facts if len(f.counts) < 3]
-    if thin:
-        raise DataError(
-            f"dimension = \"3D\": '{thin[0].name}' has {len(thin[0].counts)} slice{'s' if len(thin[0].counts) > 1 else ''}; whole scans are expected. "
-            'Set dimension = "2D", or put the slices of each scan in a folder of their own.'
-        )
-
-
-def _fraction(chooser: _Chooser, facts: Sequence[CaseFacts]) -> float:
-    patients = len({f.patient for f in facts})
-    value = validation_share(patients)
-    return float(
-        chooser.choose("validation_fraction", value, f"{patients} patient{'s' if patients != 1 else ''}")
-    )
-
-
-def _modality(facts: Sequence[CaseFacts]) -> str:
-    counts = Counter(f.modality for f in facts)
-    return counts.most_common(1)[0][0] if counts else ""
-
-
-def _plane(facts: Sequence[CaseFacts], dimension: str) -> str | None:
-    """The plane of the network's slices; None where any scan's directions are unknown or planes are mixed."""
-    if dimension == "3D":
-        return None
-    planes = {plane_of(f.geometry) for f in facts}
-    return planes.pop() if len(planes) == 1 else None
-
-
-def _choose_network(
-    chooser: _Chooser,
-    dimension: Literal["2D", "3D"],
-    facts: Sequence[CaseFacts],
-    labels: LabelTable,
-    intensity: IntensityPlan,
-    machine: Machine,
-) -> tuple[NetworkSpec, Preprocessing, tuple[int, int, int] | None]:
-    """Returns the network, its grid, and in 3D the window."""
-    classes = len(labels) + 1
-    name = chooser.choose("network", *_network(dimension, machine)).lower()
-    dropout = chooser.choose("dropout_rate", *_dropout(dimension, name))
-    supervised = chooser.settings.deep_supervision
-    options = supervision_options(dimension, name, None if supervised == AUTO else supervised)
+    shapes = np.array(shapes_on_grid(facts, preprocessing.spacing_zyx_mm))
+    whole = float(np.mean((shapes <= np.array(window)).all(axis=1)))
+    if whole >= 0.5:
+        chooser.choose("positive_share", 0.0, "a patch holds a whole scan: every scan in turn")
+        return
     chooser.choose(
-        "deep_supervision", bool(options), "coarser outputs learn too" if options else "one output"
-    )
-    if dimension == "2D":
-        encoder = chooser.choose(
-            "encoder", default_encoder(dimension, name), "light enough for every computer"
-        )
-        pair = _input_shape(chooser, NetworkSpec("2D", name, classes, (256, 256), encoder), facts, machine)
-        return (
-            NetworkSpec("2D", name, classes, pair, encoder, dropout=dropout),
-            Preprocessing("2D", intensity, input_shape=pair),
-            None,
-        )
-    spacing = _spacing_3d(chooser, facts, machine)
-    probe = NetworkSpec("3D", name, classes, (64, 64, 64), options=options)
-    window = _patch_size(chooser, probe, facts, spacing, machine)
-    return (
-        NetworkSpec("3D", name, classes, window, dropout=dropout, options=options),
-        Preprocessing("3D", intensity, spacing_zyx_mm=spacing),
-        window,
+        "positive_share", DEFAULT_POSITIVE_SHARE, "ROIs are small in the scan: most patches show one"
     )
 
 
-def _network(dimension: str, machine: Machine) -> tuple[str, str]:
-    name = default_network(dimension, has_gpu=machine.has_gpu)
-    if name == "light_unet":
-        return name, "made for computers without a GPU"
-    return name, "the field's standard"
-
-
-def _dropout(dimension: str, name: str) -> tuple[float, str]:
-    share = default_dropout(dimension, name)
-    if share > 0:
-        return share, f"what {name} was made for"
-    return share, "augmentation already keeps the network from learning by heart"
-
-
-def _loss(dimension: str, name: str) -> tuple[str, str]:
-    own = default_loss(dimension, name)
-    if own:
-        return own, f"what {name} was made for"
-    return DEFAULT_LOSS, "Dice and cross-entropy together learn more steadily than Dice alone"
-
-
-def _input_shape(
-    chooser: _Chooser, probe: NetworkSpec, facts: Sequence[CaseFacts], machine: Machine
-) -> tuple[int, int]:
-    multiple = size_multiple(probe)
-    largest = LARGEST_SIDE_GPU if machine.has_gpu else LARGEST_SIDE_CPU
-    longest = int(np.median([max(f.geometry.shape_zyx[1:]) for f in facts]))
-    # The nearest multiple: at most a tenth coarser than the scan, and often a third quicker than the next larger one.
-    side = int(np.clip(round(longest / multiple) * multiple, 2 * multiple, largest))
-    reason = f"images have {longest} pixels along their longer side"
-    if side < longest:
-        reason += f"; {largest} is quick on this computer"
-    shape = chooser.choose("input_shape", [side, side], reason)
-    return (int(shape), int(shape)) if isinstance(shape, int) else (int(shape[0]), int(shape[1]))
-
-
-def _patch_size(
-    chooser: _Chooser,
-    probe: NetworkSpec,
+def _choose_looks(
+    chooser: Chooser,
     facts: Sequence[CaseFacts],
-    spacing: tuple[float, float, float] | None,
-    machine: Machine,
-) -> tuple[int, int, int]:
-    sizes = np.median([_shape_on_grid(f, spacing) for f in facts], axis=0)
-    multiple = size_multiple(probe)
-    largest = LARGEST_PATCH_GPU if machine.has_gpu else LARGEST_PATCH_CPU
-    auto = [int(np.clip(math.ceil(n / multiple) * multiple, 2 * multiple, largest)) for n in sizes]
-    patch = chooser.choose(
-        "patch_size", auto, f"scans have about {' × '.join(f'{n:.0f}' for n in sizes)} voxels"
+    split: Split,
+    spec: NetworkSpec,
+    preprocessing: Preprocessing,
+    window: Shape | None,
+    loop: LoopPlan,
+) -> tuple[float, Looks]:
+    """Returns what looking at one scan kept back costs in training steps, and how often it is done."""
+    schedule = loop.schedule or Schedule(1, 1)
+    steps = schedule.epochs * schedule.steps_per_epoch
+    kept = [facts[i] for i in split.validation]
+    if not kept:
+        return 0.0, plan_looks(0.0, 0, steps, schedule.steps_per_epoch)
+    cost = scan_cost(
+        kept, preprocessing, window, spec.out_channels, loop.batch_size * math.prod(spec.input_shape)
     )
-    return (int(patch),) * 3 if isinstance(patch, int) else (int(patch[0]), int(patch[1]), int(patch[2]))
-
-
-def _spacing_3d(
-    chooser: _Chooser, facts: Sequence[CaseFacts], machine: Machine
-) -> tuple[float, float, float] | None:
-    if chooser.settings.spacing_mm == AUTO and not all(
-        f.geometry.spacing_known and f.geometry.positions_known for f in facts
-    ):
-        chooser.choose("spacing_mm", None, "pixel sizes are unknown: scans are used as they are")
-        return None
-    turned = [
-        f.geometry.oriented(ORIENTATION_3D) if f.geometry.orientation_known else f.geometry for f in facts
-    ]
-    median = np.median([g.spacing_zyx_mm for g in turned], axis=0)
-    extent = np.median([np.array(g.spacing_zyx_mm) * g.shape_zyx for g in turned], axis=0)
-    largest = LARGEST_SCAN_GPU if machine.has_gpu else LARGEST_SCAN_CPU
-    auto = [round(float(s), 3) for s in np.maximum(median, extent / largest)]
-    coarser = any(a > m * 1.01 for a, m in zip(auto, median, strict=True))
-    reason = "median of the scans" + (", coarser so that a scan fits this computer" if coarser else "")
-    spacing = chooser.choose("spacing_mm", auto, reason)
-    if spacing is None:
-        return None
-    if isinstance(spacing, float | int):
-        return (float(spacing),) * 3
-    if len(spacing) == 2:
-        raise SettingsError(
-            f"spacing_mm = {spacing}: 3D needs one number or three (slices, rows, columns), e.g. [3.0, 1.0, 1.0]."
-        )
-    return float(spacing[0]), float(spacing[1]), float(spacing[2])
-
-
-def _shape_on_grid(facts: CaseFacts, spacing: tuple[float, float, float] | None) -> tuple[int, int, int]:
-    geometry = facts.geometry.oriented(ORIENTATION_3D) if facts.geometry.orientation_known else facts.geometry
-    return geometry.respaced(spacing).shape_zyx if spacing else geometry.shape_zyx
-
-
-def _batch_size(chooser: _Chooser, spec: NetworkSpec, machine: Machine, samples: int) -> int:
-    if spec.dimension == "2D":
-        # Small batches learn more per minute where a step's time grows with its images, as on a CPU.
-        auto = 16 if machine.has_gpu else 4
-        if max(spec.input_shape) > 320:
-            auto //= 2
-    else:
-        auto = 4 if math.prod(spec.input_shape) <= 64**3 else 2
-    smallest = smallest_batch(spec)
-    auto = max(smallest, min(auto, samples))
-    batch = chooser.choose("batch_size", auto, "fits the memory and keeps each step quick")
-    if batch < smallest:
-        raise SettingsError(
-            f'batch_size = {batch}: network = "{spec.name}" needs at least {smallest} images per step.'
-        )
-    return int(batch)
-
-
-def _workers(machine: Machine) -> tuple[int, str]:
-    if machine.device != "cuda":
-        return 0, "images are prepared in between: the cores are busy with training anyway"
-    return max(0, min(4, machine.cores - 1)), "so that the GPU does not wait"
+    if split.validation_slices is not None:
+        cost *= len(split.validation_slices) / max(1, len(kept[0].counts))
+    looks = plan_looks(cost, len(kept), steps, schedule.steps_per_epoch)
+    when = "after every epoch" if looks.every == 1 else f"every {looks.every} epochs"
+    chooser.note("validation", when, looks.text)
+    return cost, looks

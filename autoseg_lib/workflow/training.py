@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import functools
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from torch import nn
 from autoseg_lib.data.dataset import PatchDataset, SliceDataset
 from autoseg_lib.data.split import Split
 from autoseg_lib.errors import SettingsError
-from autoseg_lib.events import EpochDone, Event, Listener, Message, StopFlag, nobody
+from autoseg_lib.events import EpochDone, Event, Listener, Message, Progress, StopFlag, nobody
 from autoseg_lib.networks.model_file import save_model
 from autoseg_lib.networks.registry import number_of_weights
 from autoseg_lib.settings import AUTO, TrainSettings, to_table
 from autoseg_lib.system import versions
+from autoseg_lib.train.checkpoint import is_there, load_newest
 from autoseg_lib.train.distributed import ALONE, Team
-from autoseg_lib.train.files import load_checkpoint, write_yaml
-from autoseg_lib.train.loop import Trainer
+from autoseg_lib.train.files import write_yaml
+from autoseg_lib.train.loop import Trainer, wants_more
 from autoseg_lib.train.machine import Machine, find_machine
 from autoseg_lib.train.planning import (
     Plan,
@@ -28,16 +30,25 @@ from autoseg_lib.train.planning import (
     choose_dimension,
     default_name,
     make_plan,
+    with_looks,
 )
+from autoseg_lib.train.schedule import Schedule
 from autoseg_lib.train.tensorboard_log import TensorboardLog, writer_class
 from autoseg_lib.train.validate import Scores, ValidationScan
 from autoseg_lib.workflow.checking import Study, model_folder
 from autoseg_lib.workflow.model_metadata import model_metadata
 from autoseg_lib.workflow.progress_line import progress_line
-from autoseg_lib.workflow.training_data import prepare_data
+from autoseg_lib.workflow.training_data import prepare_data, validation_set
 from autoseg_lib.workflow.training_result import TrainingResult, training_result
-from autoseg_lib.workflow.training_start import initial_network, make_trainer
-from autoseg_lib.workflow.training_time import reserve_seconds, seconds_per_step_of, time_steps
+from autoseg_lib.workflow.training_start import initial_network, make_trainer, starting_text
+from autoseg_lib.workflow.training_time import (
+    Speed,
+    expected_seconds,
+    measure_speed,
+    seconds_after_last_step,
+    seconds_with_looks,
+    with_speed,
+)
 
 # Settings that may change between two sittings of one run: they change where and how long, not what is learned.
 FREE_TO_CHANGE = (
@@ -80,13 +91,14 @@ class PreparedTraining:
     summary: str
     minutes: float
     train_set: SliceDataset | PatchDataset = field(repr=False)
-    validation: tuple[ValidationScan, ...] = field(repr=False)
+    validation: Sequence[ValidationScan] = field(repr=False)
     network: nn.Module = field(repr=False)
     checkpoint: dict[str, Any] | None = field(default=None, repr=False)
 
     def lines(self) -> list[str]:
         """Returns the choices and the summary as text lines."""
-        lines = [f"{'setting':<20} {'value':<28} why"]
+        lines = self.plan.fingerprint.lines()
+        lines.append(f"{'setting':<20} {'value':<28} why")
         lines += [f"{c.setting:<20} {short_text(c.value):<28} {c.reason}" for c in self.plan.choices]
         lines.append(self.plan.split.text)
         if self.found:
@@ -126,6 +138,7 @@ def find_run(
     plan = make_plan(settings, study.report, machine, folder, previous, split=split)
     if checkpoint:
         _require_same(settings, checkpoint, study, plan)
+        plan = with_looks(plan, checkpoint.get("looks"))
     state, found = _state_of(checkpoint, plan)
     return FoundRun(plan, state, found, checkpoint, previous)
 
@@ -161,24 +174,20 @@ def prepare_training(
     run = find_run(study, project_dir, machine, split=split, like=like)
     plan, checkpoint = run.plan, run.checkpoint
     train_set, validation = prepare_data(study, plan, on_event)
-    network = initial_network(plan)
-    seconds_per_step = (
-        time_steps(plan, network, train_set) if checkpoint is None else seconds_per_step_of(checkpoint)
-    )
-    if checkpoint is None:
-        folder = plan.files.folder
-        plan = make_plan(study.settings, study.report, machine, folder, run.previous, seconds_per_step, split)
-        network = initial_network(plan)  # the timed one has learned already
-    reserve = reserve_seconds(plan, seconds_per_step, study)
-    plan = replace(plan, loop=replace(plan.loop, reserve_seconds=reserve))
+    begun = checkpoint is not None
+    network = initial_network(plan, on_event, resumed=begun)
+    minutes = 0.0
+    if run.state != "finished":
+        on_event(Progress("Measuring how quick this computer is", 0, 1))
+        speed = measure_speed(plan, network, train_set, validation)
+        network = initial_network(plan, resumed=begun)  # the timed one has learned already
+        if checkpoint is None:
+            plan = _plan_in_time(run, speed, study, machine, split)
+            validation = validation_set(study, plan)
+        plan = with_speed(plan, speed)
+        minutes = _minutes_left(plan, speed, checkpoint)
+        on_event(Progress("Measuring how quick this computer is", 1, 1))
     state, found = _state_of(checkpoint, plan)
-    steps_left = plan.loop.epochs * plan.steps_per_epoch - (
-        checkpoint["state"]["steps_done"] if checkpoint else 0
-    )
-    minutes = max(0.0, steps_left * seconds_per_step * 1.15) / 60
-    if plan.loop.time_limit_seconds:
-        spent = checkpoint["state"]["elapsed_seconds"] if checkpoint else 0.0
-        minutes = min(minutes, max(0.0, plan.loop.time_limit_seconds - spent) / 60)
     return PreparedTraining(
         study=study,
         plan=plan,
@@ -193,17 +202,44 @@ def prepare_training(
     )
 
 
+def _plan_in_time(run: FoundRun, speed: Speed, study: Study, machine: Machine, split: Split | None) -> Plan:
+    """The plan of a new run, now that this computer's speed is known: a time limit decides the epochs left to us."""
+    return make_plan(
+        study.settings,
+        study.report,
+        machine,
+        run.plan.files.folder,
+        run.previous,
+        seconds_with_looks(speed),
+        split,
+        seconds_after_last_step(run.plan, speed),
+    )
+
+
+def _minutes_left(plan: Plan, speed: Speed, checkpoint: dict[str, Any] | None) -> float:
+    """Expected minutes from here to the end of the training."""
+    state: dict[str, Any] = checkpoint["state"] if checkpoint else {"steps_done": 0, "elapsed_seconds": 0.0}
+    total = plan.loop.schedule.total_steps if plan.loop.schedule else 0
+    if checkpoint:
+        total = max(Schedule.from_dict(state["schedule"]).total_steps, total)
+    seconds = expected_seconds(plan, speed, max(0, total - int(state["steps_done"])))
+    if plan.loop.time_limit_seconds:
+        seconds = min(seconds, max(0.0, plan.loop.time_limit_seconds - state["elapsed_seconds"]))
+    return seconds / 60
+
+
 def _find_checkpoint(settings: TrainSettings, folder: Path, dimension: str) -> dict[str, Any] | None:
-    """Reads the resume file the settings point to, if there is one to go on with."""
+    """Reads the resume file the settings point to, if there is one to go on with; "remark" says if it is not the newest."""
     if settings.resume is False:
         return None
-    if isinstance(settings.resume, str) and settings.resume != AUTO:
-        return load_checkpoint(Path(settings.resume).expanduser())
     name = settings.model_filename if settings.model_filename != AUTO else default_name(settings, dimension)
     last = folder / f"{name}_last.ckpt"
-    if settings.resume is True or last.is_file():
-        return load_checkpoint(last)
-    return None
+    if isinstance(settings.resume, str) and settings.resume != AUTO:
+        last = Path(settings.resume).expanduser()
+    elif settings.resume is not True and not is_there(last):
+        return None
+    checkpoint, remark = load_newest(last)
+    return {**checkpoint, "remark": remark}
 
 
 def _require_same(settings: TrainSettings, checkpoint: dict[str, Any], study: Study, plan: Plan) -> None:
@@ -233,17 +269,15 @@ def _state_of(checkpoint: dict[str, Any] | None, plan: Plan) -> tuple[str, str]:
     if checkpoint is None:
         return "new", ""
     state = checkpoint["state"]
-    limit = plan.loop.time_limit_seconds
-    more_time = limit is None or limit > state["elapsed_seconds"] * 1.05 + 30
-    done = state["epoch"] >= plan.loop.epochs or (state["finished"] == "time limit" and not more_time)
     when = datetime.datetime.fromisoformat(checkpoint["saved"]).strftime("%d %B %Y, %H:%M")
-    if state["finished"] and done:
+    if not wants_more(state, plan.loop):
         return "finished", (
             f"The run '{plan.files.name}' of {when} is finished ({state['epoch']} epochs): it is shown, not trained again. "
             "To train another model give a new model_filename; to start over set resume = False."
         )
+    remark = f"{checkpoint['remark']} " if checkpoint["remark"] else ""
     return "continue", (
-        f"Found a run at epoch {state['epoch']} of {plan.loop.epochs} from {when}: continuing. To start over set resume = False."
+        f"{remark}Found a run at epoch {state['epoch']} of {plan.loop.epochs} from {when}: continuing. To start over set resume = False."
     )
 
 
@@ -255,7 +289,9 @@ def _summary(plan: Plan, network: nn.Module, minutes: float, state: str) -> str:
     title = f"{plan.network.dimension} {plan.network.title}"
     steps = f"{plan.loop.epochs} epochs (passes over your data) of {plan.steps_per_epoch} steps"
     folder = plan.files.folder.name
-    return f"{title}, {size} · {steps} · {when} · saved every {plan.loop.save_every} epochs to {folder}/"
+    line = f"{title}, {size} · {steps} · {when} · saved every {plan.loop.save_every} epochs to {folder}/"
+    start = starting_text(plan) if state == "new" else ""
+    return f"{line}\n{start}" if start else line
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -287,7 +323,7 @@ def train(
     extra = {
         "settings": to_table(plan.settings),
         "checksum": study.report.checksum,
-        "saved": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "looks": [plan.loop.validate_every, plan.validation_scans],
         "versions": versions(),
     }
     save = functools.partial(_save_model, plan, study)

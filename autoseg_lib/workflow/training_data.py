@@ -1,27 +1,69 @@
-"""Training data in memory: scans on the network's grid to learn from, whole scans kept back for validation."""
+"""Training data: scans on the network's grid to learn from, whole scans kept back for validation.
+
+Scans are read and prepared one at a time; what is kept is the prepared pixels (in memory or on disk), and of the scans
+kept back as many as a share of the memory holds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import overload
 
 import numpy as np
 
 from autoseg_lib.data.dataset import PatchDataset, SliceDataset
-from autoseg_lib.data.packed import PreparedCase
+from autoseg_lib.data.packed import PackedCases, PreparedCase
 from autoseg_lib.data.split import runs
 from autoseg_lib.data.training_case import load_training_case
 from autoseg_lib.events import Listener, Progress
-from autoseg_lib.train.planning import VALIDATION_CASES, Plan
+from autoseg_lib.io.scratch import scratch_root
+from autoseg_lib.preprocess.pipeline import runs_backwards
+from autoseg_lib.system import GB
+from autoseg_lib.train.planning import Plan
 from autoseg_lib.train.validate import ValidationScan
 from autoseg_lib.volume import Mask, Volume
 from autoseg_lib.workflow.checking import Study
 
+# Scans kept back stay in memory up to this size together; larger ones are read again each time they are looked at.
+MOST_KEPT_GB = 1.0
+
 
 def prepare_data(
     study: Study, plan: Plan, on_event: Listener
-) -> tuple[SliceDataset | PatchDataset, tuple[ValidationScan, ...]]:
-    """Brings the training scans onto the network's grid; the scans looked at while training stay as they are."""
-    prepared: list[PreparedCase] = []
+) -> tuple[SliceDataset | PatchDataset, Sequence[ValidationScan]]:
+    """Brings the training scans onto the network's grid; the scans looked at while training stay as they are.
+
+    Raises:
+        DataError: a scan cannot be read any more.
+        OutOfSpaceError: cache = "disk", and the disk is full.
+    """
+    cache = plan.settings.cache
+    folder = scratch_root(plan.files.folder) if cache == "disk" else None
+    packed = PackedCases.build(_prepared_cases(study, plan, on_event), cache, folder)
+    train_set: SliceDataset | PatchDataset
+    if plan.window is None:
+        train_set = SliceDataset(
+            packed, plan.augmentation, plan.loop.seed, neighbours=plan.network.neighbours
+        )
+    else:
+        train_set = PatchDataset(
+            packed,
+            plan.window,
+            plan.augmentation,
+            plan.loop.seed,
+            length=plan.samples,
+            positive_share=plan.settings.positive_share,
+        )
+    return train_set, validation_set(study, plan)
+
+
+def validation_set(study: Study, plan: Plan) -> Sequence[ValidationScan]:
+    """Returns the scans that are looked at while training; they are read when they are first asked for."""
+    return ValidationScans(study, plan, _spread(plan.split.validation, plan.validation_scans))
+
+
+def _prepared_cases(study: Study, plan: Plan, on_event: Listener) -> Iterator[PreparedCase]:
+    """The training scans on the network's grid, one at a time."""
     total = len(plan.split.train)
     for number, index in enumerate(plan.split.train):
         name = study.report.facts[index].name
@@ -33,34 +75,76 @@ def prepare_data(
         for part_volume, part_mask in parts:
             image = plan.preprocessing.prepare(part_volume)
             label = plan.preprocessing.prepare_mask(part_mask)
-            prepared.append(
-                PreparedCase(name, np.asarray(image.array, dtype=np.float32), label.array.astype(np.uint8))
+            # A network that sees neighbouring slices finds the upper one always on the same side.
+            turned = plan.network.neighbours > 0 and runs_backwards(image.geometry)
+            order = slice(None, None, -1 if turned else 1)
+            yield PreparedCase(
+                name,
+                np.asarray(image.array[order], dtype=np.float32),
+                label.array[order].astype(np.uint8, copy=False),
             )
     on_event(Progress("Preparing scans", total, total))
-    train_set: SliceDataset | PatchDataset
-    if plan.window is None:
-        train_set = SliceDataset(prepared, plan.augmentation, plan.loop.seed)
-    else:
-        train_set = PatchDataset(
-            prepared, plan.window, plan.augmentation, plan.loop.seed, length=plan.samples
-        )
-    return train_set, tuple(validation_scans(study, plan, VALIDATION_CASES))
+
+
+class ValidationScans(Sequence[ValidationScan]):
+    """Scans kept back; those that the memory does not hold are read when they are asked for."""
+
+    def __init__(
+        self, study: Study, plan: Plan, indices: Sequence[int], most_gb: float = MOST_KEPT_GB
+    ) -> None:
+        """Args:
+        study: the data folder.
+        plan: of the run.
+        indices: which cases.
+        most_gb: scans that stay in memory, together.
+        """
+        self._study, self._plan, self._indices = study, plan, list(indices)
+        self._kept: dict[int, ValidationScan] = {}
+        self._room = most_gb * GB
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, number: int) -> ValidationScan: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[ValidationScan]: ...
+    def __getitem__(self, number: int | slice) -> ValidationScan | list[ValidationScan]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        index = self._indices[number]
+        if index in self._kept:
+            return self._kept[index]
+        scan = read_validation_scan(self._study, self._plan, index)
+        size = scan.volume.array.nbytes + scan.mask.array.nbytes
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = scan
+        return scan
 
 
 def validation_scans(study: Study, plan: Plan, most: int | None = None) -> Iterator[ValidationScan]:
     """Reads the scans kept back, one at a time; at most ``most``, spread over all."""
-    chosen = list(plan.split.validation)
-    if most is not None and len(chosen) > most:
-        chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, most).round().astype(int)]
-    for index in chosen:
-        facts = study.report.facts[index]
-        volume, mask = _load(study, index)
-        names = facts.slice_names
-        if plan.split.validation_slices is not None:
-            first, last = plan.split.validation_slices[0], plan.split.validation_slices[-1]
-            volume, mask = _cut(volume, mask, first, last + 1)
-            names = names[first : last + 1]
-        yield ValidationScan(facts.name, volume, mask, names)
+    for index in _spread(plan.split.validation, most):
+        yield read_validation_scan(study, plan, index)
+
+
+def read_validation_scan(study: Study, plan: Plan, index: int) -> ValidationScan:
+    """Returns one scan kept back, as it is in its files."""
+    facts = study.report.facts[index]
+    volume, mask = _load(study, index)
+    names = facts.slice_names
+    if plan.split.validation_slices is not None:
+        first, last = plan.split.validation_slices[0], plan.split.validation_slices[-1]
+        volume, mask = _cut(volume, mask, first, last + 1)
+        names = names[first : last + 1]
+    return ValidationScan(facts.name, volume, mask, names)
+
+
+def _spread(indices: Sequence[int], most: int | None) -> list[int]:
+    if most is None or len(indices) <= most:
+        return list(indices)
+    return [indices[i] for i in np.linspace(0, len(indices) - 1, most).round().astype(int)]
 
 
 def _load(study: Study, index: int) -> tuple[Volume, Mask]:

@@ -1,51 +1,154 @@
-"""How long a training takes on this computer: measured before it starts."""
+"""How long a training takes on this computer: measured before it starts, on the real data."""
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
+from torch.utils.data import default_collate
 
 from autoseg_lib.data.dataset import PatchDataset, SliceDataset
+from autoseg_lib.errors import counted
 from autoseg_lib.events import nobody
+from autoseg_lib.train.choosing import Choice
+from autoseg_lib.train.defaults import MEASURING_SECONDS, MEASURING_SHARE, SHARE_OF_LOOKS
+from autoseg_lib.train.loop import Trainer
 from autoseg_lib.train.planning import Plan
-from autoseg_lib.workflow.checking import Study
+from autoseg_lib.train.validate import ValidationScan, score_case
 from autoseg_lib.workflow.training_start import make_trainer
 
-# Steps that are timed before training to say how long it will take; the first is left out (it sets up the kernels).
-TIMED_STEPS = 3
+# The first step sets up the arithmetic; it is not timed. With so many timed steps the median is steady.
+ENOUGH_STEPS = 40
+# The last look also measures distances and keeps the answer.
+FINAL_LOOK_COST = 1.5
+# Saving the model, the state and the report at the end, starting the loop.
+SAVING_SECONDS = 1.0
+# Share of the run that goes into what is not measured: files, the live view, the work of an epoch's end.
+UNSEEN_SHARE = 0.03
 
 
-def time_steps(plan: Plan, network: nn.Module, train_set: SliceDataset | PatchDataset) -> float:
-    """Seconds of one training step on this computer, measured on the real data."""
-    quick = replace(plan, loop=replace(plan.loop, num_workers=0))
-    trainer = make_trainer(quick, network, train_set, (), None, {})
+@dataclass(frozen=True)
+class Speed:
+    """What was measured.
+
+    Attributes:
+        step_seconds: one training step, its data included.
+        data_seconds: of these, preparing the images.
+        look_seconds: looking at one validation scan; 0 where there is none.
+        steps: how many steps were timed.
+    """
+
+    step_seconds: float
+    data_seconds: float
+    look_seconds: float
+    steps: int
+
+    @property
+    def text(self) -> str:
+        """One line for the table of choices."""
+        look = f"; looking at a scan kept back takes {self.look_seconds:.2f} s" if self.look_seconds else ""
+        return (
+            f"median of {counted(self.steps, 'step')}, {self.data_seconds:.2f} s of it preparing images{look}"
+        )
+
+
+def measure_speed(
+    plan: Plan,
+    network: nn.Module,
+    train_set: SliceDataset | PatchDataset,
+    validation: Sequence[ValidationScan],
+    seconds: float | None = None,
+) -> Speed:
+    """Times some steps and one look at a validation scan; changes the network's weights.
+
+    Args:
+        plan: of the run.
+        network: will have learned a little.
+        train_set: the real data.
+        validation: scans looked at while training.
+        seconds: how long measuring may take; None: as the defaults say. One step is always timed.
+    """
+    seconds = measuring_seconds(plan) if seconds is None else seconds
+    begun = time.perf_counter()
+    trainer = make_trainer(
+        replace(plan, loop=replace(plan.loop, num_workers=0)), network, train_set, (), None, {}
+    )
+    look = _time_look(trainer, plan, validation, seconds)
+    data, whole = _time_steps(trainer, plan, train_set, begun + seconds)
+    step, prepare = float(np.median(whole)), float(np.median(data))
+    if plan.loop.num_workers:  # helper processes prepare images while the device computes
+        step = max(step - prepare, prepare / plan.loop.num_workers)
+    return Speed(step, prepare, look, len(whole))
+
+
+def measuring_seconds(plan: Plan) -> float:
+    """Returns how long measuring may take."""
+    limit = plan.loop.time_limit_seconds
+    return MEASURING_SECONDS if limit is None else min(MEASURING_SECONDS, MEASURING_SHARE * limit)
+
+
+def _time_steps(
+    trainer: Trainer, plan: Plan, train_set: SliceDataset | PatchDataset, until: float
+) -> tuple[list[float], list[float]]:
+    """Seconds of preparing a batch, and of the whole step, for each timed step."""
+    data, whole = [], []
     trainer.network.train()
-    seconds = []
-    batches = iter(trainer.loader)
-    for _ in range(TIMED_STEPS):
+    batch, samples = plan.loop.batch_size, len(train_set)
+    for number in range(ENOUGH_STEPS + 1):
         clock = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:
+        keys = [(0, (number * batch + i) % samples) for i in range(batch)]
+        images = default_collate([train_set[key] for key in keys])
+        prepared = time.perf_counter()
+        trainer.train_step(images, nobody)
+        done = time.perf_counter()
+        if number > 0 or done > until:
+            data.append(prepared - clock)
+            whole.append(done - clock)
+        if done > until:
             break
-        trainer.train_step(batch, nobody)
-        seconds.append(time.perf_counter() - clock)
-    return float(np.median(seconds[1:] or seconds))
+    return data, whole
 
 
-def seconds_per_step_of(checkpoint: dict[str, Any]) -> float:
-    state = checkpoint["state"]
-    return float(state["elapsed_seconds"]) / max(1, int(state["steps_done"]))
+def _time_look(trainer: Trainer, plan: Plan, validation: Sequence[ValidationScan], seconds: float) -> float:
+    """Seconds of looking at one scan; the second time where the first, which sets up the arithmetic, was quick."""
+    if not validation:
+        return 0.0
+    took = math.inf
+    for _ in range(2):
+        clock = time.perf_counter()
+        score_case(trainer.predictor, validation[len(validation) // 2], plan.labels)
+        took = min(took, time.perf_counter() - clock)
+        if took > seconds / 5:
+            break
+    return took
 
 
-def reserve_seconds(plan: Plan, seconds_per_step: float, study: Study) -> float:
-    """Expected time for the last validation on all kept-back scans and for saving."""
-    # Predicting costs about a third of a training step for as many images, each scan about its slices or windows.
-    if plan.window is None:
-        images = sum(len(study.report.facts[i].counts) for i in plan.split.validation)
-    else:
-        images = 4 * len(plan.split.validation)
-    return min(120.0, 2.0 + images / plan.loop.batch_size * seconds_per_step * 0.5)
+def seconds_after_last_step(plan: Plan, speed: Speed) -> float:
+    """Expected time for the last look, then at every scan kept back, and for saving."""
+    return SAVING_SECONDS + speed.look_seconds * (
+        plan.validation_scans + FINAL_LOOK_COST * len(plan.split.validation)
+    )
+
+
+def expected_seconds(plan: Plan, speed: Speed, steps_left: int) -> float:
+    """Expected time from here to the end of the training, everything included."""
+    epochs = steps_left / plan.steps_per_epoch
+    looks = math.ceil(epochs / plan.loop.validate_every)
+    learning = steps_left * speed.step_seconds + looks * plan.validation_scans * speed.look_seconds
+    return learning * (1 + UNSEEN_SHARE) + seconds_after_last_step(plan, speed)
+
+
+def seconds_with_looks(speed: Speed) -> float:
+    """Returns the seconds that a step takes with its share of all else, for planning how many fit into a time limit."""
+    return speed.step_seconds * (1 + SHARE_OF_LOOKS + UNSEEN_SHARE)
+
+
+def with_speed(plan: Plan, speed: Speed) -> Plan:
+    """Returns the plan with what was measured among its lines, and with the time that the end of the run needs."""
+    line = Choice("speed", None, f"{speed.step_seconds:.2f} s a step", speed.text)
+    reserve = seconds_after_last_step(plan, speed)
+    return replace(plan, choices=(*plan.choices, line), loop=replace(plan.loop, reserve_seconds=reserve))
