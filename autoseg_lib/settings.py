@@ -353,8 +353,8 @@ class TrainSettings:
     intensity: Any = _setting(AUTO, _or_auto(_intensity), "how grey values are normalised")
     patch_size: Any = _setting(
         AUTO,
-        _or_auto(_list_of(_whole(8, 1024), (3,), single=True)),
-        "3D: size of the training patches in voxels",
+        _or_auto(_list_of(_whole(8, 1024), (2, 3), single=True)),
+        "size of the parts learned from: slices, rows, columns (3D), rows, columns (2D; as large as input_shape: whole slices)",
     )
     validation_fraction: Any = _setting(
         AUTO, _or_auto(_number(0, 0.9)), "share of patients kept back for validation"
@@ -366,7 +366,7 @@ class TrainSettings:
     )
     # HOW IT LEARNS
     positive_share: Any = _setting(
-        AUTO, _or_auto(_number(0, 1)), "3D: share of patches placed on an ROI, each ROI equally often"
+        AUTO, _or_auto(_number(0, 1)), "share of patches placed on an ROI, each ROI equally often"
     )
     neighbour_slices: Any = _setting(
         AUTO, _or_auto(_whole(0, 5)), "2D: slices on each side that the network sees beside the slice itself"
@@ -487,11 +487,21 @@ def _clashes(kind: type, values: Mapping[str, Any]) -> list[str]:
     if (values.get("fov") is None) != (values.get("matrix_size") is None):
         problems.append("fov and matrix_size go together: give both (from the scan protocol), or neither.")
     if kind is TrainSettings:
-        if values.get("dimension") == "2D" and values.get("patch_size", AUTO) != AUTO:
-            problems.append('patch_size is for dimension = "3D"; in 2D use input_shape.')
+        problems += _patch_clash(values.get("dimension"), values.get("patch_size", AUTO))
         if values.get("dimension") == "3D" and values.get("encoder", AUTO) != AUTO:
             problems.append('encoder is for dimension = "2D"; in 3D choose a network.')
     return problems
+
+
+def _patch_clash(dimension: Any, patch: Any) -> list[str]:
+    """A patch needs as many numbers as the network has dimensions; one number is for all."""
+    wanted = {"2D": 2, "3D": 3}.get(dimension)
+    if wanted is None or not isinstance(patch, list) or len(patch) == wanted:
+        return []
+    names = "rows and columns" if wanted == 2 else "slices, rows and columns"
+    return [
+        f'patch_size = {patch}: dimension = "{dimension}" takes {wanted} numbers ({names}), or one for all.'
+    ]
 
 
 class _Loader(yaml.SafeLoader):

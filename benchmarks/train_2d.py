@@ -1,0 +1,91 @@
+"""How good are 2D models of real scans after a few minutes, and would another program be better by then?
+
+    python benchmarks/train_2d.py                            all data, all competitors, 0.5 to 10 minutes
+    python benchmarks/train_2d.py --data cardiac --only ours --minutes 1
+    python benchmarks/train_2d.py --table                    what is there so far
+
+Competitors: the product with default settings and a time limit; a plain loop around segmentation-models-pytorch; the lab
+notebooks' two-stage pyramid V-Net with its loss and optimiser. Data: three patients of sunnybrook_cardiac, each kept back
+once; a fifth of the patients of sunnybrook_png; the example study. Dice is per scan, on its own pixels; distances of the
+cine series are measured slice by slice; pictures without pixel size have none.
+
+Finished rows are kept in a file and not run again, so that the whole may be run in pieces.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from common import (
+    CARDIAC,
+    CARDIAC_PNG,
+    Results,
+    Split,
+    example_split,
+    parser,
+    say,
+    split_patients,
+    start,
+    table,
+)
+from competitors import run_ours, run_peer
+from peers import lab_notebook, smp_unet
+
+from autoseg_lib.errors import SettingsError
+from autoseg_lib.preprocess.intensity import IntensityPlan
+from autoseg_lib.preprocess.pipeline import Preprocessing
+
+COMPETITORS = ("ours", "smp", "lab")
+RECIPES = {"smp": smp_unet.recipe, "lab": lab_notebook.recipe}
+DATA = ("cardiac", "cardiac_png", "example")
+MINUTES = (0.5, 1.0, 2.0, 5.0, 10.0)
+# Every patient of the three once; a fifth of the others.
+CARDIAC_PARTS, PNG_PARTS = 3, 5
+PREPROCESSING = Preprocessing("2D", IntensityPlan("percentile"), input_shape=(smp_unet.SIDE, smp_unet.SIDE))
+
+
+def splits(data: str, folder: Path, seed: int, limit: int | None) -> Iterator[Split]:
+    """Yields the splits of a data set."""
+    if data == "cardiac":
+        yield from split_patients(CARDIAC, CARDIAC_PARTS, seed, limit)
+    elif data == "cardiac_png":
+        yield split_patients(CARDIAC_PNG, PNG_PARTS, seed, limit)[0]
+    else:
+        yield example_split(folder / "example", seed)
+
+
+def run(competitor: str, split: Split, minutes: list[float], results: Results, seed: int) -> None:
+    """Runs one competitor on one split."""
+    if competitor == "ours":
+        run_ours(split, minutes, results)
+        return
+    try:
+        run_peer(competitor, RECIPES[competitor], PREPROCESSING, split, minutes, results, seed)
+    except SettingsError as error:
+        say(f"{competitor} was left out: {error}")
+
+
+def main() -> None:
+    """Runs what is missing and prints the table."""
+    options = parser(__doc__, "train_2d", COMPETITORS)
+    options.add_argument("--data", choices=DATA, nargs="+", default=DATA)
+    given = options.parse_args()
+    results = start(given)
+    minutes = given.minutes or list(MINUTES)
+    if not given.table:
+        with tempfile.TemporaryDirectory() as place:
+            for data in given.data:
+                for split in splits(data, Path(place), given.seed, given.limit):
+                    for competitor in [given.only] if given.only else COMPETITORS:
+                        run(competitor, split, minutes, results, given.seed)
+    say(f"\n2D: means over the splits; minutes are {results.clock.name}; {given.threads} threads\n")
+    say(table(results.of_this_clock(), COMPETITORS))
+    say(
+        "\nsmp and lab: one run each, constant learning rate, scored on the way; ours: a run for each time limit."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Patches of slices: where they lie, that they depend on the key alone, and that pictures and labels stay together."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import torch
+
+from autoseg_lib.augment.plan import AugmentPlan
+from autoseg_lib.data.dataset import SliceDataset
+from autoseg_lib.data.packed import PreparedCase
+from autoseg_lib.data.slice_patches import SlicePatches
+
+
+def squares() -> PreparedCase:
+    """One slice of 64 × 64: ROI 1 is a square of 4 × 4 at (10, 10), ROI 2 one of 12 × 12 at (40, 44); grey = label."""
+    label = np.zeros((1, 64, 64), np.uint8)
+    label[0, 10:14, 10:14] = 1
+    label[0, 40:52, 44:56] = 2
+    return PreparedCase("squares", label.astype(np.float32), label)
+
+
+def patches(share: float, plan: AugmentPlan | None = None, size: tuple[int, int] = (16, 24)) -> SlicePatches:
+    return SlicePatches(SliceDataset([squares()], plan, seed=3), size, share)
+
+
+def test_image_and_label_are_cut_alike() -> None:
+    dataset = patches(0.5)
+    for epoch in range(20):
+        sample = dataset[epoch, 0]
+        assert sample["image"].shape == sample["label"].shape == (1, 16, 24)
+        assert torch.equal(sample["image"], sample["label"].float())
+
+
+def test_with_a_share_of_1_every_patch_shows_an_roi_and_each_roi_equally_often() -> None:
+    dataset = patches(1.0)
+    shown = Counter()
+    for epoch in range(300):
+        label = dataset[epoch, 0]["label"]
+        assert label.any()
+        # The two squares lie too far apart for one patch.
+        shown[int(label.max())] += 1
+    # Two equally likely outcomes, 300 draws: 150 ± 3 standard deviations of sqrt(300) / 2 = 8.7.
+    assert 124 <= shown[1] <= 176
+
+
+def test_with_a_share_of_0_patches_lie_anywhere() -> None:
+    dataset = patches(0.0, size=(16, 16))
+    shown = sum(bool(dataset[epoch, 0]["label"].any()) for epoch in range(300))
+    # A patch at (r, c), each of 49 × 49 places equally likely, holds some of ROI 1 for 14 × 14 places (rows 0 to 13) and some
+    # of ROI 2 for 24 × 20 (rows 25 to 48, columns 29 to 48): 676 of 2401, or 84 of 300; standard deviation 7.8.
+    assert 84 - 24 <= shown <= 84 + 24
+
+
+def test_a_sample_depends_on_its_key_alone() -> None:
+    plan = AugmentPlan(probability=0.9)
+    first = patches(0.5, plan)
+    wanted = {epoch: first[epoch, 0] for epoch in range(5)}
+    again = patches(0.5, plan)
+    for epoch in (3, 0, 4, 1):
+        assert torch.equal(again[epoch, 0]["image"], wanted[epoch]["image"])
+    assert not torch.equal(wanted[0]["image"], wanted[1]["image"])
+
+
+def test_stored_shows_the_same_place_unchanged() -> None:
+    dataset = patches(0.5)
+    for epoch in range(10):
+        assert torch.equal(dataset.stored(epoch, 0)["label"], dataset[epoch, 0]["label"])
+
+
+def test_a_patch_as_large_as_the_slice_is_the_slice() -> None:
+    dataset = patches(1.0, size=(64, 64))
+    assert np.array_equal(dataset[0, 0]["label"][0].numpy(), squares().label[0])
+
+
+def test_a_slice_without_roi_gives_patches_too() -> None:
+    empty = PreparedCase("empty", np.zeros((1, 32, 32), np.float32), np.zeros((1, 32, 32), np.uint8))
+    dataset = SlicePatches(SliceDataset([empty], None, seed=3), (16, 16), 1.0)
+    assert dataset[0, 0]["label"].shape == (1, 16, 16)
