@@ -10,8 +10,8 @@ resolution draws the borders with what a thin stem saw of the image itself.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -23,15 +23,27 @@ _GROUP_OF = 8
 _SLOPE = 0.01
 
 
+# Channels of each level, from half resolution down.
+_WIDTHS = (32, 64, 128)
+
+
+def size_multiple(options: Mapping[str, Any]) -> int:
+    """Returns the number that each side of the image must be a multiple of, by the options it is built with."""
+    return int(2 ** len(options.get("widths", _WIDTHS)))
+
+
 class LightUNet(nn.Module):
     """A U-Net on the folded image between a thin stem and a thin head at full resolution."""
+
+    # What fine-tuning may keep as it is at first.
+    ENCODER_PARTS = ("stem", "entry", "encoder", "downs")
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         spatial_dims: int = 3,
-        widths: Sequence[int] = (32, 64, 128),
+        widths: Sequence[int] = _WIDTHS,
         stem_width: int = 8,
         blocks: int | Sequence[int] = 1,
         norm: NormKind = "group",

@@ -20,13 +20,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from autoseg_lib.errors import ModelError, SettingsError
 from autoseg_lib.io.files import atomic_write
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.networks.ensemble import MOST_MEMBERS, Ensemble
 from autoseg_lib.networks.registry import NetworkSpec, build_network
+from autoseg_lib.networks.shapes import weight_shapes
 from autoseg_lib.preprocess.pipeline import Preprocessing
 
 # The version of the metadata's layout. A file with a higher one was written by newer software.
@@ -184,20 +184,11 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
     return LoadedModel(path, network.to(device).eval(), metadata, spec, labels, preprocessing, members)
 
 
-class _RealNumbers(TorchFunctionMode):
-    """Computes the shares of dropped layers, which transformers ask for as plain numbers, also where nothing is real."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        return func(*args, **({**kwargs, "device": "cpu"} if func is torch.linspace else kwargs))
-
-
 def _shapes_of(spec: NetworkSpec, members: int) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of the weights that a network has, without memory for them."""
-    with torch.device("meta"), _RealNumbers():
-        state = build_network(spec).state_dict()
+    shapes = weight_shapes(spec)
     prefixes = [""] if members == 1 else [f"members.{number}." for number in range(members)]
-    return {prefix + name: tuple(tensor.shape) for prefix in prefixes for name, tensor in state.items()}
+    return {prefix + name: shape for prefix in prefixes for name, shape in shapes.items()}
 
 
 def _build(spec: NetworkSpec, members: int) -> nn.Module:

@@ -9,20 +9,22 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
-from autoseg_lib.networks.entry import Described, Entry, Options
+from autoseg_lib.networks.entry import Described, Entry, Options, halving_weights
+from autoseg_lib.networks.light_unet import LightUNet
+from autoseg_lib.networks.light_unet import size_multiple as light_unet_multiple
 from autoseg_lib.networks.pyramid_vnet import SIZE_MULTIPLE, PyramidVNet, width_for
 
 DEFAULT_ENCODER = "resnet18"
 # The lightest vision transformer with a class token and pretrained weights; DPT takes no other kind of encoder.
 _DPT_ENCODER = "tu-vit_tiny_patch16_224"
-# Encoders of timm, by their name there.
-_TIMM = "tu-"
+# Encoders of timm: this and their name there.
+TIMM_PREFIX = "tu-"
 
 
 def _smp(kind: type[nn.Module], spec: Described, pretrained: bool, **defaults: Any) -> nn.Module:
     network = kind(
         encoder_name=spec.encoder,
-        encoder_weights=_weights_of(spec.encoder) if pretrained else None,
+        encoder_weights=pretrained_name(spec.encoder) if pretrained else None,
         in_channels=spec.in_channels,
         classes=spec.out_channels,
         **{**defaults, **spec.options},
@@ -33,9 +35,9 @@ def _smp(kind: type[nn.Module], spec: Described, pretrained: bool, **defaults: A
     return network
 
 
-def _weights_of(encoder: str) -> str:
+def pretrained_name(encoder: str) -> str:
     """Returns the pretrained weights of an encoder: those trained on ImageNet alone where there are some."""
-    if encoder.startswith(_TIMM):
+    if encoder.startswith(TIMM_PREFIX):
         return "imagenet"
     known = smp.encoders.encoders[encoder]["pretrained_settings"]
     return "imagenet" if "imagenet" in known else next(iter(known))
@@ -44,6 +46,11 @@ def _weights_of(encoder: str) -> str:
 def _dpt(spec: Described, pretrained: bool) -> nn.Module:
     # A vision transformer knows each place of the image by a learned code; this lets the codes be resized to other images.
     return _smp(smp.DPT, spec, pretrained, dynamic_img_size=True)
+
+
+def _light_unet(spec: Described, pretrained: bool) -> nn.Module:
+    options = {"dropout": spec.dropout, **spec.options}
+    return LightUNet(spec.in_channels, spec.out_channels, spatial_dims=2, **options)
 
 
 def _pyramid_vnet(spec: Described, pretrained: bool) -> nn.Module:
@@ -95,6 +102,13 @@ NETWORKS_2D: dict[str, Entry] = {
         lambda options: 16,
         encoder=_DPT_ENCODER,
     ),
+    "light_unet": Entry(
+        "light U-Net",
+        "our own: works at half resolution between thin layers at full resolution; no encoder to choose",
+        _light_unet,
+        light_unet_multiple,
+        output_weights=lambda options: halving_weights(2),
+    ),
     "pyramid_vnet": Entry(
         "Pyramid V-Net",
         "two stages of V-Net, half and full resolution: the lab notebooks' network; no encoder",
@@ -115,7 +129,7 @@ def encoder_names() -> tuple[str, ...]:
 
 def is_encoder(network: str, encoder: str) -> bool:
     """Whether a 2D network can have this encoder, by its name."""
-    if encoder.startswith(_TIMM):
-        name = encoder.removeprefix(_TIMM).split(".")[0]
+    if encoder.startswith(TIMM_PREFIX):
+        name = encoder.removeprefix(TIMM_PREFIX).split(".")[0]
         return timm.is_model(name) and ("vit_" in name or network != "dpt")
     return network != "dpt" and encoder in encoder_names()

@@ -15,6 +15,7 @@ from torch import nn
 
 from autoseg_lib.networks.entry import Described, Entry, Options, halving_weights, without_own_keys
 from autoseg_lib.networks.light_unet import LightUNet
+from autoseg_lib.networks.light_unet import size_multiple as light_unet_multiple
 
 # Outputs that are compared with the labels: full, half and a quarter of the resolution.
 _OUTPUTS = 3
@@ -136,6 +137,7 @@ def _blocks_down(options: Options) -> int:
 
 def _segresnet(spec: Described, pretrained: bool) -> nn.Module:
     defaults = {"init_filters": 16, "blocks_down": (1, 2, 2, 4), "dropout_prob": spec.dropout or None}
+    defaults["blocks_up"] = (1,) * (_blocks_down(spec.options) - 1)
     options = {**defaults, **spec.options}
     return nets.SegResNet(3, in_channels=spec.in_channels, out_channels=spec.out_channels, **options)
 
@@ -217,7 +219,7 @@ NETWORKS_3D: dict[str, Entry] = {
         "light U-Net",
         "our own: works at half resolution between thin layers at full resolution; the default without a GPU",
         _light_unet,
-        lambda options: 2 ** len(options.get("widths", (32, 64, 128))),
+        light_unet_multiple,
         output_weights=_halving(lambda options: 2),
     ),
     "basic_unet": Entry("U-Net", "the plain U-Net: two convolutions a level", _basic_unet, _always(16)),

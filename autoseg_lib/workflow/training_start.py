@@ -8,35 +8,51 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoseg_lib.errors import ModelError
+from autoseg_lib.events import Listener, nobody
 from autoseg_lib.infer.predictor import Predictor
-from autoseg_lib.networks.model_file import load_model
-from autoseg_lib.networks.registry import build_network
+from autoseg_lib.losses.registry import build_loss
+from autoseg_lib.networks.pretrained import fetch_encoder_weights
+from autoseg_lib.networks.registry import build_network, output_weights
 from autoseg_lib.train.loop import Trainer
 from autoseg_lib.train.planning import Plan
+from autoseg_lib.train.starting import FrozenEncoder, read_start, start_network, start_sentence
 
 
-def initial_network(plan: Plan) -> nn.Module:
+def initial_network(plan: Plan, on_event: Listener = nobody, *, resumed: bool = False) -> nn.Module:
+    """Returns the network of a run with the weights it starts from.
+
+    Args:
+        plan: the run.
+        on_event: hears the progress of fetching pretrained weights.
+        resumed: the weights come from the resume file; nothing else is read or fetched.
+
+    Raises:
+        ModelError: the model to start from does not suit, or pretrained weights cannot be had.
+    """
     torch.manual_seed(plan.loop.seed)
-    network = build_network(
-        plan.network, pretrained=plan.settings.pretrained and plan.settings.start_from is None
-    )
+    if resumed:
+        return build_network(plan.network)
     if plan.settings.start_from:
-        start = load_model(Path(plan.settings.start_from).expanduser())
-        if start.spec.to_dict() | {"input_shape": None, "dropout": None} != plan.network.to_dict() | {
-            "input_shape": None,
-            "dropout": None,
-        }:
-            raise ModelError(
-                f"start_from: '{start.path.name}' is a {start.spec.dimension} {start.spec.title} for {len(start.labels)} ROIs; "
-                f"this training needs a {plan.network.dimension} {plan.network.title} for {len(plan.labels)} ROIs. "
-                "Use the same dimension, network, encoder and number of ROIs, or leave start_from empty."
-            )
-        network.load_state_dict(start.network.state_dict())
-    return network
+        network = build_network(plan.network)
+        start = read_start(Path(plan.settings.start_from).expanduser())
+        start_network(start, network, plan.network, plan.labels.names)
+        return network
+    if plan.settings.pretrained:
+        fetch_encoder_weights(plan.network, on_event)
+    return build_network(plan.network, pretrained=plan.settings.pretrained)
+
+
+def starting_text(plan: Plan) -> str:
+    """Returns a sentence on what a new run starts from; "" for fresh weights."""
+    if plan.settings.start_from:
+        return start_sentence(read_start(Path(plan.settings.start_from).expanduser()), plan.labels.names)
+    if plan.settings.pretrained:
+        return f"Starts from an encoder ({plan.network.encoder}) that was trained on everyday photographs."
+    return ""
 
 
 def make_run_predictor(plan: Plan, network: nn.Module, device: str) -> Predictor:
+    """Returns how scans are predicted in this run."""
     return Predictor(
         network=network,
         preprocessing=plan.preprocessing,
@@ -44,20 +60,35 @@ def make_run_predictor(plan: Plan, network: nn.Module, device: str) -> Predictor
         device=torch.device(device),
         window=plan.window,
         half_precision=plan.loop.precision != "32",
+        neighbours=plan.network.neighbours,
     )
 
 
 def make_trainer(
-    prepared_plan: Plan, network: nn.Module, train_set: Any, validation: Any, save: Any, extra: Any
+    plan: Plan, network: nn.Module, train_set: Any, validation: Any, save: Any, extra: Any
 ) -> Trainer:
+    """Returns the trainer of a run; see Trainer."""
     return Trainer(
-        plan=prepared_plan.loop,
+        plan=plan.loop,
         network=network,
-        predictor=make_run_predictor(prepared_plan, network, prepared_plan.loop.device),
+        predictor=make_run_predictor(plan, network, plan.loop.device),
         train_set=train_set,
         validation=validation,
-        files=prepared_plan.files,
-        labels=prepared_plan.labels,
+        files=plan.files,
+        labels=plan.labels,
         save_model=save,
         checkpoint_extra=extra,
+        loss=build_loss(
+            plan.loop.loss,
+            output_weights=output_weights(plan.network),
+            ignore_unlabelled=plan.settings.ignore_unlabelled,
+        ),
+        before_epoch=_freezing(plan, network),
     )
+
+
+def _freezing(plan: Plan, network: nn.Module) -> FrozenEncoder | None:
+    epochs = plan.settings.freeze_encoder_epochs
+    if not isinstance(epochs, int) or epochs == 0:
+        return None
+    return FrozenEncoder(network, plan.network, epochs)
