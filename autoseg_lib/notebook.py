@@ -30,29 +30,32 @@ from autoseg_lib.settings import (
     to_table,
 )
 from autoseg_lib.system import check_system as look_at_system
-from autoseg_lib.viz.html import note_html, render
+from autoseg_lib.viz.html import note_html
 from autoseg_lib.widgets.batch_grid import BatchGrid
 from autoseg_lib.widgets.cell import assigned_values, set_variable
-from autoseg_lib.widgets.dashboard import TrainingDashboard
 from autoseg_lib.widgets.data_check import DataCheck
 from autoseg_lib.widgets.display import Spot, has_widgets, show_html
 from autoseg_lib.widgets.files_button import show_open_button
 from autoseg_lib.widgets.live_run import LiveRun
+from autoseg_lib.widgets.live_training import LiveTraining, Work
 from autoseg_lib.widgets.progress import ProgressBar
-from autoseg_lib.widgets.running import run_in_thread
+from autoseg_lib.widgets.scan_scores import show_scans
 from autoseg_lib.widgets.trouble import plainly, stop_here
 from autoseg_lib.widgets.views import (
     choices_html,
     files_html,
     given_settings_html,
+    history_html,
     measurements_html,
     models_html,
+    next_steps_html,
     performance_html,
     system_html,
 )
 from autoseg_lib.workflow.checking import Study, model_folder
 from autoseg_lib.workflow.finished import choose_run_folder
 from autoseg_lib.workflow.preview import preview_batch
+from autoseg_lib.workflow.run_history import find_history
 from autoseg_lib.workflow.segmenting import SegmentResult, find_model, list_models
 from autoseg_lib.workflow.segmenting import segment as segment_folder
 from autoseg_lib.workflow.training import PreparedTraining, prepare_training
@@ -75,6 +78,7 @@ class _Settings:
     advanced: dict[str, Any] = field(default_factory=dict)
     spot: Spot = field(default_factory=Spot)
     used: PreparedTraining | None = None
+    live: LiveTraining | None = None
 
 
 _training = _Settings(TrainSettings, "auto: decided after the data check")
@@ -202,6 +206,8 @@ def preview(study: Study) -> PreparedTraining:
 async def train(prepared: PreparedTraining) -> TrainingResult:
     """Trains with a live view; the stop button, and Interrupt, save and keep what was learned.
 
+    At the end a button trains ten more epochs, into the same outputs; ``run`` and the cells below are filled anew.
+
     Args:
         prepared: of the pre-visualization.
     """
@@ -214,30 +220,70 @@ async def train(prepared: PreparedTraining) -> TrainingResult:
         show_html(note_html("info", prepared.found))
     else:
         show_html(note_html("info", "\n".join(text for text in (prepared.found, prepared.summary) if text)))
-    return await run_in_thread(
-        lambda on_event, stop: train_prepared(prepared, on_event, stop),
-        TrainingDashboard(prepared.plan.labels),
-    )
+    live = LiveTraining(prepared.plan.labels, lambda result, epochs: _longer(prepared, result, epochs))
+    _training.live = live
+    result = await live.run(lambda on_event, stop: train_prepared(prepared, on_event, stop))
+    live.follow("run", lambda longer: set_variable("run", longer))
+    return result
 
 
 def _prepare_again(prepared: PreparedTraining) -> PreparedTraining:
-    study = prepared.study
-    if study.settings.resume is False:
-        study = replace(study, settings=replace(study.settings, resume=AUTO))
     bar = ProgressBar()
-    again = prepare_training(study, project_folder(), bar)
+    again = prepare_training(_to_go_on(prepared.study), project_folder(), bar)
     bar.end()
     return again
 
 
+def _to_go_on(study: Study, **changes: Any) -> Study:
+    """The study with settings that go on with the run there is, whatever it was started with."""
+    settings = replace(study.settings, **changes)
+    return replace(study, settings=replace(settings, resume=AUTO) if settings.resume is False else settings)
+
+
+def _longer(prepared: PreparedTraining, result: TrainingResult, epochs: int) -> Work:
+    """Trains so many epochs more than were done; 0: goes on to the planned end."""
+    changes: dict[str, Any] = {}
+    if epochs:
+        changes = {"epochs": result.epochs_done + epochs, "time_limit_minutes": None, "early_stopping": False}
+    study = _to_go_on(prepared.study, **changes)
+
+    def work(on_event: Listener, stop: StopFlag) -> TrainingResult:
+        again = prepare_training(study, project_folder(), on_event)
+        _training.used = prepared  # running the cell again looks for the run anew
+        return train_prepared(again, on_event, stop)
+
+    return work
+
+
+@plainly
+def history(name: str = "") -> None:
+    """Shows the curves of a run that exists, without training: also while it trains elsewhere, or after a restart.
+
+    Args:
+        name: of the model; "" is the run that was trained last.
+    """
+    given = _training.main | _training.advanced
+    folder = model_folder(given.get("model_dir", AUTO), project_folder())
+    run = find_history(folder, name)
+    show_html(history_html(run), plain="\n".join(run.lines()))
+
+
 @plainly
 def performance(run: TrainingResult) -> None:
-    """Shows curves, scores per ROI, the verdict, and the hardest and easiest scans.
+    """Shows curves, scores per ROI, the verdict, what would make it better, and the hardest and easiest scans.
 
     Args:
         run: of the training.
     """
-    show_html(performance_html(run))
+    spot, scans = Spot(), Spot()
+
+    def show(result: TrainingResult) -> None:
+        spot.show_html(performance_html(result), plain="\n".join(result.lines()))
+        show_scans(result, scans)
+
+    show(run)
+    if _training.live is not None:
+        _training.live.follow("performance", show)
 
 
 @plainly
@@ -247,14 +293,14 @@ def next_steps(run: TrainingResult) -> None:
     Args:
         run: of the training.
     """
-    if run.model_path is None:
-        show_html(note_html("info", "There is no model yet: run the training cell again to go on."))
-        return
-    show_html(
-        render(
-            "next.html.j2", model=run.model_path.stem, folder=str(run.model_path.parent), methods=run.methods
-        )
-    )
+    spot = Spot()
+
+    def show(result: TrainingResult) -> None:
+        spot.show_html(next_steps_html(result), plain=result.methods)
+
+    show(run)
+    if _training.live is not None:
+        _training.live.follow("next steps", show)
 
 
 # --- test.ipynb -------------------------------------------------------------------------------------------------------

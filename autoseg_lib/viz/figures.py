@@ -38,29 +38,32 @@ class AreaRow(Protocol):
     def area_mm2(self) -> float | None: ...
 
 
-def curves(history: Sequence[Mapping[str, Any]], labels: LabelTable) -> bytes:
+def curves(history: Sequence[Mapping[str, Any]], labels: LabelTable, worst_loss: float = 1.0) -> bytes:
     """Draws the loss of training and validation, and the Dice of each ROI on the validation scans.
 
     Args:
         history: one table per epoch, keys as in NAME_history.csv; missing or None where an epoch was not
             validated.
         labels: the ROIs.
+        worst_loss: largest value of the training loss; it is drawn as a share of it, to compare with validation.
 
     Returns:
         A PNG file.
     """
     figure = _figure(9.0, 3.1)
     left, right = figure.subplots(1, 2)
-    for key, name, color in (("train_loss", "training", _TRAIN), ("val_loss", "validation", _VALIDATION)):
-        _line(left, *_points(history, key), label=name, color=color)
-    _dress(left, "Loss (lower is better)", "epoch")
+    epochs, losses = _points(history, "train_loss")
+    _line(left, epochs, [loss / worst_loss for loss in losses], label="training", color=_TRAIN)
+    _line(left, *_points(history, "val_loss"), label="validation", color=_VALIDATION)
+    half = "" if worst_loss == 1 else f"; training loss divided by {worst_loss:g}"
+    _dress(left, f"Dice loss (0 best, 1 worst{half})", "epoch (pass over your data)")
     if len(left.lines) > 1:
         _legend(left)
     for label in labels:
         _line(right, *_points(history, f"val_dice_{label.name}"), label=label.name, color=label.color)
     if len(labels) != 1:
         _line(right, *_points(history, "val_dice"), label="mean", color=_GREY, style="--")
-    _dress(right, "Dice on validation scans", "epoch")
+    _dress(right, "Dice on validation scans (1 best)", "epoch (pass over your data)")
     right.set_ylim(-0.02, 1.02)
     if 0 < len(right.lines) <= _MOST_IN_LEGEND:
         _legend(right, outside=True)

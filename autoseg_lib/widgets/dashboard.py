@@ -1,24 +1,21 @@
-"""The live view of a training: time left, curves, Dice per ROI, the worst slice, and the button that stops and keeps."""
+"""The live view of a training: time left, curves, Dice per ROI, the worst slice, speed and memory, and two buttons."""
 
 from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import psutil
 from markupsafe import Markup
 
 from autoseg_lib.events import (
     EpochDone,
     Event,
     Message,
-    Progress,
     StepDone,
     StopFlag,
     TrainingStarted,
-    TrainingStopped,
     ValidationCase,
 )
 from autoseg_lib.labels import LabelTable
@@ -26,121 +23,124 @@ from autoseg_lib.viz.figures import curves
 from autoseg_lib.viz.html import note_html, render, table_html
 from autoseg_lib.widgets.display import Spot, has_widgets
 from autoseg_lib.widgets.pictures import beside, encode_jpg
-from autoseg_lib.widgets.progress import bar_html, time_text
+from autoseg_lib.widgets.progress import bar_html
+from autoseg_lib.widgets.training_status import TrainingStatus, memory_sentence
 
-# The curves are redrawn at most once a second, and drawing may take at most a tenth of the time.
+# The curves are redrawn at most once a second, and drawing may take at most a twentieth of the time.
 _CURVES_SECONDS = 1.0
-_CURVES_SHARE = 0.1
+_CURVES_SHARE = 0.05
+# Numbers below the curves change at most so often; faster ones cannot be read.
+_NUMBERS_SECONDS = 1.0
+# Without widgets a line of numbers comes at most so often.
+_LINE_SECONDS = 60.0
+# What the button adds.
+MORE_EPOCHS = 10
 
-_ENDINGS = {
-    "finished": "Training is finished",
-    "time limit": "The time limit is reached: saved and ended",
-    "stopped": "Stopped and kept: run this cell again to go on",
-}
+# Called with the number of epochs to add to a run that has ended (0: only go on).
+GoOn = Callable[[int], None]
 
 
 class TrainingDashboard:
     """A View of a training. ``lines`` holds the text lines, to be copied."""
 
-    def __init__(self, labels: LabelTable | None = None) -> None:
+    def __init__(self, labels: LabelTable | None = None, go_on: GoOn | None = None) -> None:
+        """Args:
+        labels: the ROIs, where they are known before the training starts.
+        go_on: trains on after the end; None: no button for it.
+        """
         self.lines: list[str] = []
-        self._spot = Spot()
-        self._live = has_widgets()
-        self._labels = labels or LabelTable([])
-        self._history: list[dict[str, Any]] = []
-        self._epoch, self._epochs, self._first = 0, 0, 0
-        self._step, self._steps = 0, 0
-        self._seconds_left: float | None = None
-        self._left_at = self._started = time.monotonic()
-        self._stage = "Getting ready ..."
-        self._share = 0.0
-        self._ending, self._reason = False, ""
+        self.status = TrainingStatus(labels or LabelTable([]))
+        self._spot, self._button_spot = Spot(), Spot()
+        self._live, self._go_on = has_widgets(), go_on
+        self._ending = False
         self._curves_png, self._worst_jpg, self._worst_text = b"", b"", ""
         self._curves_due, self._curves_changed = 0.0, False
+        self._numbers_due, self._line_due = 0.0, 0.0
         self._widgets: dict[str, Any] = {}
 
     # --- View ---------------------------------------------------------------------------------------------------------
 
     def begin(self, stop: StopFlag) -> None:
         """Shows the dashboard."""
+        self._ending = False
         if not self._live:
             return
         import ipywidgets as W
 
-        def clicked(_: Any) -> None:
-            stop.set()
-            self.stopping()
-
-        button = W.Button(
-            description="Stop and keep", icon="stop", tooltip="saves what has been learned so far and ends"
-        )
-        button.on_click(clicked)
         picture = {
             "format": "png",
             "layout": W.Layout(max_width="100%", display="none", align_self="flex-start"),
         }
         parts = {
             "bar": W.HTML(layout=W.Layout(width="560px", max_width="100%")),
-            "stop": button,
+            "stop": W.Button(
+                description="Stop and keep",
+                icon="stop",
+                tooltip="saves what has been learned so far and ends",
+                layout=W.Layout(width="auto"),
+            ),
+            "more": W.Button(
+                description="Ten more epochs",
+                icon="plus",
+                tooltip="trains ten more epochs (passes over your data) than planned",
+                layout=W.Layout(width="auto"),
+            ),
             "curves": W.Image(**picture),
             "table": W.HTML(),
             "worst": W.Image(**{**picture, "format": "jpeg"}),
             "worst_text": W.HTML(),
-            "memory": W.HTML(),
+            "numbers": W.HTML(),
             "log": W.HTML(),
         }
         self._widgets = parts
-        top = W.HBox([parts["bar"], button], layout=W.Layout(flex_flow="row wrap", align_items="center"))
+        parts["stop"].on_click(lambda _: self._ask_stop(stop))
+        parts["more"].on_click(lambda _: self._ask_more(stop))
+        top = W.HBox(
+            [parts["bar"], parts["stop"], parts["more"]],
+            layout=W.Layout(flex_flow="row wrap", align_items="center"),
+        )
         hardest = W.VBox([parts["worst_text"], parts["worst"]], layout=W.Layout(margin="0 0 0 16px"))
         middle = W.HBox([parts["table"], hardest], layout=W.Layout(flex_flow="row wrap"))
-        below = W.VBox([parts["memory"], parts["log"]])
+        below = W.VBox([parts["numbers"], parts["log"]])
+        self._button_spot.show_html("")
         self._spot.show_widget(
-            W.VBox([top, parts["curves"], middle, below]), html=note_html("info", self._stage)
+            W.VBox([top, parts["curves"], middle, below]), html=note_html("info", self.status.sentence())
         )
         self.refresh()
 
     def show(self, event: Event) -> None:
         """Takes in one event."""
-        if isinstance(event, Progress):
-            self._stage = f"{event.stage}: {event.done} of {event.total}"
-            self._share = event.done / event.total if event.total else 0.0
-        elif isinstance(event, TrainingStarted):
-            self._labels = LabelTable(event.roi_names)
-            self._epochs, self._epoch, self._first = event.epochs, event.first_epoch, event.first_epoch
-            self._steps, self._history = event.steps_per_epoch, [dict(row) for row in event.history]
-            self._started, self._curves_changed = time.monotonic(), bool(self._history)
-        elif isinstance(event, StepDone):
-            self._step = event.step
+        self.status.take(event)
+        if isinstance(event, TrainingStarted):
+            self._curves_changed = bool(event.history)
         elif isinstance(event, EpochDone):
-            self._epoch, self._epochs, self._step = event.epoch, event.epochs, 0
-            self._history.append(dict(event.row))
-            self._seconds_left, self._left_at, self._curves_changed = (
-                event.seconds_left,
-                time.monotonic(),
-                True,
-            )
+            self._curves_changed = True
         elif isinstance(event, ValidationCase):
             self._take_worst(event)
         elif isinstance(event, Message):
             self._say(event.text)
-        elif isinstance(event, TrainingStopped):
-            self._reason = event.reason
+        if isinstance(event, StepDone) and not self._live:
+            self._say_numbers()
 
     def refresh(self) -> None:
         """Redraws what has changed; the curves at most once a second."""
         if not self._widgets:
             return
-        self._set("bar", str(bar_html(self._done_share(), self._bar_text())))
-        self._set("memory", self._memory_text())
+        now = time.monotonic()
+        text = self.status.sentence()
+        if self._ending and not self.status.reason:
+            text = "Stopping: finishing this step and saving ..."
+        self._set("bar", str(bar_html(self.status.share, text)))
+        if now >= self._numbers_due:
+            self._numbers_due = now + _NUMBERS_SECONDS
+            self._set("numbers", str(render("caption.html.j2", text=self._numbers())))
         self._set(
             "log", str(render("log.html.j2", lines=list(reversed(self.lines[-200:])))) if self.lines else ""
         )
-        now = time.monotonic()
         if self._curves_changed and now >= self._curves_due:
             self._draw_curves()
-            self._curves_due = time.monotonic() + max(
-                _CURVES_SECONDS, (time.monotonic() - now) / _CURVES_SHARE
-            )
+            spent = time.monotonic() - now
+            self._curves_due = time.monotonic() + max(_CURVES_SECONDS, spent / _CURVES_SHARE)
         if self._worst_jpg:
             self._set("worst", self._worst_jpg)
             self._set("worst_text", self._worst_text)
@@ -149,7 +149,7 @@ class TrainingDashboard:
         """Says that the run is being saved."""
         self._ending = True
         if self._widgets:
-            self._widgets["stop"].disabled = True
+            self._widgets["stop"].disabled = self._widgets["more"].disabled = True
             self._widgets["stop"].description = "Stopping ..."
         self.refresh()
 
@@ -162,8 +162,8 @@ class TrainingDashboard:
                 widget.close()
             self._widgets = {}
         parts = []
-        if error is None and self._epochs:
-            parts.append(note_html("good" if self._epoch else "info", self._end_text()))
+        if error is None and self.status.epochs:
+            parts.append(note_html("good" if self.status.epoch else "info", self.status.ending()))
         if self._curves_png:
             data = base64.b64encode(self._curves_png).decode("ascii")
             parts.append(render("picture.html.j2", data=data, alt="curves of the training", width_px=None))
@@ -172,7 +172,43 @@ class TrainingDashboard:
         if self._live:
             self._spot.show_html(Markup("").join(parts), plain="\n".join(self.lines))
 
+    def show_still(self, history: Sequence[Mapping[str, Any]], worst_loss: float) -> None:
+        """Shows the curves of a run that was found finished, and is not trained now."""
+        self.status.history, self.status.worst_loss = [dict(row) for row in history], worst_loss
+        self._draw_curves()
+        self.end(None)
+
+    def offer_more(self, reason: str) -> None:
+        """Shows a button that trains on, below a run that has ended."""
+        if not self._live or self._go_on is None:
+            return
+        import ipywidgets as W
+
+        stopped, go_on = reason == "stopped", self._go_on
+        button = W.Button(
+            description="Go on training" if stopped else "Ten more epochs",
+            icon="play" if stopped else "plus",
+            tooltip="goes on from here; the cells below are filled again",
+            layout=W.Layout(width="auto"),
+        )
+
+        def clicked(_: Any) -> None:
+            button.disabled = True
+            go_on(0 if stopped else MORE_EPOCHS)
+
+        button.on_click(clicked)
+        self._button_spot.show_widget(button)
+
     # --- pieces -------------------------------------------------------------------------------------------------------
+
+    def _ask_stop(self, stop: StopFlag) -> None:
+        stop.set()
+        self.stopping()
+
+    def _ask_more(self, stop: StopFlag) -> None:
+        stop.ask_more_epochs(MORE_EPOCHS)
+        self.status.add_epochs(MORE_EPOCHS)
+        self.refresh()
 
     def _say(self, line: str) -> None:
         self.lines.append(line)
@@ -181,6 +217,17 @@ class TrainingDashboard:
 
             display({"text/plain": line}, raw=True)
 
+    def _numbers(self) -> str:
+        return " · ".join(text for text in (self.status.speed(), memory_sentence()) if text)
+
+    def _say_numbers(self) -> None:
+        now = time.monotonic()
+        if self._line_due == 0.0:
+            self._line_due = now + _LINE_SECONDS
+        elif now >= self._line_due:
+            self._line_due = now + _LINE_SECONDS
+            self._say(f"{self.status.sentence()} · {self._numbers()}")
+
     def _set(self, name: str, value: Any) -> None:
         widget = self._widgets[name]
         if widget.value != value:
@@ -188,72 +235,21 @@ class TrainingDashboard:
             if widget.layout.display == "none":
                 widget.layout.display = ""
 
-    def _done_share(self) -> float:
-        if not self._epochs:
-            return self._share
-        return (self._epoch + (self._step / self._steps if self._steps else 0.0)) / self._epochs
-
-    def _bar_text(self) -> str:
-        if self._ending and not self._reason:
-            return "Stopping: finishing this step and saving ..."
-        if self._reason:
-            return "Looking at the validation scans with the best model ..."
-        if not self._epochs:
-            return self._stage
-        text = f"Epoch (one pass over your data) {min(self._epoch + 1, self._epochs)} of {self._epochs}"
-        left = self._time_left()
-        return text + (f" · about {time_text(left)} left" if left is not None else "")
-
-    def _time_left(self) -> float | None:
-        since = time.monotonic() - self._left_at
-        if self._seconds_left is not None:
-            return max(1.0, self._seconds_left - since)
-        done = self._done_share() - self._first / max(1, self._epochs)
-        if self._step < 3 or done <= 0:
-            return None
-        return (time.monotonic() - self._started) / done * (1 - self._done_share())
-
-    def _memory_text(self) -> str:
-        used = psutil.Process().memory_info().rss / 1e9
-        free = psutil.virtual_memory().available / 1e9
-        return (
-            '<span style="color:var(--jp-ui-font-color2,#777);font-size:12px">'
-            f"Memory: {used:.1f} GB used by this notebook, {free:.1f} GB free on this computer</span>"
-        )
-
     def _draw_curves(self) -> None:
         self._curves_changed = False
-        if not self._history:
+        status = self.status
+        if not status.history:
             return
-        self._curves_png = curves(self._history, self._labels)
+        self._curves_png = curves(status.history, status.labels, status.worst_loss)
         if self._widgets:
             self._set("curves", self._curves_png)
-            self._set("table", str(self._table()))
-
-    def _table(self) -> Markup | str:
-        rows = [row for row in self._history if row.get("val_dice") is not None]
-        if not rows:
-            return ""
-        last = rows[-1]
-        best = {name: max(_numbers(rows, f"val_dice_{name}"), default=None) for name in self._labels.names}
-        cells = [
-            (name, _three(last.get(f"val_dice_{name}")), _three(best[name])) for name in self._labels.names
-        ]
-        cells.append(
-            ("mean", _three(last["val_dice"]), _three(max(_numbers(rows, "val_dice"), default=None)))
-        )
-        return table_html(
-            cells,
-            ("ROI", "Dice", "best"),
-            colors=[*(label.color for label in self._labels), None],
-            strong_last=1,
-        )
+            self._set("table", str(dice_table(status.history, status.labels)))
 
     def _take_worst(self, event: ValidationCase) -> None:
         if not self._live:
             return
         self._worst_jpg = encode_jpg(
-            beside(event.image, [event.truth, event.prediction], self._labels, longest=220)
+            beside(event.image, [event.truth, event.prediction], self.status.labels, longest=220)
         )
         self._worst_text = str(
             render(
@@ -263,14 +259,25 @@ class TrainingDashboard:
             )
         )
 
-    def _end_text(self) -> str:
-        done = _ENDINGS.get(self._reason, "Ended")
-        spent = time_text(sum(row.get("seconds") or 0.0 for row in self._history))
-        return f"{done} · {self._epoch} of {self._epochs} epochs (passes over your data) in {spent}."
+
+def dice_table(history: Sequence[Mapping[str, Any]], labels: LabelTable) -> Markup:
+    """Returns the latest and the best Dice of each ROI on the validation scans; "" before the first look at them."""
+    rows = [row for row in history if row.get("val_dice") is not None]
+    if not rows:
+        return Markup("")
+    last = rows[-1]
+    cells = [
+        (name, _three(last.get(f"val_dice_{name}")), _three(_best(rows, f"val_dice_{name}")))
+        for name in labels.names
+    ]
+    cells.append(("mean", _three(last["val_dice"]), _three(_best(rows, "val_dice"))))
+    return table_html(
+        cells, ("ROI", "Dice", "best"), colors=[*(label.color for label in labels), None], strong_last=1
+    )
 
 
-def _numbers(rows: Sequence[dict[str, Any]], key: str) -> list[float]:
-    return [row[key] for row in rows if row.get(key) is not None]
+def _best(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    return max((row[key] for row in rows if row.get(key) is not None), default=None)
 
 
 def _three(value: float | None) -> str:

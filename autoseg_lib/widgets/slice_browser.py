@@ -18,10 +18,12 @@ from autoseg_lib.viz.html import render
 from autoseg_lib.viz.overlay import FILL_ALPHA, grey_range, picture
 from autoseg_lib.viz.view import SliceView, slice_view
 from autoseg_lib.volume import Mask, Volume
-from autoseg_lib.widgets.pictures import encode_jpg
+from autoseg_lib.widgets.pictures import encode_jpg, grid
 
 # Longest side of the picture: with its controls beside it, it fits a 13-inch screen without scrolling.
 _PICTURE_PX = 480
+# Of each of two pictures side by side.
+_BESIDE_PX = 300
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,7 @@ class BrowserCase:
         mask: its label values on the same grid, or None.
         slice_names: one a slice.
         flagged: array index of a slice → why one should look at it.
+        truth: label values to compare with, drawn to the left; None: one picture.
     """
 
     name: str
@@ -41,6 +44,7 @@ class BrowserCase:
     mask: Mask | None = field(repr=False)
     slice_names: Sequence[str] = ()
     flagged: Mapping[int, str] = field(default_factory=dict)
+    truth: Mask | None = field(default=None, repr=False)
 
     @cached_property
     def view(self) -> SliceView:
@@ -71,21 +75,25 @@ class BrowserCase:
         limits: tuple[float, float] | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Returns the picture of one slice as (height, width, 3)."""
-        values = None
-        if self.mask is not None:
-            values = self.mask.array[index]
-            if hidden:
+        masks = [self.mask] if self.truth is None else [self.truth, self.mask]
+        drawn = []
+        for mask in masks:
+            values = None if mask is None else mask.array[index]
+            if values is not None and hidden:
                 values = np.where(np.isin(values, hidden), 0, values)
-        return picture(
-            self.volume.array[index],
-            values,
-            labels,
-            self.view,
-            modality=self.volume.modality,
-            limits=limits or self.range,
-            longest=_PICTURE_PX,
-            alpha=alpha,
-        )
+            drawn.append(
+                picture(
+                    self.volume.array[index],
+                    values,
+                    labels,
+                    self.view,
+                    modality=self.volume.modality,
+                    limits=limits or self.range,
+                    longest=_PICTURE_PX if len(masks) == 1 else _BESIDE_PX,
+                    alpha=alpha,
+                )
+            )
+        return drawn[0] if len(drawn) == 1 else grid([drawn])
 
 
 class SliceBrowser:
@@ -194,6 +202,7 @@ class SliceBrowser:
                 name=name,
                 flagged=sorted(case.flagged),
                 reason=case.flagged.get(index, ""),
+                compared=case.truth is not None,
             )
         )
 

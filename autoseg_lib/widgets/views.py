@@ -9,16 +9,21 @@ from typing import Any
 
 from markupsafe import Markup
 
+from autoseg_lib.errors import counted
 from autoseg_lib.export.tables import csa_table
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.system import SystemReport
 from autoseg_lib.train.planning import Choice
 from autoseg_lib.train.validate import CaseScore
 from autoseg_lib.viz.figures import area_plot, curves
-from autoseg_lib.viz.html import note_html, picture_html, render, table_html
+from autoseg_lib.viz.html import css, note_html, picture_html, render, table_html
+from autoseg_lib.widgets.dashboard import dice_table
 from autoseg_lib.widgets.pictures import beside, encode_jpg
+from autoseg_lib.workflow.reasons import Answer
+from autoseg_lib.workflow.run_history import RunHistory
 from autoseg_lib.workflow.segmenting import SegmentResult
 from autoseg_lib.workflow.training_result import TrainingResult
+from autoseg_lib.workflow.verdict import FAIR_DICE, GOOD_DICE
 
 # More scans than this are not plotted one by one; their tables and files hold everything.
 _MOST_PLOTS = 6
@@ -69,31 +74,67 @@ def value_text(value: Any) -> str:
 
 
 def performance_html(run: TrainingResult) -> Markup:
-    """Returns curves, scores per ROI, the verdict, and the best and worst scans."""
+    """Returns the verdict, curves, scores per ROI, what would make it better, and the best and worst scans."""
     labels = LabelTable(run.roi_names)
-    parts = [note_html("good" if run.scores else "warning", run.verdict)]
+    parts = [note_html(_kind(run), " ".join(text for text in (run.verdict, run.interval) if text))]
+    if run.ending:
+        parts.append(note_html("info", run.ending))
     if run.history:
-        parts.append(picture_html(curves(run.history, labels), "curves of the training"))
-    scores = run.scores
-    if scores is not None:
-        rows = [
-            (name, number(dice, 3), number(sd, 3), number(error, 1, " %"))
-            for name, dice, sd, error in zip(
-                run.roi_names, scores.per_roi, scores.sd_per_roi, scores.area_error_per_roi, strict=True
-            )
-        ]
-        header = ("ROI", "Dice", "spread over scans (SD)", "mean area difference")
-        caption = f"On {len(scores.cases)} validation scans, on their own pixels. {run.split_text}"
+        parts.append(picture_html(curves(run.history, labels, run.worst_loss), "curves of the training"))
+    if run.scores is not None:
+        header = ("ROI", "Dice", "spread over scans (SD)", "HD95, mm", "mean area difference, %")
+        caption = (
+            f"On {counted(len(run.scores.cases), 'validation scan')}, on their own pixels. {run.split_text}"
+        )
         parts.append(
             table_html(
-                rows, header, caption=caption, colors=[label.color for label in labels], numeric=(1, 2, 3)
+                run.table(),
+                header,
+                caption=caption,
+                colors=[*(label.color for label in labels), None],
+                numeric=(1, 2, 3, 4),
+                strong_last=1,
             )
         )
+    if run.answers:
+        parts.append(reasons_html(run.answers))
+    if run.scores is not None:
         worst = run.worst_cases
         best = [case for case in run.best_cases if case.name not in {c.name for c in worst}]
         parts.append(cases_html("Hardest scans", worst, labels))
         if best:
             parts.append(cases_html("Easiest scans", best, labels))
+    return Markup("").join(parts)
+
+
+def _kind(run: TrainingResult) -> str:
+    if run.scores is None or run.scores.mean < FAIR_DICE:
+        return "warning"
+    return "good" if run.scores.mean >= GOOD_DICE else "info"
+
+
+def reasons_html(answers: Sequence[Answer]) -> Markup:
+    """Returns the reasons that apply as a table, and what was looked at and is fine in a line below it."""
+    applying = [answer for answer in answers if answer.applies]
+    fine = [f"{answer.question} {answer.found}" for answer in answers if not answer.applies]
+    return render("reasons.html.j2", css=css(), applying=applying, fine=fine)
+
+
+def next_steps_html(run: TrainingResult) -> Markup:
+    """Returns where to go next, with the model's name, and the Methods paragraph to copy."""
+    if run.model_path is None:
+        return note_html("info", "There is no model yet: run the training cell again to go on.")
+    path = run.model_path
+    return render("next.html.j2", model=path.stem, folder=str(path.parent), methods=run.methods)
+
+
+def history_html(run: RunHistory) -> Markup:
+    """Returns the curves of a run from its history file, and the latest and best Dice of each ROI."""
+    labels = LabelTable(run.roi_names)
+    parts = [note_html("info", run.headline)]
+    if run.rows:
+        parts.append(picture_html(curves(run.rows, labels, run.worst_loss), "curves of the training"))
+        parts.append(dice_table(run.rows, labels))
     return Markup("").join(parts)
 
 

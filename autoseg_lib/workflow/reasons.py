@@ -32,6 +32,8 @@ NOT_LEARNED_LOSS = 0.5
 # Dice that the last fifth of the looks at the validation scans gained over the fifth before: with a learning rate that has
 # fallen to nothing, a run that has come to its end gains less.
 STILL_RISING = 0.01
+# With fewer looks at the validation scans nothing is said on where they lead.
+FEWEST_LOOKS = 4
 # With fewer scans than this kept back, one of them changes the mean by a lot.
 FEWEST_TO_TEST_ON = 5
 # A scan this far below the mean of all is a case of its own.
@@ -232,8 +234,8 @@ def overfitting(s: Situation) -> Answer | None:
     if pair is None or s.split_kind == "none":
         return None
     train, validation = pair
-    gap = validation - train
-    over = gap > OVERFITTING_GAP
+    # While Dice still rises the model lags behind its training; only later is the difference one of scans.
+    over = validation - train > OVERFITTING_GAP and _rise(s) <= STILL_RISING
     return Answer(
         "overfitting",
         "Learned by heart (overfitting)?",
@@ -268,19 +270,17 @@ def not_learned(s: Situation) -> Answer | None:
 
 def still_improving(s: Situation) -> Answer | None:
     """The Dice score was still rising when training ended."""
-    values = [row["val_dice"] for row in s.history if row.get("val_dice") is not None]
-    done = len(s.history)
+    done, rise = len(s.history), _rise(s)
     cut = s.reason in ("stopped", "time limit") and done < s.epochs
-    if len(values) < 4 and not cut:
+    looks = sum(row.get("val_dice") is not None for row in s.history)
+    if looks < FEWEST_LOOKS and not cut:
         return None
-    part = max(1, len(values) // 5)
-    rise = float(np.mean(values[-part:]) - np.mean(values[-2 * part : -part])) if len(values) > 1 else 0.0
     rising = rise > STILL_RISING
     if cut:
         found = f"Training ended at epoch {done} of {s.epochs} planned"
         found += f", and Dice was still rising (by {rise:.3f})." if rising else "."
     elif rising:
-        found = f"Dice on validation scans still rose by {rise:.3f} in the last fifth of the training."
+        found = f"Dice on validation scans still rose by {rise:.3f} at the end."
     else:
         found = "Dice on validation scans no longer rose at the end."
     return Answer(
@@ -371,8 +371,17 @@ def _listed(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
+def _rise(s: Situation) -> float:
+    """Mean Dice of the last fifth of the looks at the validation scans, less that of the fifth before; 0 with too few looks."""
+    values = [row["val_dice"] for row in s.history if row.get("val_dice") is not None]
+    if len(values) < FEWEST_LOOKS:
+        return 0.0
+    part = max(1, len(values) // 5)
+    return float(np.mean(values[-part:]) - np.mean(values[-2 * part : -part]))
+
+
 def _last_losses(s: Situation) -> tuple[float, float] | None:
-    """Means of the last three epochs that have both losses, as shares of the worst."""
+    """Means over the last fifth of the epochs that have both losses, as shares of the worst."""
     both = [
         (row["train_loss"] / s.worst_loss, row["val_loss"])
         for row in s.history
@@ -380,5 +389,5 @@ def _last_losses(s: Situation) -> tuple[float, float] | None:
     ]
     if not both:
         return None
-    train, validation = np.mean(both[-3:], axis=0)
+    train, validation = np.mean(both[-max(1, len(both) // 5) :], axis=0)
     return float(train), float(validation)

@@ -9,7 +9,7 @@ from typing import Any
 from autoseg_lib.events import Listener, Message
 from autoseg_lib.metrics.bootstrap import MeanScore
 from autoseg_lib.networks.model_file import load_model
-from autoseg_lib.networks.registry import number_of_weights
+from autoseg_lib.networks.registry import number_of_weights, output_weights
 from autoseg_lib.train.files import read_history
 from autoseg_lib.train.planning import Plan
 from autoseg_lib.train.validate import CaseScore, Scores
@@ -128,7 +128,7 @@ def training_result(
     on_event: Listener,
     already: bool = False,
     *,
-    worst_loss: float = 1.0,
+    worst_loss: float | None = None,
 ) -> TrainingResult:
     """Scores the best model on all scans kept back and writes the report.
 
@@ -138,8 +138,10 @@ def training_result(
         reason: how the training ended.
         on_event: hears the progress.
         already: the run was found finished and is only shown; no report is written.
-        worst_loss: largest value of the training loss.
+        worst_loss: largest value of the training loss; None: as the plan's network has it.
     """
+    if worst_loss is None:
+        worst_loss = sum(output_weights(plan.network))
     history = tuple(read_history(plan.files.history)) if plan.files.history.is_file() else ()
     scores, path, weights = None, None, 0
     shown: tuple[ShownScan, ...] = ()
