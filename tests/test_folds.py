@@ -1,0 +1,273 @@
+"""Cross-validation: folds by patient, each scan judged once by a network that has not seen it, nothing trained twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from autoseg_lib.errors import DataError, SettingsError
+from autoseg_lib.events import Event, FoldStarted, Message, StepDone, StopFlag, TrainingStarted, nobody
+from autoseg_lib.infer.predictor import Predictor
+from autoseg_lib.metrics.overlap import dice_per_roi
+from autoseg_lib.networks.model_file import load_model, read_metadata
+from autoseg_lib.settings import SegmentSettings, TrainSettings, make_settings
+from autoseg_lib.train.machine import Machine
+from autoseg_lib.volume import Volume
+from autoseg_lib.workflow.checking import check_study
+from autoseg_lib.workflow.folds import PreparedFolds, prepare_folds, train_prepared_folds
+from autoseg_lib.workflow.folds_result import FoldsResult
+from autoseg_lib.workflow.segmenting import find_model, make_predictor
+from autoseg_lib.workflow.training_data import validation_scans
+from tests.helpers.studies import write_png_study
+
+CPU = Machine(device="cpu", cores=2, ram_available_gb=8.0, precision="32")
+QUICK = {
+    "model_filename": "cv",
+    "input_shape": 64,
+    "epochs": 2,
+    "batch_size": 4,
+    "labels_list": ["bright", "dark"],
+    "patient_pattern": r"p\d+",
+    "spacing_mm": 1.5,
+    "folds": 3,
+}
+ENDINGS = ("_best.safetensors", "_history.csv", "_last.ckpt", "_report.json", "_settings.yaml")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six patients with two slices each."""
+    return write_png_study(tmp_path / "étude cv", patients=6, slices=2)
+
+
+def prepare(folder: Path, **changes: object) -> PreparedFolds:
+    values = {**QUICK, "main_dir": str(folder), "model_dir": str(folder / "models"), **changes}
+    return prepare_folds(check_study(make_settings(TrainSettings, values)), folder, nobody, CPU)
+
+
+def run(folder: Path, stop_after: int | None = None, **changes: object) -> tuple[FoldsResult, list[Event]]:
+    events: list[Event] = []
+    stop = StopFlag()
+
+    def listener(event: Event) -> None:
+        events.append(event)
+        if stop_after and sum(isinstance(e, StepDone) for e in events) >= stop_after:
+            stop.set()
+
+    return train_prepared_folds(prepare(folder, **changes), listener, stop), events
+
+
+def folds_begun(events: list[Event]) -> list[int]:
+    return [event.fold for event in events if isinstance(event, FoldStarted)]
+
+
+def test_files_table_and_one_model_of_all(folder: Path) -> None:
+    result, events = run(folder)
+    models = folder / "models"
+    assert folds_begun(events) == [1, 2, 3]
+    assert all(event.folds == 3 for event in events if isinstance(event, FoldStarted))
+    names = {path.name for path in models.iterdir()}
+    for number in (1, 2, 3):
+        assert {f"cv_fold{number}{ending}" for ending in ENDINGS} <= names
+    whole = {name for name in names if not name.startswith("cv_fold")} | {"cv_folds.csv"}
+    assert whole == {"cv_best.safetensors", "cv_folds.csv", "cv_report.json", "cv_settings.yaml"}
+
+    table = pd.read_csv(models / "cv_folds.csv")
+    assert list(table.columns)[:4] == ["case", "fold", "roi", "dice"]
+    # Each slice once for each ROI, whole patients together, four slices of two patients in each fold.
+    assert len(table) == 12 * 2 and not table.duplicated(["case", "roi"]).any()
+    table["patient"] = table["case"].str[:2]
+    assert (table.groupby("patient")["fold"].nunique() == 1).all()
+    assert (table.groupby("fold")["patient"].nunique() == 2).all()
+
+    # Mean and sd by pandas from the file; the interval holds the mean.
+    report = json.loads((models / "cv_report.json").read_text(encoding="utf-8"))
+    rows = {row["roi"]: row for row in report["cross_validation"]}
+    for roi, group in table.groupby("roi")["dice"]:
+        assert rows[roi]["dice"] == pytest.approx(group.mean(), abs=1e-4)
+        assert rows[roi]["dice_sd"] == pytest.approx(group.std(ddof=1), abs=1e-4)
+        assert rows[roi]["dice_low_95"] <= rows[roi]["dice"] <= rows[roi]["dice_high_95"]
+        assert (rows[roi]["scans"], rows[roi]["patients"]) == (12, 6)
+    assert rows["mean"]["dice"] == pytest.approx(
+        np.mean([rows["bright"]["dice"], rows["dark"]["dice"]]), abs=1e-4
+    )
+    assert report["members"] == report["folds"] == 3
+    assert sorted(name for fold in report["fold_runs"] for name in fold["validation"]) == sorted(
+        set(table["case"])
+    )
+
+    lines = "\n".join(result.lines())
+    assert "95 % interval" in lines and "3 of 3 folds" in lines
+    assert "Segmenting takes about 3 times as long as with one." in lines
+    assert "not even the best epoch" in result.methods
+
+    metadata = read_metadata(result.model_path)
+    assert metadata["members"] == 3 and metadata["validation"]["cross_validated"] is True
+    assert metadata["validation"]["mean_dice"] == pytest.approx(rows["mean"]["dice"], abs=1e-4)
+    assert str(folder) not in json.dumps(metadata, ensure_ascii=False)
+    # "auto" in test.ipynb means the model of all folds, not one of its parts.
+    assert find_model(make_settings(SegmentSettings, {}), models) == models / "cv_best.safetensors"
+
+    # The model of all gives the mean of the folds' probabilities, through the predictor of test.ipynb.
+    settings = make_settings(SegmentSettings, {})
+    volume = first_volume(folder)
+    single = [
+        make_predictor(load_model(models / f"cv_fold{n}_best.safetensors"), settings, []).probabilities(
+            volume
+        )
+        for n in (1, 2, 3)
+    ]
+    together = make_predictor(load_model(result.model_path), settings, []).probabilities(volume)
+    assert np.abs(single[0] - single[1]).max() > 0.01
+    np.testing.assert_allclose(together, np.mean(single, axis=0), atol=2e-6)
+
+
+def first_volume(folder: Path) -> Volume:
+    prepared = prepare(folder)
+    (scan,) = list(validation_scans(prepared.study, prepared.plan, 1))
+    return scan.volume
+
+
+def test_each_scan_is_scored_by_the_network_that_has_not_seen_it(folder: Path) -> None:
+    run(folder, epochs=1)
+    models = folder / "models"
+    table = pd.read_csv(models / "cv_folds.csv").set_index(["case", "roi"])["dice"]
+    prepared = prepare(folder)
+    for number, known in enumerate(prepared.known, start=1):
+        model = load_model(models / f"cv_fold{number}_best.safetensors")
+        predictor = Predictor(model.network, model.preprocessing, 3, torch.device("cpu"))
+        for scan in validation_scans(prepared.study, known.plan):
+            found = predictor.predict(scan.volume)
+            for roi, dice in zip(
+                ("bright", "dark"), dice_per_roi(scan.mask.array, found.array, model.labels), strict=True
+            ):
+                assert table[scan.name, roi] == pytest.approx(dice, abs=1e-9)
+
+
+def test_the_last_weights_are_the_model_so_that_no_score_chooses(folder: Path) -> None:
+    run(folder, epochs=3, save_checkpoint=1)
+    for number in (1, 2, 3):
+        best = load_file(folder / "models" / f"cv_fold{number}_best.safetensors")
+        last = load_file(folder / "models" / f"cv_fold{number}_3.safetensors")
+        assert all(torch.equal(best[name], last[name]) for name in last)
+
+
+def test_all_folds_prepare_their_scans_alike(folder: Path) -> None:
+    run(folder, epochs=1)
+    tables = [read_metadata(folder / "models" / f"cv_fold{n}_best.safetensors") for n in (1, 2, 3)]
+    assert all(table["preprocessing"] == tables[0]["preprocessing"] for table in tables)
+    assert all(table["network"] == tables[0]["network"] for table in tables)
+
+
+def test_killed_within_the_second_fold_it_goes_on_there_to_the_same_end(folder: Path, tmp_path: Path) -> None:
+    whole = write_png_study(tmp_path / "whole", patients=6, slices=2)
+    run(whole)
+    seen: list[Event] = []
+
+    def die(event: Event) -> None:
+        seen.append(event)
+        # 8 slices to learn from are 2 steps an epoch, 4 a fold: in the second epoch of the second fold.
+        if sum(isinstance(e, StepDone) for e in seen) == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_prepared_folds(prepare(folder), die)
+    before = (folder / "models" / "cv_fold1_last.ckpt").read_bytes()
+    prepared = prepare(folder)
+    assert (prepared.state, prepared.number) == ("continue", 2)
+    assert prepared.found.startswith(
+        "Found a training with folds: 1 of 3 folds are done, fold 2 stands at epoch 1."
+    )
+    events: list[Event] = []
+    result = train_prepared_folds(prepared, events.append)
+    assert folds_begun(events) == [2, 3]
+    assert [e.first_epoch for e in events if isinstance(e, TrainingStarted)] == [1, 0]
+    assert any(isinstance(e, Message) and e.text == "Fold 1 of 3 is done already." for e in events)
+    assert (folder / "models" / "cv_fold1_last.ckpt").read_bytes() == before
+    assert result.reason == "finished" and len(result.fold_lines) == 3
+    mine = load_file(folder / "models" / "cv_best.safetensors")
+    theirs = load_file(whole / "models" / "cv_best.safetensors")
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(folder / "models" / "cv_folds.csv"), pd.read_csv(whole / "models" / "cv_folds.csv")
+    )
+    # The scans of the fold that was done before are shown too.
+    assert len(result.shown) == 6
+
+
+def test_finished_folds_are_shown_not_trained_again(folder: Path) -> None:
+    first, _ = run(folder, epochs=1)
+    before = {path.name: path.read_bytes() for path in (folder / "models").iterdir()}
+    prepared = prepare(folder, epochs=1)
+    assert prepared.state == "finished" and prepared.found.startswith("All 3 folds of 'cv' are finished")
+    events: list[Event] = []
+    again = train_prepared_folds(prepared, events.append)
+    assert not folds_begun(events) and not any(isinstance(event, StepDone) for event in events)
+    assert again.already_finished and again.interval_table() == first.interval_table()
+    changed = {p.name for p in (folder / "models").iterdir() if before.get(p.name) != p.read_bytes()}
+    assert changed <= {"cv_settings.yaml"}
+
+
+def test_a_stop_keeps_the_folds_that_are_done(folder: Path) -> None:
+    result, events = run(folder, stop_after=7)
+    assert result.reason == "stopped" and folds_begun(events) == [1, 2]
+    assert [line.number for line in result.fold_lines] == [1]
+    assert load_model(result.model_path).members == 1
+    assert "So far 1 of the 3 folds are in these numbers." in result.split_text
+    assert "1 of 3 folds have a model" in result.headline
+    finished, _ = run(folder)
+    assert len(finished.fold_lines) == 3 and load_model(finished.model_path).members == 3
+
+
+def test_a_stop_within_the_first_fold_keeps_its_model(folder: Path) -> None:
+    result, _ = run(folder, stop_after=3)
+    assert [line.number for line in result.fold_lines] == [1]
+    assert result.model_path.is_file()
+    finished, events = run(folder)
+    assert folds_begun(events) == [1, 2, 3] and len(finished.fold_lines) == 3
+
+
+def test_a_time_limit_is_shared_by_the_folds(folder: Path) -> None:
+    result, _ = run(folder, epochs=1000, time_limit_minutes=0.15)
+    assert result.reason == "time limit" and len(result.fold_lines) == 3
+    seconds = [line.seconds for line in result.fold_lines]
+    assert sum(seconds) < 9.5
+    assert max(seconds) < 3 * min(seconds)
+    assert prepare(folder, epochs=1000, time_limit_minutes=0.15).state == "finished"
+
+
+def test_other_settings_ask_for_a_new_name(folder: Path) -> None:
+    run(folder, epochs=1)
+    with pytest.raises(
+        SettingsError, match=r"a run named 'cv_fold1' exists already.*\n.*folds: 3 then, 2 now"
+    ):
+        prepare(folder, epochs=1, folds=2)
+    with pytest.raises(SettingsError, match=r"learning_rate: 0\.\d+ then, 0\.5 now"):
+        prepare(folder, epochs=1, learning_rate=0.5)
+
+
+def test_starting_over_sets_everything_aside(folder: Path) -> None:
+    run(folder, epochs=1)
+    old = (folder / "models" / "cv_best.safetensors").read_bytes()
+    result, events = run(folder, epochs=1, resume=False, seed=7)
+    assert folds_begun(events) == [1, 2, 3] and len(result.fold_lines) == 3
+    (aside,) = (folder / "models").glob("cv_replaced_*")
+    assert (aside / "cv_best.safetensors").read_bytes() == old and (aside / "cv_folds.csv").is_file()
+    assert len(list((folder / "models").glob("cv_fold?_replaced_*"))) == 3
+
+
+def test_what_cannot_be_done_is_said(folder: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"folds = 7: found 6 patients; .* Set folds = 6, or folds = 1 for one split"
+    ):
+        prepare(folder, folds=7)
+    with pytest.raises(
+        SettingsError, match=r'resume = ".*x.ckpt" names one run, and folds = 3 are 3 runs. Leave resume'
+    ):
+        prepare(folder, resume="x.ckpt")
