@@ -341,6 +341,7 @@ class TrainSettings:
     )
     start_from: Any = _setting(None, _optional(_text), "model file to start from (fine-tuning)")
     loss: str = _setting(AUTO, _or_auto(_text), "loss function")
+    optimizer: str = _setting(AUTO, _or_auto(_text), "how weights are adjusted: muon or adamw")
     spacing_mm: Any = _setting(
         AUTO,
         _or_auto(_list_of(_number(0, above=True), (2, 3), single=True)),

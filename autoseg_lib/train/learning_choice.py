@@ -12,6 +12,7 @@ from autoseg_lib.train import defaults
 from autoseg_lib.train.choosing import Chooser
 from autoseg_lib.train.loop import LoopPlan
 from autoseg_lib.train.machine import Machine
+from autoseg_lib.train.optimizers import DEFAULT_OPTIMIZER, check_optimizer
 from autoseg_lib.train.schedule import Schedule
 
 
@@ -31,8 +32,10 @@ def choose_learning(
     epochs = schedule.epochs
     loss = chooser.choose("loss", *_loss(dimension, spec.name))
     build_loss(loss)  # an unknown name is refused here, before anything takes time
+    optimizer = chooser.choose("optimizer", DEFAULT_OPTIMIZER, "learns in about half the steps of AdamW")
+    check_optimizer(optimizer)
     rate = chooser.choose(
-        "learning_rate", defaults.LEARNING_RATE[dimension], "works with this optimiser and network"
+        "learning_rate", defaults.LEARNING_RATE[optimizer][dimension], "works with this optimiser and network"
     )
     workers = chooser.choose("num_workers", *_workers(machine))
     early = chooser.choose(
@@ -57,6 +60,7 @@ def choose_learning(
         time_limit_seconds=limit,
         schedule=schedule,
         early_stopping=early,
+        optimizer=optimizer,
     )
 
 

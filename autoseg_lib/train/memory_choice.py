@@ -28,7 +28,7 @@ def choose_batch(
         auto = defaults.BATCH_2D[kind] // (2 if max(spec.input_shape) > defaults.LARGE_SIDE else 1)
     else:
         small = math.prod(spec.input_shape) <= defaults.SMALL_PATCH_VOXELS
-        auto = defaults.BATCH_3D if small else defaults.BATCH_3D_LARGE
+        auto = defaults.BATCH_3D[kind] // (1 if small else 2)
     auto = max(smallest, min(auto, samples))
     available = None if machine.memory_gb is None else defaults.MEMORY_SHARE[kind] * machine.memory_gb
     fitting = images_that_fit(spec, auto, precision, kind, available, smallest)

@@ -16,7 +16,9 @@ from torch import nn
 
 from autoseg_lib.errors import SettingsError
 
-OPTIMIZERS: tuple[str, ...] = ("muon", "adamw")
+# Name in Settings → name in a sentence.
+OPTIMIZER_TITLES = {"muon": "Muon (AdamW for norms, biases and the last layer)", "adamw": "AdamW"}
+OPTIMIZERS: tuple[str, ...] = tuple(OPTIMIZER_TITLES)
 DEFAULT_OPTIMIZER = "muon"
 
 WEIGHT_DECAY = 1e-4

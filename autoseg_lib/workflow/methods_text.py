@@ -10,9 +10,10 @@ from autoseg_lib.metrics.bootstrap import MeanScore
 from autoseg_lib.networks.registry import NETWORKS_2D
 from autoseg_lib.system import cpu_cores, find_gpu, versions
 from autoseg_lib.train.averaging import AVERAGE_DECAY
+from autoseg_lib.train.optimizers import OPTIMIZER_TITLES, WEIGHT_DECAY
 from autoseg_lib.train.planning import Plan
 from autoseg_lib.train.schedule import WARM_UP_SHARE
-from autoseg_lib.train.step import LARGEST_GRADIENT, WEIGHT_DECAY
+from autoseg_lib.train.step import LARGEST_GRADIENT
 from autoseg_lib.train.validate import Scores
 from autoseg_lib.workflow.checking import Study
 
@@ -80,9 +81,10 @@ def _network(plan: Plan, weights: int) -> str:
 
 
 def _data(plan: Plan, study: Study) -> str:
-    rows = plan.network.input_shape
-    if plan.window is None:
-        grid = f"Slices were scaled and padded to {rows[0]} × {rows[1]} pixels"
+    if plan.preprocessing.input_shape is not None:
+        grid = f"Slices were scaled and padded to {_times(plan.preprocessing.input_shape)} pixels"
+        if plan.network.input_shape != plan.preprocessing.input_shape:
+            grid += f", and patches of {_times(plan.network.input_shape)} pixels were learned from"
     else:
         spacing = plan.preprocessing.spacing_zyx_mm
         size = "kept at their own voxel size" if spacing is None else _times(spacing) + " mm voxels"
@@ -114,9 +116,9 @@ def _augmentation(plan: AugmentPlan) -> str:
 def _training(plan: Plan, epochs_done: int) -> str:
     loop = plan.loop
     loss = RECIPES[loop.loss].title if loop.loss in RECIPES else f"{loop.loss} loss"
-    images = "slices" if plan.window is None else "patches"
+    images = "slices" if plan.network.input_shape == plan.preprocessing.input_shape else "patches"
     return (
-        f"Training took {counted(epochs_done, 'epoch')} of {plan.steps_per_epoch} steps of {loop.batch_size} {images} with AdamW "
+        f"Training took {counted(epochs_done, 'epoch')} of {plan.steps_per_epoch} steps of {loop.batch_size} {images} with {OPTIMIZER_TITLES[loop.optimizer]} "
         f"(learning rate {loop.learning_rate:g}, weight decay {WEIGHT_DECAY:g}, {WARM_UP_SHARE:.0%} linear warm-up and cosine decay, "
         f"gradient norm at most {LARGEST_GRADIENT:g}), {loss}, {_PRECISION.get(loop.precision, loop.precision)} precision, dropout "
         f"{plan.network.dropout:g} and seed {loop.seed}; the model is an exponential moving average of the weights "
