@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -201,6 +202,27 @@ def test_a_sample_depends_on_its_key_alone() -> None:
     body, values = two_sided_body((12, 24, 24))
     a, b = (augment_patch(body, values, (0, 0, 0), (8, 16, 16), EVERYTHING, key) for _ in range(2))
     np.testing.assert_array_equal(a[0], b[0])
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    image, label = two_sided_body((24, 96, 96))
+    before = cv2.getNumThreads()
+    results = []
+    try:
+        for threads in (1, 4):
+            cv2.setNumThreads(threads)
+            results.append(
+                [augment_slice(image[5], label[5], EVERYTHING, (0, 0, index)) for index in range(4)]
+                + [
+                    augment_patch(image, label, (2, 8, 8), (20, 80, 80), EVERYTHING, (0, 0, index))
+                    for index in range(2)
+                ]
+            )
+    finally:
+        cv2.setNumThreads(before)
+    for (one, mask), (other, other_mask) in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(mask, other_mask)
 
 
 def test_the_input_is_never_changed() -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch.utils.data import DataLoader, StackDataset
 
 from autoseg_lib.augment.plan import AugmentPlan
@@ -85,24 +86,69 @@ def test_patches_are_cut_from_where_they_say() -> None:
         )
 
 
+def uneven_cases() -> list[PreparedCase]:
+    """ROI 1 has 1 voxel, ROI 2 has 5000, ROI 3 lies only in the second scan; the third shows none."""
+    masks = np.zeros((3, 20, 30, 30), np.uint8)
+    masks[0, :10, :20, :25], masks[0, 15, 25, 25] = 2, 1
+    masks[1, 18, 3, 3] = 3
+    return [PreparedCase(str(n), np.zeros((20, 30, 30), np.float32), mask) for n, mask in enumerate(masks)]
+
+
+def within_chance(count: int, draws: int, share: float) -> bool:
+    """Whether a count is one that ``draws`` independent draws give in all but one of 10 000 tries."""
+    low, high = stats.binom.interval(0.9999, draws, share)
+    return bool(low <= count <= high)
+
+
 def test_every_roi_is_drawn_equally_often() -> None:
-    # ROI 1 has 1 voxel, ROI 2 has 5000, ROI 3 lies only in the second scan.
-    first = np.zeros((20, 30, 30), np.uint8)
-    first[:10, :20, :25], first[15, 25, 25] = 2, 1
-    second = np.zeros((20, 30, 30), np.uint8)
-    second[18, 3, 3] = 3
-    cases = [PreparedCase(n, np.zeros((20, 30, 30), np.float32), m) for n, m in (("a", first), ("b", second))]
-    dataset = PatchDataset(cases, (4, 4, 4), None, seed=1, length=900, positive_share=1.0)
+    dataset = PatchDataset(uneven_cases(), (4, 4, 4), None, seed=1, length=900, positive_share=1.0)
     drawn: Counter[int] = Counter()
     for index in range(900):
         values = set(np.unique(dataset[0, index]["label"])) - {0}
         assert len(values) == 1
         drawn.update(values)
-    # 300 each on average, standard deviation 14.
-    assert all(240 < drawn[value] < 360 for value in (1, 2, 3))
-    share = PatchDataset(cases, (4, 4, 4), None, seed=1, length=400, positive_share=0.5)
-    with_roi = sum(bool(share[0, index]["label"].any()) for index in range(400))
-    assert 180 < with_roi < 300  # half of them, and now and then one by chance
+    assert all(within_chance(drawn[value], 900, 1 / 3) for value in (1, 2, 3)), drawn
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.7, 1.0])
+def test_the_set_share_of_patches_lies_on_an_roi(share: float) -> None:
+    # One voxel in 12 000: a patch of one voxel meets an ROI by chance once in 15 000 draws or so.
+    mask = np.zeros((20, 20, 30), np.uint8)
+    mask[3, 4, 5] = 1
+    case = PreparedCase("a", np.zeros(mask.shape, np.float32), mask)
+    dataset = PatchDataset([case], (1, 1, 1), None, seed=3, length=2000, positive_share=share)
+    on_roi = sum(dataset.place_of(0, index)[1] == (3, 4, 5) for index in range(2000))
+    assert within_chance(on_roi, 2000, share + (1 - share) / 12_000), on_roi
+
+
+def test_scans_without_any_roi_still_give_patches() -> None:
+    cases = [PreparedCase(n, np.zeros((6, 6, 6), np.float32), np.zeros((6, 6, 6), np.uint8)) for n in "ab"]
+    dataset = PatchDataset(cases, (4, 4, 4), PLAN, seed=0, length=6, positive_share=1.0)
+    assert {dataset.place_of(0, index)[0] for index in range(6)} == {0, 1}
+    assert all(not dataset[0, index]["label"].any() for index in range(6))
+
+
+def test_samples_say_which_rois_were_drawn() -> None:
+    """In 2D those of the slice, in 3D those of the whole scan; mirrored, the partners of a pair change places."""
+    cases = uneven_cases()
+    patch = PatchDataset(cases, (4, 4, 4), None, seed=0, length=20, positive_share=0.0)
+    for index in range(20):
+        expected = [{0, 1, 2}, {0, 3}, {0}][patch.place_of(0, index)[0]]
+        assert set(np.flatnonzero(patch[0, index]["drawn"])) == expected
+    slices_of = SliceDataset(cases[:1], None, 0)
+    assert set(np.flatnonzero(slices_of[0, 15]["drawn"])) == {0, 1}
+    assert set(np.flatnonzero(slices_of[0, 3]["drawn"])) == {0, 2}
+    assert set(np.flatnonzero(slices_of[0, 19]["drawn"])) == {0}
+    left = np.zeros((1, 16, 16), np.uint8)
+    left[0, 4:12, 10:14] = 1
+    plan = AugmentPlan(0.5, 0, 0, 0, 0, 0, 0, 0, 0, 0, mirror_axis=1, mirror_pairs=((1, 2),))
+    mirrored = SliceDataset([PreparedCase("a", left.astype(np.float32), left)], plan, 0)
+    seen = set()
+    for epoch in range(20):
+        sample = mirrored[epoch, 0]
+        assert set(np.flatnonzero(sample["drawn"])) == set(np.unique(sample["label"]))
+        seen |= set(np.unique(sample["label"]))
+    assert seen == {0, 1, 2}
 
 
 def test_every_case_has_its_turn() -> None:
