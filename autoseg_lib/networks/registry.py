@@ -117,7 +117,8 @@ class NetworkSpec:
         dimension: "2D" or "3D".
         name: a key of NETWORKS_2D or NETWORKS_3D.
         out_channels: ROIs plus 1 for the background.
-        input_shape: 2D: (rows, columns); 3D: (slices, rows, columns) of the training patches.
+        input_shape: what it learns from: 2D: (rows, columns) of slices or patches of them; 3D: (slices, rows, columns) of
+            patches.
         encoder: 2D: one of encoder_names() or "tu-" and a name of timm; "" where the network takes none.
         in_channels: channels of the image.
         dropout: share of features dropped while training.

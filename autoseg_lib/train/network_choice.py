@@ -26,6 +26,7 @@ from autoseg_lib.train.grids import (
     Shape,
     choose_input_shape,
     choose_patch,
+    choose_slice_patch,
     choose_spacing,
     shapes_on_grid,
 )
@@ -72,10 +73,12 @@ def _network_2d(
     if (given := chooser.settings.input_shape) != AUTO:
         side = min(given) if isinstance(given, list) else given
     options = {**options, **choose_depth_and_width(chooser, "2D", name, (side, side), machine)}
-    pair = choose_input_shape(chooser, name, multiple_of("2D", name, options, _PROBE["2D"]), facts, machine)
+    multiple = multiple_of("2D", name, options, _PROBE["2D"])
+    pair = choose_input_shape(chooser, name, multiple, facts, machine)
+    patch = choose_slice_patch(chooser, name, encoder, multiple, facts, pair)
     neighbours = _choose_neighbours(chooser, facts)
     spec = NetworkSpec(
-        "2D", name, classes, pair, encoder, in_channels=2 * neighbours + 1, dropout=dropout, options=options
+        "2D", name, classes, patch, encoder, in_channels=2 * neighbours + 1, dropout=dropout, options=options
     )
     return spec, Preprocessing("2D", intensity, input_shape=pair), None
 

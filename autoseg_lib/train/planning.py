@@ -70,7 +70,8 @@ class Plan:
         network, preprocessing, augmentation, split, loop, files: what is done, and with what.
         samples: slices or patches in one epoch.
         steps_per_epoch: training steps in one epoch.
-        window: 3D: the patch; None in 2D.
+        window: 3D: the patch; None in 2D, where the network's input_shape is what it learns from and that of
+            preprocessing the whole slice.
         validation_scans: scans kept back that are looked at while training.
         scan_steps: what looking at one of them is expected to cost, in training steps.
         memory_gb: what a training step is expected to take; None where that cannot be told.
@@ -139,7 +140,7 @@ def make_plan(
     )
     batch, parts, memory_gb = choose_batch(chooser, spec, machine, precision, _count(dimension, facts, split))
     samples = _samples(dimension, facts, split, preprocessing, window, batch)
-    _choose_sampling(chooser, dimension, window, facts, preprocessing)
+    _choose_sampling(chooser, dimension, window, spec.input_shape, facts, preprocessing)
     choose_cache(chooser, dimension, facts, split, preprocessing, machine)
     loop = choose_learning(
         chooser, dimension, machine, spec, batch, samples, seconds_per_step, reserve_seconds
@@ -294,10 +295,14 @@ def _choose_sampling(
     chooser: Chooser,
     dimension: str,
     window: Shape | None,
+    patch: tuple[int, ...],
     facts: Sequence[CaseFacts],
     preprocessing: Preprocessing,
 ) -> None:
     if dimension == "2D" or window is None:
+        if patch != preprocessing.input_shape:
+            reason = "most patches show an ROI; the others teach what is none"
+            chooser.choose("positive_share", DEFAULT_POSITIVE_SHARE, reason)
         return
     shapes = np.array(shapes_on_grid(facts, preprocessing.spacing_zyx_mm))
     whole = float(np.mean((shapes <= np.array(window)).all(axis=1)))

@@ -28,7 +28,8 @@ def plan_smaller(plan: Plan) -> Plan | None:
         return None
     if smaller.input_shape == spec.input_shape:
         return None
-    setting = "input_shape" if spec.dimension == "2D" else "patch_size"
+    whole = spec.dimension == "2D" and spec.input_shape == plan.preprocessing.input_shape
+    setting = "input_shape" if whole else "patch_size"
     choices = tuple(
         replace(c, value=shape, reason="memory ran out with a larger one") if c.setting == setting else c
         for c in plan.choices
@@ -37,4 +38,6 @@ def plan_smaller(plan: Plan) -> Plan | None:
     changed = replace(plan, settings=replace(plan.settings, **values), choices=choices, network=smaller)
     if spec.dimension == "3D":
         return replace(changed, window=(shape[0], shape[1], shape[2]))
+    if not whole:
+        return changed
     return replace(changed, preprocessing=replace(plan.preprocessing, input_shape=(shape[0], shape[1])))

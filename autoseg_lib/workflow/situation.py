@@ -116,8 +116,8 @@ def situation_of(
 
 def _pixel_scale(case: CaseFacts, plan: Plan) -> float:
     """How many pixels (voxels) of the network's grid one of the scan becomes."""
-    if plan.network.dimension == "2D":
-        return network_scale(case, list(plan.network.input_shape))
+    if plan.preprocessing.input_shape is not None:
+        return network_scale(case, list(plan.preprocessing.input_shape))
     spacing = plan.preprocessing.spacing_zyx_mm
     return 1.0 if spacing is None else float(np.prod(case.geometry.spacing_zyx_mm) / np.prod(spacing))
 

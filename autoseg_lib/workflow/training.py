@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from autoseg_lib.data.dataset import PatchDataset, SliceDataset
 from autoseg_lib.data.split import Split
 from autoseg_lib.errors import SettingsError
 from autoseg_lib.events import EpochDone, Event, Listener, Message, Progress, StopFlag, nobody
@@ -38,7 +37,7 @@ from autoseg_lib.train.validate import Scores, ValidationScan
 from autoseg_lib.workflow.checking import Study, model_folder
 from autoseg_lib.workflow.model_metadata import model_metadata
 from autoseg_lib.workflow.progress_line import progress_line
-from autoseg_lib.workflow.training_data import prepare_data, validation_set
+from autoseg_lib.workflow.training_data import TrainSet, prepare_data, validation_set
 from autoseg_lib.workflow.training_result import TrainingResult, training_result
 from autoseg_lib.workflow.training_start import initial_network, make_trainer, starting_text
 from autoseg_lib.workflow.training_time import (
@@ -90,7 +89,7 @@ class PreparedTraining:
     found: str
     summary: str
     minutes: float
-    train_set: SliceDataset | PatchDataset = field(repr=False)
+    train_set: TrainSet = field(repr=False)
     validation: Sequence[ValidationScan] = field(repr=False)
     network: nn.Module = field(repr=False)
     checkpoint: dict[str, Any] | None = field(default=None, repr=False)

@@ -13,6 +13,7 @@ import numpy as np
 
 from autoseg_lib.data.dataset import PatchDataset, SliceDataset
 from autoseg_lib.data.packed import PackedCases, PreparedCase
+from autoseg_lib.data.slice_patches import SlicePatches
 from autoseg_lib.data.split import runs
 from autoseg_lib.data.training_case import load_training_case
 from autoseg_lib.events import Listener, Progress
@@ -24,13 +25,15 @@ from autoseg_lib.train.validate import ValidationScan
 from autoseg_lib.volume import Mask, Volume
 from autoseg_lib.workflow.checking import Study
 
+TrainSet = SliceDataset | SlicePatches | PatchDataset
+
 # Scans kept back stay in memory up to this size together; larger ones are read again each time they are looked at.
 MOST_KEPT_GB = 1.0
 
 
 def prepare_data(
     study: Study, plan: Plan, on_event: Listener
-) -> tuple[SliceDataset | PatchDataset, Sequence[ValidationScan]]:
+) -> tuple[TrainSet, Sequence[ValidationScan]]:
     """Brings the training scans onto the network's grid; the scans looked at while training stay as they are.
 
     Raises:
@@ -40,11 +43,12 @@ def prepare_data(
     cache = plan.settings.cache
     folder = scratch_root(plan.files.folder) if cache == "disk" else None
     packed = PackedCases.build(_prepared_cases(study, plan, on_event), cache, folder)
-    train_set: SliceDataset | PatchDataset
+    train_set: TrainSet
     if plan.window is None:
-        train_set = SliceDataset(
-            packed, plan.augmentation, plan.loop.seed, neighbours=plan.network.neighbours
-        )
+        slices = SliceDataset(packed, plan.augmentation, plan.loop.seed, neighbours=plan.network.neighbours)
+        shape = plan.network.input_shape
+        whole = shape == plan.preprocessing.input_shape
+        train_set = slices if whole else SlicePatches(slices, shape, plan.settings.positive_share)
     else:
         train_set = PatchDataset(
             packed,

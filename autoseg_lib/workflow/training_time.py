@@ -11,7 +11,6 @@ import numpy as np
 from torch import nn
 from torch.utils.data import default_collate
 
-from autoseg_lib.data.dataset import PatchDataset, SliceDataset
 from autoseg_lib.errors import counted
 from autoseg_lib.events import nobody
 from autoseg_lib.train.choosing import Choice
@@ -19,6 +18,7 @@ from autoseg_lib.train.defaults import MEASURING_SECONDS, MEASURING_SHARE, SHARE
 from autoseg_lib.train.loop import Trainer
 from autoseg_lib.train.planning import Plan
 from autoseg_lib.train.validate import ValidationScan, score_case
+from autoseg_lib.workflow.training_data import TrainSet
 from autoseg_lib.workflow.training_start import make_trainer
 
 # The first step sets up the arithmetic; it is not timed. With so many timed steps the median is steady.
@@ -59,7 +59,7 @@ class Speed:
 def measure_speed(
     plan: Plan,
     network: nn.Module,
-    train_set: SliceDataset | PatchDataset,
+    train_set: TrainSet,
     validation: Sequence[ValidationScan],
     seconds: float | None = None,
 ) -> Speed:
@@ -92,7 +92,7 @@ def measuring_seconds(plan: Plan) -> float:
 
 
 def _time_steps(
-    trainer: Trainer, plan: Plan, train_set: SliceDataset | PatchDataset, until: float
+    trainer: Trainer, plan: Plan, train_set: TrainSet, until: float
 ) -> tuple[list[float], list[float]]:
     """Seconds of preparing a batch, and of the whole step, for each timed step."""
     data, whole = [], []

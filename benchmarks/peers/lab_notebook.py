@@ -10,11 +10,11 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations
 import torch
 from monai.losses import DiceLoss
-from peers.plain_loop import Recipe
-from peers.smp_unet import SIDE, slice_batches
 
 from autoseg_lib.data.packed import PreparedCase
 from autoseg_lib.networks.registry import NetworkSpec, build_network
+from peers.plain_loop import Recipe
+from peers.smp_unet import SIDE, slice_batches
 
 BATCH = 4
 LEARNING_RATE = 1e-3

@@ -17,9 +17,9 @@ from monai.transforms import (
     SpatialPadd,
 )
 from monai.utils import set_determinism
-from peers.plain_loop import Batch, Recipe, endless_order
 
 from autoseg_lib.data.packed import PreparedCase
+from peers.plain_loop import Batch, Recipe, endless_order
 
 PATCH = (40, 56, 40)
 BATCH = 4

@@ -12,10 +12,10 @@ import albumentations
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
-from peers.plain_loop import Batch, Recipe, endless_order
 from torch import nn
 
 from autoseg_lib.data.packed import PreparedCase
+from peers.plain_loop import Batch, Recipe, endless_order
 
 SIDE = 256
 BATCH = 4
