@@ -18,6 +18,9 @@ from autoseg_lib.errors import DataError, ExportError, OutOfSpaceError
 _JUNK_NAMES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 _JUNK_FOLDERS = {"__macosx", "$recycle.bin", "system volume information"}
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+# What drives that know no fsync answer to it (some network and cloud folders).
+_NO_SYNC = {errno.EINVAL, errno.ENOSYS, getattr(errno, "ENOTSUP", errno.EINVAL), errno.ENOTTY}
+_PART = ".part-"
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -131,14 +134,12 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
         OutOfSpaceError: the disk is full.
         ExportError: the folder or file may not be written.
     """
-    temporary = path.with_name(f".part-{uuid.uuid4().hex[:8]}-{path.name}")
+    temporary = path.with_name(f"{_PART}{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        with temporary.open(
-            "r+b"
-        ) as stream:  # so that a power cut cannot leave an empty file under the final name
-            os.fsync(stream.fileno())
+        with temporary.open("r+b") as stream:
+            _to_the_disk(stream.fileno())
         temporary.replace(path)
     except Exception as error:  # whatever the writer raises, the text below names file and remedy
         told = _told(path, error)
@@ -149,6 +150,28 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
         # What went wrong above must be told, not that there is nothing to tidy up.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _to_the_disk(file: int) -> None:
+    """Waits until a file is on the disk, so that a power cut cannot leave an empty one under the final name."""
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def remove_unfinished(folder: Path, of: Callable[[str], bool]) -> None:
+    """Removes temporary files that atomic_write left in a folder when its process was killed.
+
+    Args:
+        folder: where to look; may be missing.
+        of: whether a file of this name is the caller's, so that nobody else is writing it.
+    """
+    for path in folder.glob(f"{_PART}*"):
+        if of(path.name[len(_PART) + 9 :]):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _told(path: Path, error: Exception) -> Exception:

@@ -10,15 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 import yaml
 
-from autoseg_lib.errors import ModelError
-from autoseg_lib.io.files import atomic_write
+from autoseg_lib.io.files import atomic_write, remove_unfinished
 from autoseg_lib.labels import LabelTable
-
-FORMAT = "autoseg-training"
-FORMAT_VERSION = 1
+from autoseg_lib.train.checkpoint import previous_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,11 @@ class RunFiles:
     def last(self) -> Path:
         """All that resuming needs."""
         return self.folder / f"{self.name}_last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        """The resume file written before the last one."""
+        return previous_of(self.last)
 
     @property
     def best(self) -> Path:
@@ -53,6 +54,16 @@ class RunFiles:
         """What was trained on what, and how well it did."""
         return self.folder / f"{self.name}_report.json"
 
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of the logs for TensorBoard, where they are wanted."""
+        return self.folder / f"{self.name}_tensorboard"
+
+    @property
+    def folds(self) -> Path:
+        """With folds: each scan's scores by the network that has not seen it."""
+        return self.folder / f"{self.name}_folds.csv"
+
     def at_epoch(self, epoch: int) -> Path:
         """The model after ``epoch`` epochs."""
         return self.folder / f"{self.name}_{epoch}.safetensors"
@@ -61,13 +72,25 @@ class RunFiles:
         """All files of the run that exist."""
         if not self.folder.is_dir():
             return []
-        fixed = [self.last, self.best, self.history, self.settings, self.report]
-        periodic = [
-            path
-            for path in self.folder.glob("*.safetensors")
-            if path.stem.startswith(f"{self.name}_") and path.stem[len(self.name) + 1 :].isdigit()
-        ]
+        fixed = [self.last, self.previous, self.best, self.history, self.settings, self.report, self.folds]
+        periodic = [path for path in self.folder.glob("*.safetensors") if self._is_periodic(path)]
         return [path for path in fixed if path.is_file()] + sorted(periodic)
+
+    def remove_leftovers(self) -> None:
+        """Removes what a process that was killed while it saved has left half written."""
+        fixed = {self.last, self.best, self.history, self.settings, self.report}
+        remove_unfinished(
+            self.folder, lambda name: self.folder / name in fixed or self._is_periodic(self.folder / name)
+        )
+
+    def _is_periodic(self, path: Path) -> bool:
+        """Whether this is a model of the run that was saved after some epochs: NAME_EPOCH.safetensors."""
+        start = f"{self.name}_"
+        return (
+            path.suffix == ".safetensors"
+            and path.stem.startswith(start)
+            and path.stem[len(start) :].isdigit()
+        )
 
     def set_aside(self) -> Path | None:
         """Moves the files of an earlier run of this name into a folder of their own; returns it, or None."""
@@ -77,7 +100,7 @@ class RunFiles:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         aside = self.folder / f"{self.name}_replaced_{stamp}"
         aside.mkdir(parents=True)
-        for path in files:
+        for path in (*files, *([self.tensorboard] if self.tensorboard.is_dir() else [])):
             path.rename(aside / path.name)
         return aside
 
@@ -120,42 +143,3 @@ def _write_text(path: Path, text: str) -> None:
         target.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     atomic_write(path, write)
-
-
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes all that resuming needs. The file before it stays whole if the disk is full.
-
-    Args:
-        path: NAME_last.ckpt.
-        state: tensors and plain values only, so that reading runs no code.
-    """
-    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **state}
-    atomic_write(path, lambda target: torch.save(content, target))
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Returns what save_checkpoint wrote, tensors on the CPU.
-
-    Raises:
-        ModelError: the file is missing, damaged, or of another program.
-    """
-    if not path.is_file():
-        raise ModelError(
-            f"'{path.name}' was not found in '{path.parent}'. Leave resume = \"auto\", or give the path of a NAME_last.ckpt."
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged or foreign file
-        raise ModelError(
-            f"'{path.name}' cannot be read as a training checkpoint ({type(error).__name__}). It is damaged or was made by "
-            "another program. Set resume = False to start over; the old files are set aside."
-        ) from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ModelError(
-            f"'{path.name}' is no checkpoint of this workbench. Set resume = False, or choose another name."
-        )
-    if state["format_version"] > FORMAT_VERSION:
-        raise ModelError(
-            f"'{path.name}' was made by a newer version of the workbench. Update it to go on with this run."
-        )
-    return state

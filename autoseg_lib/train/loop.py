@@ -1,17 +1,17 @@
 """The training loop, to be read in one sitting: fit → epoch → step → validate → save.
 
-All randomness comes from (seed, epoch, step), so a run that was interrupted, even in the middle of an epoch, goes on to the
-same weights that it would have reached without the interruption.
+All randomness comes from (seed, epoch, step), and the learning rate from the step and stored decisions, so a run that was
+interrupted, even in the middle of an epoch, goes on to the same weights that it would have reached without the interruption.
 """
 
 from __future__ import annotations
 
-import copy
+import datetime
 import logging
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from autoseg_lib.data.dataset import KeyedBatches, one_thread_each
-from autoseg_lib.errors import ExportError, ModelError, OutOfSpaceError
+from autoseg_lib.data.dataset import KeyedBatches
+from autoseg_lib.data.loading import Batch, BatchStream
 from autoseg_lib.events import (
     EpochDone,
     Listener,
@@ -34,22 +34,25 @@ from autoseg_lib.events import (
     ValidationCase,
 )
 from autoseg_lib.infer.predictor import Predictor, Stopped
-from autoseg_lib.losses import build_loss
-from autoseg_lib.train.files import RunFiles, save_checkpoint, write_history
+from autoseg_lib.losses.registry import SegmentationLoss, build_loss
+from autoseg_lib.train.averaging import WeightAverage
+from autoseg_lib.train.best_model import BestModel
+from autoseg_lib.train.checkpoint import is_sound, save_checkpoint
+from autoseg_lib.train.files import RunFiles, write_history
+from autoseg_lib.train.keeping import Keeper
+from autoseg_lib.train.optimizers import DEFAULT_OPTIMIZER, build_optimizer
 from autoseg_lib.train.schedule import Schedule
+from autoseg_lib.train.step import Learner, is_out_of_memory
 from autoseg_lib.train.validate import CaseScore, Scores, ValidationScan, validate
 
-# Share of the run in which the learning rate rises from 0: keeps the first steps of AdamW from running wild.
-WARM_UP_SHARE = 0.03
-# The weights that are validated and kept are a running mean over about the last 1 / (1 - decay) steps.
-AVERAGE_DECAY = 0.99
-WEIGHT_DECAY = 1e-4
-# Largest gradient norm; nnU-Net uses 12, MONAI's bundles 1: in between, only outliers are cut.
-LARGEST_GRADIENT = 5.0
-# After so many steps in a row without a finite loss the run is beyond repair.
-MOST_BAD_STEPS = 20
-# The resume file is written every epoch, but where epochs are short no more than this share of the time goes into it.
+# The resume file is written so often that at most about this much work can be lost ...
+MOST_LOST_SECONDS = 60.0
+# ... and after every epoch, but where epochs are short no more than this share of the time goes into writing it.
 SAVING_SHARE = 0.05
+# A run with a time limit looks at the clock after every epoch and after this share of its steps.
+REPLAN_SHARE = 0.02
+# A run that ended at its time limit goes on when the new limit leaves it at least so much more.
+LEAST_MORE_SHARE, LEAST_MORE_SECONDS = 0.05, 30.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,9 @@ class LoopPlan:
     parts: int = 1
     # End when validation has not become better for long.
     early_stopping: bool = False
+    # Fewest images the network can learn from at a time.
+    smallest_part: int = 1
+    optimizer: str = DEFAULT_OPTIMIZER
 
 
 @dataclass
@@ -87,14 +93,21 @@ class State:
     step: int = 0
     steps_done: int = 0
     loss_sum: float = 0.0
+    epoch_seconds: float = 0.0
     elapsed_seconds: float = 0.0
-    best_dice: float = -1.0
-    best_epoch: int = 0
-    validated_steps: int = 0
+    # What the schedule was made for: [epochs, time limit].
+    asked: list[Any] = field(default_factory=list)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    choice: dict[str, Any] = field(default_factory=dict)
+    parts: int = 1
+    bad_steps: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     network: dict[str, torch.Tensor] = field(default_factory=dict)
     average: dict[str, torch.Tensor] = field(default_factory=dict)
+    # The best model's weights: written again should its file be missing, or hold what a stop looked at in between.
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
     finished: str = ""
 
 
@@ -112,6 +125,10 @@ class Trainer:
         labels: Any,
         save_model: Any,
         checkpoint_extra: dict[str, Any],
+        *,
+        loss: SegmentationLoss | None = None,
+        before_epoch: Callable[[int, nn.Module], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Args:
         plan: sizes and limits.
@@ -123,275 +140,395 @@ class Trainer:
         labels: the ROIs.
         save_model: ``save_model(path, network, epoch, scores)`` writes a model file.
         checkpoint_extra: settings and checksums that go into the resume file beside the state.
+        loss: what is made small; None: the plan's, for a network with one output.
+        before_epoch: called with (epoch from 0, network) before the first step of an epoch; may freeze layers.
+        clock: gives seconds; what time limits and speeds are measured with.
         """
-        self.plan, self.files, self.labels = plan, files, labels
+        self.plan, self.files, self.labels, self.clock = plan, files, labels, clock
         self.validation, self.save_model, self.extra = validation, save_model, checkpoint_extra
-        self.state = State()
+        self.before_epoch = before_epoch
         self.batches = KeyedBatches(len(train_set), plan.batch_size, plan.seed)  # type: ignore[arg-type]
+        self.loader = BatchStream(train_set, self.batches, plan.num_workers, pin_memory=plan.device == "cuda")
         self.fabric = _fabric(plan)
         memory_format = torch.channels_last if predictor.window is None else torch.channels_last_3d
         network = network.to(memory_format=memory_format)
-        self.average = copy.deepcopy(network).eval().requires_grad_(False).to(self.fabric.device)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=WEIGHT_DECAY)
-        self.network, self.optimizer = self.fabric.setup(network, optimizer)
-        self.memory_format = memory_format
-        self.loss = build_loss(plan.loss)
-        self.predictor = replace(predictor, network=self.average, device=self.fabric.device)
-        self.loader = DataLoader(
-            train_set,
-            batch_sampler=self.batches,
-            num_workers=plan.num_workers,
-            persistent_workers=plan.num_workers > 0,
-            worker_init_fn=one_thread_each if plan.num_workers > 0 else None,
-            multiprocessing_context="spawn" if plan.num_workers > 0 else None,
-            pin_memory=plan.device == "cuda",
+        self.mean = WeightAverage(network, self.fabric.device)
+        self.network, self.optimizer = self.fabric.setup(
+            network, build_optimizer(network, plan.optimizer, plan.learning_rate)
         )
-        self.parts = 1
-        self.bad_steps = 0
-        self.started = time.monotonic()
-        self.next_save = -math.inf
+        self.loss = loss or build_loss(plan.loss)
+        self.learner = Learner(
+            self.fabric,
+            self.network,
+            self.optimizer,
+            self.loss,
+            memory_format,
+            plan.smallest_part,
+            plan.parts,
+        )
+        self.predictor = replace(predictor, network=self.mean.network, device=self.fabric.device)
+        self.state, self.choice = State(asked=[plan.epochs, plan.time_limit_seconds]), BestModel()
+        self.schedule = self._planned_schedule()
+        self.keeper = Keeper()
         self.last_scores: Scores | None = None
+        self.best_scores: Scores | None = None
+        self.started = self.epoch_started = self.saved = self.clock()
+        self.saving_seconds, self.last_is_sound = 0.0, False
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from what the resume file holds."""
-        self.state = State(**{key: state[key] for key in State.__dataclass_fields__})
-        self.network.load_state_dict(self.state.network)
-        self.average.load_state_dict(self.state.average)
-        self.optimizer.load_state_dict(self.state.optimizer)
-
     def fit(self, on_event: Listener, stop: StopFlag) -> str:
-        """Trains until the epochs are done, the time is up or ``stop`` is set.
+        """Trains until the planned steps are done, the time is up, nothing is gained any more, or ``stop`` is set.
 
         Returns:
-            "finished", "time limit" or "stopped".
+            "finished", "time limit", "early" or "stopped".
 
         Raises:
-            ModelError: training became unstable.
-            ExportError: a file could not be written.
+            ModelError: training became unstable, or memory is too small.
+            ExportError: at the end, files could not be written.
         """
-        state, plan = self.state, self.plan
-        self.started = time.monotonic() - state.elapsed_seconds
+        state = self.state
+        self.started = self.clock() - state.elapsed_seconds
+        self.saved = self.clock()
+        self.files.remove_leftovers()
+        self._put_best_in_place(on_event)
         on_event(
             TrainingStarted(
-                plan.epochs, state.epoch, len(self.batches), tuple(self.labels.names), tuple(state.history)
+                self.epochs,
+                state.epoch,
+                len(self.batches),
+                tuple(self.labels.names),
+                tuple(state.history),
+                self.loss.worst,
             )
         )
-        reason = "finished"
-        while state.epoch < plan.epochs:
-            epoch_started = time.monotonic()
-            ended = self.train_epoch(on_event, stop)
-            if ended == "stopped":
-                reason = ended
-                break
-            try:
-                self.finish_epoch(time.monotonic() - epoch_started, ended == "time limit", on_event, stop)
-            except Stopped:
-                reason = "stopped"
-            if ended or reason == "stopped":
-                reason = ended or reason
+        while True:
+            reason = self._learn(on_event, stop)
+            if not self._take_more_epochs(on_event, stop) or reason == "stopped":
                 break
         state.finished = "" if reason == "stopped" else reason
-        self.keep_what_was_learned()
-        self.save_resume_file(always=True)
+        self._end(on_event, stop)
         on_event(TrainingStopped(reason, state.epoch))
         return reason
 
-    def keep_what_was_learned(self) -> None:
-        """Looks at the validation scans once more if anything was learned since, and saves the last models."""
+    def _learn(self, on_event: Listener, stop: StopFlag) -> str:
+        """Goes through epoch after epoch; returns why it ended."""
         state = self.state
-        if state.steps_done == 0:
-            return
-        if self.validation and state.validated_steps != state.steps_done:
-            self.last_scores = validate(self.predictor, self.validation, self.labels)
-            if self.last_scores:
-                self._keep_if_best(self.last_scores, state.epoch)
-        if state.epoch > 0:
-            self.save_model(self.files.at_epoch(state.epoch), self.average, state.epoch, self.last_scores)
-        if not self.validation or not self.files.best.exists():
-            self.save_model(self.files.best, self.average, state.epoch, self.last_scores)
+        batches = self.loader.begin(state.epoch, state.step, on_event)
+        reason = self._reason_to_end()
+        try:
+            while not reason:
+                reason = self._train_epoch(batches, on_event, stop)
+                if reason != "stopped":
+                    reason = self._finish_epoch(reason, on_event, stop)
+        except Stopped:
+            reason = "stopped"
+        finally:
+            batches.close()  # type: ignore[attr-defined]
+        return reason
 
-    def train_epoch(self, on_event: Listener, stop: StopFlag) -> str:
-        """Goes through the training data once (or what is left of it). Returns "", "stopped" or "time limit"."""
-        state = self.state
-        self.batches.epoch, self.batches.first = state.epoch, state.step
+    def _train_epoch(self, batches: Iterator[Batch], on_event: Listener, stop: StopFlag) -> str:
+        """Goes through the training data once (or what is left of it). Returns "" or why the run ends."""
+        state, steps = self.state, len(self.batches)
+        self.epoch_started = self.clock() - state.epoch_seconds
         self.network.train()
-        for batch in self.loader:
+        if self.before_epoch:  # after train(): it may keep layers as they are
+            self.before_epoch(state.epoch, self.network)
+        while state.step < steps:
             if stop.is_set():
                 return "stopped"
-            if self.time_is_up():
-                return "time limit"
+            self._take_more_epochs(on_event, stop)
+            if reason := self._reason_to_end():
+                return reason
+            asked = self.clock()
+            batch = next(batches)
+            came = self.clock()
             loss = self.train_step(batch, on_event)
             state.step += 1
             state.steps_done += 1
             state.loss_sum += loss
-            on_event(StepDone(state.epoch + 1, state.step, len(self.batches), loss))
+            state.epoch_seconds = self.clock() - self.epoch_started
+            images = batch["image"].shape[0]
+            on_event(
+                StepDone(state.epoch + 1, state.step, steps, loss, images, self.clock() - asked, came - asked)
+            )
+            self._between_steps(on_event)
         return ""
 
-    def train_step(self, batch: dict[str, torch.Tensor], on_event: Listener) -> float:
-        """One optimiser step; returns its Dice loss (0 best to 1). Out of GPU memory: the batch is split and tried again."""
-        while True:
-            try:
-                return self._step(batch)
-            except torch.OutOfMemoryError:
-                size = batch["image"].shape[0]
-                if self.parts >= size:
-                    raise ModelError(
-                        "memory ran out even with one image per step. Use a smaller input_shape or patch_size, or a lighter network."
-                    ) from None
-                self.parts = min(size, self.parts * 2)
-                self.optimizer.zero_grad(set_to_none=True)
-                torch.cuda.empty_cache()
-                on_event(
-                    Message(
-                        f"Memory ran out at {size} images per step; going on with {math.ceil(size / self.parts)} and adding up "
-                        f"{self.parts} steps (same batch). Training takes a little longer.",
-                        "warning",
-                    )
-                )
-
-    def _step(self, batch: dict[str, torch.Tensor]) -> float:
+    def train_step(self, batch: Batch, on_event: Listener) -> float:
+        """One optimiser step; returns its Dice loss, 0 best."""
         state = self.state
-        torch.manual_seed(_mix(self.plan.seed, state.epoch, state.step))  # dropout
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        size, dice_loss, finite = batch["image"].shape[0], 0.0, True
-        images, labels = batch["image"].chunk(self.parts), batch["label"].chunk(self.parts)
-        for image, label in zip(images, labels, strict=True):
-            image = self.fabric.to_device(image).contiguous(memory_format=self.memory_format)
-            label = self.fabric.to_device(label)
-            logits = self.network(image)
-            loss, dice = self.loss.parts(logits, label)
-            share = image.shape[0] / size
-            finite = finite and bool(torch.isfinite(loss))
-            self.fabric.backward(loss * share)
-            dice_loss += float(dice.detach()) * share
-        if not finite:
-            self.optimizer.zero_grad(set_to_none=True)
-            self.bad_steps += 1
-            if self.bad_steps >= MOST_BAD_STEPS:
-                raise ModelError(
-                    f"training became unstable: {MOST_BAD_STEPS} steps in a row gave no number for the loss. Lower learning_rate "
-                    f'(now {self.plan.learning_rate:g}), or set precision = "32". The last good state is kept.'
-                )
-            return 1.0
-        self.bad_steps = 0
-        self.fabric.clip_gradients(
-            self.network, self.optimizer, max_norm=LARGEST_GRADIENT, error_if_nonfinite=False
-        )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._update_average()
-        return dice_loss
+        seed = _mix(self.plan.seed, state.epoch, state.step)
+        loss = self.learner.step(batch, self.learning_rate(), seed, on_event)
+        if not self.learner.bad_steps:
+            self.mean.update(self.network, state.steps_done)
+        return loss
 
-    def finish_epoch(self, seconds: float, last: bool, on_event: Listener, stop: StopFlag) -> None:
-        """Validates if it is time to, writes the history line and the files."""
+    def _finish_epoch(self, reason: str, on_event: Listener, stop: StopFlag) -> str:
+        """Validates if it is time to, writes the history line and the files. Returns "" or why the run ends."""
         state, plan = self.state, self.plan
         if state.step == 0:
-            return
+            return reason
+        self._replan()
+        reason = reason or self._reason_to_end()
         epoch = state.epoch + 1
-        last = last or epoch == plan.epochs
         scores = None
-        if self.validation and (last or epoch == 1 or epoch % plan.validate_every == 0):
-            scores = validate(self.predictor, self.validation, self.labels, stop)
+        if reason or epoch == 1 or epoch % plan.validate_every == 0:
+            scores = self._look(stop)
         row: dict[str, Any] = {
             "epoch": epoch,
             "train_loss": state.loss_sum / state.step,
             "val_loss": scores.loss if scores else None,
             "val_dice": scores.mean if scores else None,
             "learning_rate": self.learning_rate(),
-            "seconds": seconds,
+            "seconds": state.epoch_seconds,
         }
         for number, name in enumerate(self.labels.names):
             row[f"val_dice_{name}"] = scores.per_roi[number] if scores else None
         state.history.append(row)
-        state.epoch, state.step, state.loss_sum = epoch, 0, 0.0
+        state.epoch, state.step, state.loss_sum, state.epoch_seconds = epoch, 0, 0.0, 0.0
         if scores:
-            self.last_scores = scores
-            self._keep_if_best(scores, epoch)
+            self._choose(scores, on_event)
             on_event(_worst_case(scores))
-        self._write_history(on_event)
-        if epoch % plan.save_every == 0 and epoch < plan.epochs:
-            self.save_model(self.files.at_epoch(epoch), self.average, epoch, scores)
-        self.save_resume_file()
-        on_event(EpochDone(epoch, plan.epochs, dict(row), self.seconds_left()))
+            reason = reason or self._gains_nothing(on_event)
+        self._keep_history(on_event)
+        if epoch % plan.save_every == 0 and not reason:
+            self._keep_model(epoch, scores, on_event)
+        self._save_state(on_event)
+        on_event(EpochDone(epoch, self.epochs, dict(row), self.seconds_left()))
+        return reason
 
-    def _write_history(self, on_event: Listener) -> None:
-        """A history that is open in Excel must not end the training; it is written whole after the next epoch."""
-        try:
-            write_history(self.files.history, self.state.history, self.labels)
-        except OutOfSpaceError:
-            raise
-        except ExportError as error:
-            on_event(
-                Message(
-                    f"{error} Training goes on; the history is written again after the next epoch.", "warning"
-                )
+    def _end(self, on_event: Listener, stop: StopFlag) -> None:
+        """Looks at the validation scans once more if anything was learned since, and saves the last models."""
+        state = self.state
+        self._save_state(on_event, always=True)
+        if state.steps_done:
+            if self.choice.seen_step != state.steps_done and (scores := self._look(None)):
+                self._choose(scores, on_event, only_now=not state.finished)
+            if state.epoch > 0:
+                self._keep_model(state.epoch, self.last_scores, on_event, later=True)
+            if not self.choice.best_epoch and not self.validation:
+                self._keep_best(self._average_now(), state.epoch, None, on_event)
+        if state.finished:
+            self._save_state(on_event, always=True)
+        self.keeper.finish(on_event, stop)
+
+    # --- validating and choosing --------------------------------------------------------------------------------------
+
+    def _look(self, stop: StopFlag | None) -> Scores | None:
+        """Scores the scans kept back; fewer slices or windows at a time where the memory is too small."""
+        if not self.validation:
+            return None
+        while True:
+            try:
+                return validate(self.predictor, self.validation, self.labels, stop)
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or self.predictor.batch_size == 1:
+                    raise
+            self.predictor = replace(self.predictor, batch_size=1)
+
+    def _choose(self, scores: Scores, on_event: Listener, only_now: bool = False) -> None:
+        """Keeps the model if it is the best so far.
+
+        With ``only_now`` the file alone is changed, not what the run goes on from: a stop must not leave a trace in it.
+        """
+        state = self.state
+        self.last_scores = scores
+        choice = BestModel.from_dict(self.choice.to_dict()) if only_now else self.choice
+        if not choice.look(scores.mean, state.epoch, state.steps_done) and not self.plan.keep_last:
+            return
+        weights = self._average_now()
+        if not only_now:
+            state.best, self.best_scores = weights, scores
+        self._keep_best(weights, state.epoch, scores, on_event)
+
+    def _gains_nothing(self, on_event: Listener) -> str:
+        state, choice = self.state, self.choice
+        if not self.plan.early_stopping or not choice.is_over(state.steps_done, self.schedule.total_steps):
+            return ""
+        since = (state.steps_done - choice.gained_step) // len(self.batches)
+        on_event(
+            Message(
+                f"The validation scans have not come out better for {since} epochs (best: mean Dice {choice.best_dice:.3f} at epoch "
+                f"{choice.best_epoch}), so training ends here. early_stopping = False trains all {self.epochs} epochs."
             )
+        )
+        return "early"
 
-    def _keep_if_best(self, scores: Scores, epoch: int) -> None:
-        self.state.validated_steps = self.state.steps_done
-        if self.plan.keep_last or scores.mean >= self.state.best_dice:
-            self.state.best_dice, self.state.best_epoch = scores.mean, epoch
-            self.save_model(self.files.best, self.average, epoch, scores)
+    # --- time ---------------------------------------------------------------------------------------------------------
 
-    # --- helpers ------------------------------------------------------------------------------------------------------
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run as planned now; a last one that is cut short counts."""
+        left = max(0, self.schedule.total_steps - self.state.steps_done)
+        return self.state.epoch + math.ceil((self.state.step + left) / len(self.batches))
 
-    def progress(self) -> float:
-        """How much of the run is done, 0 to 1: by steps, or by time where the time limit comes first."""
-        share = self.state.steps_done / (self.plan.epochs * len(self.batches))
-        if self.plan.time_limit_seconds:
-            share = max(share, self.elapsed() / self._usable_seconds())
-        return min(1.0, share)
+    def _planned_schedule(self) -> Schedule:
+        if self.plan.schedule:
+            return Schedule.from_dict(self.plan.schedule.to_dict())  # a copy: it changes as the run goes on
+        steps = len(self.batches)
+        total = self.plan.epochs * steps
+        return Schedule(total, steps, self.plan.time_limit_seconds, total)
 
     def learning_rate(self) -> float:
-        """Rises for the first few steps, then falls to 0 along a half cosine (Loshchilov & Hutter 2017)."""
-        progress = self.progress()
-        rise = min(1.0, (progress + 1e-4) / WARM_UP_SHARE)
-        return self.plan.learning_rate * rise * max(1e-3, 0.5 * (1 + math.cos(math.pi * progress)))
+        """Size of the next step."""
+        return self.schedule.learning_rate(self.state.steps_done, self.plan.learning_rate)
 
     def elapsed(self) -> float:
         """Seconds trained so far, over all sittings."""
-        return time.monotonic() - self.started
-
-    def _usable_seconds(self) -> float:
-        limit = self.plan.time_limit_seconds or math.inf
-        return max(0.5 * limit, limit - self.plan.reserve_seconds)
-
-    def time_is_up(self) -> bool:
-        """Whether the time limit is reached, leaving what is needed to validate and save. One step is always done."""
-        return self.state.steps_done > 0 and self.elapsed() >= self._usable_seconds()
+        return self.clock() - self.started
 
     def seconds_left(self) -> float:
         """Expected seconds to the end."""
-        progress = self.progress()
-        by_speed = self.elapsed() * (1 - progress) / progress if progress > 0 else math.nan
-        return max(0.0, by_speed)
+        steps, limit = self.state.steps_done, self.plan.time_limit_seconds
+        pace = self.schedule.seconds_per_step or self.elapsed() / max(1, steps)
+        left = (self.schedule.total_steps - steps) * pace
+        return max(0.0, left if limit is None else min(left, limit - self.elapsed()))
 
-    def save_resume_file(self, always: bool = False) -> None:
-        """Writes NAME_last.ckpt."""
-        started = time.monotonic()
-        if not always and started < self.next_save:
+    def _reason_to_end(self) -> str:
+        """Returns "", "finished" or "time limit". One step is always done."""
+        state, schedule, limit = self.state, self.schedule, self.schedule.time_limit_seconds
+        if state.steps_done >= schedule.total_steps:
+            shortened = schedule.most_steps is not None and schedule.total_steps < schedule.most_steps
+            return "time limit" if limit and shortened else "finished"
+        if (
+            limit
+            and state.steps_done
+            and self.elapsed() >= max(0.5 * limit, limit - self.plan.reserve_seconds)
+        ):
+            return "time limit"
+        return ""
+
+    def _replan(self) -> None:
+        limit = self.schedule.time_limit_seconds
+        if limit:
+            reserve = min(self.plan.reserve_seconds, 0.5 * limit)
+            self.schedule.replan(self.state.steps_done, self.elapsed(), reserve)
+
+    def _take_more_epochs(self, on_event: Listener, stop: StopFlag) -> bool:
+        more = stop.take_more_epochs()
+        if more:
+            self.schedule.extend(self.state.steps_done, more * len(self.batches))
+            self.state.finished = ""
+            on_event(Message(f"{more} more epochs: {self.epochs} in all."))
+        return bool(more)
+
+    def _between_steps(self, on_event: Listener) -> None:
+        share = max(1, round(REPLAN_SHARE * self.schedule.total_steps))
+        if self.state.steps_done % share == 0:
+            self._replan()
+        if self.clock() - self.saved >= max(MOST_LOST_SECONDS, self.saving_seconds / SAVING_SHARE):
+            self._save_state(on_event)
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what the resume file holds."""
+        self.state = State(**{key: state[key] for key in State.__dataclass_fields__ if key in state})
+        self.network.load_state_dict(self.state.network)
+        self.mean.network.load_state_dict(self.state.average)
+        self.optimizer.load_state_dict(self.state.optimizer)
+        self.fabric.strategy.precision.load_state_dict(self.state.scaler)
+        self.choice = BestModel.from_dict(self.state.choice)
+        self.schedule = Schedule.from_dict(self.state.schedule)
+        self.learner.parts, self.learner.bad_steps = self.state.parts, self.state.bad_steps
+        self._plan_other_end()
+
+    def _plan_other_end(self) -> None:
+        """The user may ask a run that goes on for other epochs or another time limit than before."""
+        state, plan, schedule = self.state, self.plan, self.schedule
+        if state.asked == [plan.epochs, plan.time_limit_seconds]:
             return
-        self.state.elapsed_seconds = self.elapsed()
-        self.state.network = self.network.state_dict()
-        self.state.average = self.average.state_dict()
-        self.state.optimizer = self.optimizer.state_dict()
-        save_checkpoint(self.files.last, {**self.extra, "state": dict(self.state.__dict__)})
-        self.next_save = time.monotonic() + (time.monotonic() - started) / SAVING_SHARE
+        state.asked, state.finished = [plan.epochs, plan.time_limit_seconds], ""
+        left = max(0, (plan.epochs - state.epoch) * len(self.batches) - state.step)
+        total = state.steps_done + left
+        most = None if plan.schedule and plan.schedule.most_steps is None else total
+        if plan.time_limit_seconds and schedule.seconds_per_step:
+            seconds = plan.time_limit_seconds - state.elapsed_seconds - plan.reserve_seconds
+            fitting = state.steps_done + max(0, int(seconds / schedule.seconds_per_step))
+            total = fitting if most is None else min(most, fitting)
+        schedule.change(state.steps_done, total, plan.time_limit_seconds, most)
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        # A short memory at first, so that the random start is forgotten.
-        decay = min(AVERAGE_DECAY, self.state.steps_done / (self.state.steps_done + 10))
-        current = self.network.state_dict()
-        for name, mean in self.average.state_dict().items():
-            value = current[name].detach()
-            if mean.dtype.is_floating_point:
-                mean.lerp_(value.to(mean.dtype), 1 - decay)
-            else:
-                mean.copy_(value)
+    def _save_state(self, on_event: Listener, always: bool = False) -> None:
+        """Writes NAME_last.ckpt, and what could not be written before."""
+        self.keeper.try_again(on_event)
+        started = self.clock()
+        if not always and started - self.saved < min(self.saving_seconds / SAVING_SHARE, MOST_LOST_SECONDS):
+            return
+        self.keeper.keep(self.files.last, self._write_state, on_event)
+        self.saved = self.clock()
+        self.saving_seconds = self.saved - started
+
+    def _write_state(self) -> None:
+        state = self.state
+        state.elapsed_seconds = self.elapsed()
+        state.network = self.network.state_dict()
+        state.average = self.mean.network.state_dict()
+        state.optimizer = self.optimizer.state_dict()
+        state.scaler = self.fabric.strategy.precision.state_dict()
+        state.schedule, state.choice = self.schedule.to_dict(), self.choice.to_dict()
+        state.parts, state.bad_steps = self.learner.parts, self.learner.bad_steps
+        # A damaged file must not take the place of the sound one before it.
+        sound = self.last_is_sound or is_sound(self.files.last)
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        content = {**self.extra, "saved": now, "state": dict(state.__dict__)}
+        save_checkpoint(self.files.last, content, keep_previous=sound)
+        self.last_is_sound = True
+
+    def _keep_history(self, on_event: Listener) -> None:
+        path = self.files.history
+        self.keeper.keep(path, lambda: write_history(path, self.state.history, self.labels), on_event)
+
+    def _keep_model(self, epoch: int, scores: Scores | None, on_event: Listener, later: bool = False) -> None:
+        path = self.files.at_epoch(epoch)
+        self.keeper.keep(
+            path, lambda: self.save_model(path, self.mean.network, epoch, scores), on_event, later=later
+        )
+
+    def _keep_best(
+        self, weights: dict[str, torch.Tensor], epoch: int, scores: Scores | None, on_event: Listener
+    ) -> None:
+        path, network = self.files.best, _Weights(weights)
+        self.keeper.keep(path, lambda: self.save_model(path, network, epoch, scores), on_event)
+
+    def _put_best_in_place(self, on_event: Listener) -> None:
+        """After a stop the file of the best model may hold what the stop looked at: the run's own best comes back."""
+        if self.state.best:
+            self._keep_best(self.state.best, self.choice.best_epoch, self.best_scores, on_event)
+
+    def _average_now(self) -> dict[str, torch.Tensor]:
+        return {
+            name: tensor.detach().cpu().clone() for name, tensor in self.mean.network.state_dict().items()
+        }
+
+
+class _Weights:
+    """Weights that are saved like a network's."""
+
+    def __init__(self, weights: dict[str, torch.Tensor]) -> None:
+        self._weights = weights
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights."""
+        return self._weights
+
+
+def wants_more(state: Mapping[str, Any], plan: LoopPlan) -> bool:
+    """Whether a plan asks a run that stands at ``state`` (of its resume file) to go on."""
+    limit = plan.time_limit_seconds
+    if not state["finished"]:
+        return True
+    epochs_before, limit_before = state["asked"]
+    more_epochs = plan.epochs > state["epoch"]
+    more_time = (
+        limit is None or limit > state["elapsed_seconds"] * (1 + LEAST_MORE_SHARE) + LEAST_MORE_SECONDS
+    )
+    if state["finished"] == "time limit":
+        return more_epochs and more_time
+    if state["finished"] == "early" and not plan.early_stopping:
+        return more_epochs
+    longer = limit_before is not None and more_time and (limit is None or limit > limit_before)
+    return more_epochs and (plan.epochs > epochs_before or longer)
 
 
 def _fabric(plan: LoopPlan) -> Fabric:
