@@ -15,9 +15,9 @@ from autoseg_lib.settings import AUTO
 from autoseg_lib.train.choosing import Chooser
 from autoseg_lib.train.defaults import (
     FEWEST_SLICES_3D,
+    LARGEST_PATCH_SHARE_2D,
     LARGEST_SCAN,
     LARGEST_SIDE,
-    LARGEST_PATCH_SHARE_2D,
     MOST_ANISOTROPY_3D,
     PATCH_ENCODERS_2D,
     PATCH_NETWORKS_2D,
