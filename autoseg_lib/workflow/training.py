@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import functools
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from autoseg_lib.data.split import Split
-from autoseg_lib.errors import SettingsError
+from autoseg_lib.errors import AutosegError, SettingsError
 from autoseg_lib.events import EpochDone, Event, Listener, Message, Progress, StopFlag, nobody
 from autoseg_lib.networks.model_file import save_model
 from autoseg_lib.networks.registry import number_of_weights
@@ -66,6 +67,7 @@ FREE_TO_CHANGE = (
     "early_stopping",
     "cache",
     "tensorboard",
+    "learning_curve",
 )
 
 
@@ -150,6 +152,7 @@ def prepare_training(
     *,
     split: Split | None = None,
     like: dict[str, Any] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> PreparedTraining:
     """Plans the training and reads the data into memory, or finds the run that is to be continued.
 
@@ -160,6 +163,7 @@ def prepare_training(
         machine: the computer; None looks.
         split: what to learn from and what to keep back, where that is decided already (folds).
         like: settings as used by another run that a new run should take over wherever "auto" leaves it open.
+        clock: gives seconds; what the computer's speed is measured with.
 
     Raises:
         DataError: the data check found errors.
@@ -178,7 +182,7 @@ def prepare_training(
     minutes = 0.0
     if run.state != "finished":
         on_event(Progress("Measuring how quick this computer is", 0, 1))
-        speed = measure_speed(plan, network, train_set, validation)
+        speed = measure_speed(plan, network, train_set, validation, clock=clock)
         network = initial_network(plan, resumed=begun)  # the timed one has learned already
         if checkpoint is None:
             plan = _plan_in_time(run, speed, study, machine, split)
@@ -296,11 +300,16 @@ def _summary(plan: Plan, network: nn.Module, minutes: float, state: str) -> str:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
+class HurriedStop(AutosegError):  # noqa: N818 - no error: the run goes on later
+    """A run was saved because this process is about to be ended."""
+
+
 def train(
     prepared: PreparedTraining,
     on_event: Listener = nobody,
     stop: StopFlag | None = None,
     team: Team = ALONE,
+    clock: Callable[[], float] = time.monotonic,
 ) -> TrainingResult:
     """Trains, or goes on with an interrupted run, or shows a finished one.
 
@@ -309,10 +318,12 @@ def train(
         on_event: hears the progress; also gets the line for every ``print_checkpoint`` epochs.
         stop: set to save and end; of several processes any one's counts.
         team: the processes that train together; the first one writes the files and finds the result.
+        clock: gives seconds; what the time limit is kept by.
 
     Raises:
         ModelError: training became unstable or memory ran out.
         ExportError: files cannot be written.
+        HurriedStop: it was stopped in a hurry (``stop.in_a_hurry``); all is saved, nothing was looked at.
     """
     plan, study = prepared.plan, prepared.study
     if prepared.state == "finished" and prepared.checkpoint:
@@ -326,13 +337,19 @@ def train(
         "versions": versions(),
     }
     save = functools.partial(_save_model, plan, study)
-    trainer = make_trainer(plan, prepared.network, prepared.train_set, prepared.validation, save, extra)
+    trainer = make_trainer(
+        plan, prepared.network, prepared.train_set, prepared.validation, save, extra, team, clock
+    )
     if prepared.checkpoint:
         trainer.restore(prepared.checkpoint["state"])
     if plan.settings.tensorboard and team.is_first:
         on_event = TensorboardLog(plan.files.tensorboard, on_event)
     listener = _with_progress_lines(on_event, plan, trainer)
     reason = trainer.fit(listener, stop or StopFlag())
+    if trainer.hurried:
+        raise HurriedStop(
+            f"Saved after {trainer.state.epoch} of {trainer.epochs} epochs. Start the same training again to go on."
+        )
     worst = trainer.loss.worst
     return team.first_does(lambda: training_result(plan, study, reason, on_event, worst_loss=worst))
 

@@ -31,9 +31,7 @@ TrainSet = SliceDataset | SlicePatches | PatchDataset
 MOST_KEPT_GB = 1.0
 
 
-def prepare_data(
-    study: Study, plan: Plan, on_event: Listener
-) -> tuple[TrainSet, Sequence[ValidationScan]]:
+def prepare_data(study: Study, plan: Plan, on_event: Listener) -> tuple[TrainSet, Sequence[ValidationScan]]:
     """Brings the training scans onto the network's grid; the scans looked at while training stay as they are.
 
     Raises:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from autoseg_lib.infer.predictor import Predictor
 from autoseg_lib.losses.registry import build_loss
 from autoseg_lib.networks.pretrained import fetch_encoder_weights
 from autoseg_lib.networks.registry import build_network, output_weights
+from autoseg_lib.train.distributed import ALONE, Team
 from autoseg_lib.train.loop import Trainer
 from autoseg_lib.train.planning import Plan
 from autoseg_lib.train.starting import FrozenEncoder, read_start, start_network, start_sentence
@@ -65,7 +68,14 @@ def make_run_predictor(plan: Plan, network: nn.Module, device: str) -> Predictor
 
 
 def make_trainer(
-    plan: Plan, network: nn.Module, train_set: Any, validation: Any, save: Any, extra: Any
+    plan: Plan,
+    network: nn.Module,
+    train_set: Any,
+    validation: Any,
+    save: Any,
+    extra: Any,
+    team: Team = ALONE,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Trainer:
     """Returns the trainer of a run; see Trainer."""
     return Trainer(
@@ -78,6 +88,8 @@ def make_trainer(
         labels=plan.labels,
         save_model=save,
         checkpoint_extra=extra,
+        team=team,
+        clock=clock,
         loss=build_loss(
             plan.loop.loss,
             output_weights=output_weights(plan.network),

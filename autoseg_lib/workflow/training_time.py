@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,6 +62,7 @@ def measure_speed(
     train_set: TrainSet,
     validation: Sequence[ValidationScan],
     seconds: float | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Speed:
     """Times some steps and one look at a validation scan; changes the network's weights.
 
@@ -71,14 +72,15 @@ def measure_speed(
         train_set: the real data.
         validation: scans looked at while training.
         seconds: how long measuring may take; None: as the defaults say. One step is always timed.
+        clock: gives seconds.
     """
     seconds = measuring_seconds(plan) if seconds is None else seconds
-    begun = time.perf_counter()
+    begun = clock()
     trainer = make_trainer(
         replace(plan, loop=replace(plan.loop, num_workers=0)), network, train_set, (), None, {}
     )
-    look = _time_look(trainer, plan, validation, seconds)
-    data, whole = _time_steps(trainer, plan, train_set, begun + seconds)
+    look = _time_look(trainer, plan, validation, seconds, clock)
+    data, whole = _time_steps(trainer, plan, train_set, begun + seconds, clock)
     step, prepare = float(np.median(whole)), float(np.median(data))
     if plan.loop.num_workers:  # helper processes prepare images while the device computes
         step = max(step - prepare, prepare / plan.loop.num_workers)
@@ -92,36 +94,42 @@ def measuring_seconds(plan: Plan) -> float:
 
 
 def _time_steps(
-    trainer: Trainer, plan: Plan, train_set: TrainSet, until: float
+    trainer: Trainer, plan: Plan, train_set: TrainSet, until: float, clock: Callable[[], float]
 ) -> tuple[list[float], list[float]]:
     """Seconds of preparing a batch, and of the whole step, for each timed step."""
     data, whole = [], []
     trainer.network.train()
     batch, samples = plan.loop.batch_size, len(train_set)
     for number in range(ENOUGH_STEPS + 1):
-        clock = time.perf_counter()
+        started = clock()
         keys = [(0, (number * batch + i) % samples) for i in range(batch)]
         images = default_collate([train_set[key] for key in keys])
-        prepared = time.perf_counter()
+        prepared = clock()
         trainer.train_step(images, nobody)
-        done = time.perf_counter()
+        done = clock()
         if number > 0 or done > until:
-            data.append(prepared - clock)
-            whole.append(done - clock)
+            data.append(prepared - started)
+            whole.append(done - started)
         if done > until:
             break
     return data, whole
 
 
-def _time_look(trainer: Trainer, plan: Plan, validation: Sequence[ValidationScan], seconds: float) -> float:
+def _time_look(
+    trainer: Trainer,
+    plan: Plan,
+    validation: Sequence[ValidationScan],
+    seconds: float,
+    clock: Callable[[], float],
+) -> float:
     """Seconds of looking at one scan; the second time where the first, which sets up the arithmetic, was quick."""
     if not validation:
         return 0.0
     took = math.inf
     for _ in range(2):
-        clock = time.perf_counter()
+        started = clock()
         score_case(trainer.predictor, validation[len(validation) // 2], plan.labels)
-        took = min(took, time.perf_counter() - clock)
+        took = min(took, clock() - started)
         if took > seconds / 5:
             break
     return took
