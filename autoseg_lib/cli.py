@@ -21,7 +21,16 @@ from typing import Any, NoReturn
 
 from autoseg_lib import __version__
 from autoseg_lib.errors import AutosegError, SettingsError
-from autoseg_lib.events import EpochDone, Event, Message, Progress, StepDone, StopFlag, TrainingStopped
+from autoseg_lib.events import (
+    EpochDone,
+    Event,
+    FoldStarted,
+    Message,
+    Progress,
+    StepDone,
+    StopFlag,
+    TrainingStopped,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -287,13 +296,13 @@ def _train(options: argparse.Namespace) -> int:
     if place.world > 1:
         # torch warns in technical terms about what is meant to be so; it reads this when it is imported.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from autoseg_lib.system import device_name
-    from autoseg_lib.train.distributed import training_team
-    from autoseg_lib.workflow.together import check_together, prepare_together
-    from autoseg_lib.workflow.training import train
-
     speaks = place.rank == 0
     with Terminal(speaks) as terminal, StopOnSignals(speaks) as stop:
+        # Here, so that a signal that comes while they are loaded is heard.
+        from autoseg_lib.system import device_name
+        from autoseg_lib.train.distributed import training_team
+        from autoseg_lib.workflow.together import check_together
+
         if hint := forgotten_srun(os.environ):
             terminal.line(hint)
         with training_team(place, device_name()) as team:
@@ -301,13 +310,28 @@ def _train(options: argparse.Namespace) -> int:
             for line in study.report.lines():
                 terminal.line(line)
             study.require_sound()
-            prepared = prepare_together(study, Path.cwd(), terminal, team=team)
-            for line in prepared.lines():
-                terminal.line(line)
-            result = train(prepared, terminal, stop, team)
+            result = _train_study(study, place.world, terminal, stop, team)
     if speaks:
         _print("\n".join(result.lines()))
     return stop.exit_code if result.reason == "stopped" and speaks else 0
+
+
+def _train_study(study: Any, processes: int, terminal: Terminal, stop: StopFlag, team: Any) -> Any:
+    """Prepares, says what will be done, trains."""
+    from autoseg_lib.workflow.runs import prepare_run, require_one_run, train_run
+    from autoseg_lib.workflow.together import prepare_together
+    from autoseg_lib.workflow.training import train
+
+    if processes == 1:
+        prepared = prepare_run(study, Path.cwd(), terminal)
+        for line in prepared.lines():
+            terminal.line(line)
+        return train_run(prepared, terminal, stop)
+    require_one_run(study.settings)
+    shared = prepare_together(study, Path.cwd(), terminal, team=team)
+    for line in shared.lines():
+        terminal.line(line)
+    return train(shared, terminal, stop, team)
 
 
 def _segment(options: argparse.Namespace) -> int:
@@ -513,6 +537,7 @@ class StopOnSignals(StopFlag):
         if self.is_set():
             return
         self._first = time.monotonic()
+        self.in_a_hurry = number != signal.SIGINT
         if number == getattr(signal, "SIGUSR1", None):
             self.exit_code, why = EXIT_START_AGAIN, "the time is nearly up: "
         elif number == signal.SIGINT:
@@ -551,6 +576,8 @@ class Terminal:
             self._progress(event)
         elif isinstance(event, Message):
             self.line(("⚠ " if event.level == "warning" else "") + event.text)
+        elif isinstance(event, FoldStarted):
+            self.line(f"Fold {event.fold} of {event.folds}")
         elif isinstance(event, StepDone):
             self._redraw(
                 f"epoch {event.epoch}: step {event.step} of {event.steps}, Dice loss {event.loss:.3f}"

@@ -56,10 +56,9 @@ from autoseg_lib.workflow.checking import Study, model_folder
 from autoseg_lib.workflow.finished import choose_run_folder
 from autoseg_lib.workflow.preview import preview_batch
 from autoseg_lib.workflow.run_history import find_history
+from autoseg_lib.workflow.runs import PreparedRun, prepare_run, train_run
 from autoseg_lib.workflow.segmenting import SegmentResult, find_model, list_models
 from autoseg_lib.workflow.segmenting import segment as segment_folder
-from autoseg_lib.workflow.training import PreparedTraining, prepare_training
-from autoseg_lib.workflow.training import train as train_prepared
 from autoseg_lib.workflow.training_result import TrainingResult
 
 # Libraries' own remarks are for developers and would bury what is said to the user; the command line shows them.
@@ -77,7 +76,7 @@ class _Settings:
     main: dict[str, Any] = field(default_factory=dict)
     advanced: dict[str, Any] = field(default_factory=dict)
     spot: Spot = field(default_factory=Spot)
-    used: PreparedTraining | None = None
+    used: PreparedRun | None = None
     live: LiveTraining | None = None
 
 
@@ -188,14 +187,14 @@ def _example(bar: ProgressBar) -> ExampleStudy:
 
 
 @plainly
-def preview(study: Study) -> PreparedTraining:
+def preview(study: Study) -> PreparedRun:
     """Prepares the training and shows the first batch, as stored and as the network sees it.
 
     Args:
         study: of the data check.
     """
     bar = ProgressBar()
-    prepared = prepare_training(study, project_folder(), bar)
+    prepared = prepare_run(study, project_folder(), bar)
     bar.end()
     _training.spot.show_html(choices_html(prepared.plan.choices))
     BatchGrid(lambda number: preview_batch(prepared, number)).show()
@@ -203,7 +202,7 @@ def preview(study: Study) -> PreparedTraining:
 
 
 @plainly
-async def train(prepared: PreparedTraining) -> TrainingResult:
+async def train(prepared: PreparedRun) -> TrainingResult:
     """Trains with a live view; the stop button, and Interrupt, save and keep what was learned.
 
     At the end a button trains ten more epochs, into the same outputs; ``run`` and the cells below are filled anew.
@@ -222,14 +221,14 @@ async def train(prepared: PreparedTraining) -> TrainingResult:
         show_html(note_html("info", "\n".join(text for text in (prepared.found, prepared.summary) if text)))
     live = LiveTraining(prepared.plan.labels, lambda result, epochs: _longer(prepared, result, epochs))
     _training.live = live
-    result = await live.run(lambda on_event, stop: train_prepared(prepared, on_event, stop))
+    result = await live.run(lambda on_event, stop: train_run(prepared, on_event, stop))
     live.follow("run", lambda longer: set_variable("run", longer))
     return result
 
 
-def _prepare_again(prepared: PreparedTraining) -> PreparedTraining:
+def _prepare_again(prepared: PreparedRun) -> PreparedRun:
     bar = ProgressBar()
-    again = prepare_training(_to_go_on(prepared.study), project_folder(), bar)
+    again = prepare_run(_to_go_on(prepared.study), project_folder(), bar)
     bar.end()
     return again
 
@@ -240,7 +239,7 @@ def _to_go_on(study: Study, **changes: Any) -> Study:
     return replace(study, settings=replace(settings, resume=AUTO) if settings.resume is False else settings)
 
 
-def _longer(prepared: PreparedTraining, result: TrainingResult, epochs: int) -> Work:
+def _longer(prepared: PreparedRun, result: TrainingResult, epochs: int) -> Work:
     """Trains so many epochs more than were done; 0: goes on to the planned end."""
     changes: dict[str, Any] = {}
     if epochs:
@@ -248,9 +247,9 @@ def _longer(prepared: PreparedTraining, result: TrainingResult, epochs: int) -> 
     study = _to_go_on(prepared.study, **changes)
 
     def work(on_event: Listener, stop: StopFlag) -> TrainingResult:
-        again = prepare_training(study, project_folder(), on_event)
+        again = prepare_run(study, project_folder(), on_event)
         _training.used = prepared  # running the cell again looks for the run anew
-        return train_prepared(again, on_event, stop)
+        return train_run(again, on_event, stop)
 
     return work
 

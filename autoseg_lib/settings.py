@@ -388,6 +388,9 @@ class TrainSettings:
         AUTO, _or_auto(_one_of("ram", "disk")), "where prepared scans are kept while training"
     )
     tensorboard: bool = _setting(False, _flag, "also write logs for TensorBoard")
+    learning_curve: bool = _setting(
+        False, _flag, "afterwards train on a half and a quarter too: what would more labelled scans bring?"
+    )
     patient_pattern: Any = _setting(
         None, _optional(_text), "regular expression that finds the patient in a file name"
     )

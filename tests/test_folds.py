@@ -29,13 +29,14 @@ from tests.helpers.studies import write_png_study
 CPU = Machine(device="cpu", cores=2, ram_available_gb=8.0, precision="32")
 QUICK = {
     "model_filename": "cv",
-    "input_shape": 64,
+    "input_shape": 32,
     "epochs": 2,
     "batch_size": 4,
     "labels_list": ["bright", "dark"],
     "patient_pattern": r"p\d+",
     "spacing_mm": 1.5,
     "folds": 3,
+    "network": "light_unet",
 }
 ENDINGS = ("_best.safetensors", "_history.csv", "_last.ckpt", "_report.json", "_settings.yaml")
 
@@ -43,7 +44,7 @@ ENDINGS = ("_best.safetensors", "_history.csv", "_last.ckpt", "_report.json", "_
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Six patients with two slices each."""
-    return write_png_study(tmp_path / "étude cv", patients=6, slices=2)
+    return write_png_study(tmp_path / "étude cv", patients=6, slices=2, size=32)
 
 
 def prepare(folder: Path, **changes: object) -> PreparedFolds:
@@ -166,7 +167,7 @@ def test_all_folds_prepare_their_scans_alike(folder: Path) -> None:
 
 
 def test_killed_within_the_second_fold_it_goes_on_there_to_the_same_end(folder: Path, tmp_path: Path) -> None:
-    whole = write_png_study(tmp_path / "whole", patients=6, slices=2)
+    whole = write_png_study(tmp_path / "whole", patients=6, slices=2, size=32)
     run(whole)
     seen: list[Event] = []
 

@@ -18,7 +18,9 @@ from autoseg_lib.train.validate import CaseScore
 from autoseg_lib.viz.figures import area_plot, curves
 from autoseg_lib.viz.html import css, note_html, picture_html, render, table_html
 from autoseg_lib.widgets.dashboard import dice_table
+from autoseg_lib.widgets.folds_view import folds_html
 from autoseg_lib.widgets.pictures import beside, encode_jpg
+from autoseg_lib.workflow.folds_result import FoldsResult
 from autoseg_lib.workflow.reasons import Answer
 from autoseg_lib.workflow.run_history import RunHistory
 from autoseg_lib.workflow.segmenting import SegmentResult
@@ -77,8 +79,9 @@ def performance_html(run: TrainingResult) -> Markup:
     """Returns the verdict, curves, scores per ROI, what would make it better, and the best and worst scans."""
     labels = LabelTable(run.roi_names)
     parts = [note_html(_kind(run), " ".join(text for text in (run.verdict, run.interval) if text))]
-    if run.ending:
-        parts.append(note_html("info", run.ending))
+    parts += [note_html("info", text) for text in (run.ending, run.outlook) if text]
+    if isinstance(run, FoldsResult):
+        parts.append(folds_html(run))
     if run.history:
         parts.append(picture_html(curves(run.history, labels, run.worst_loss), "curves of the training"))
     if run.scores is not None:

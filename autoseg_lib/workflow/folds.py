@@ -16,7 +16,7 @@ from typing import Any
 from autoseg_lib.data.split import Split, split_folds
 from autoseg_lib.errors import SettingsError
 from autoseg_lib.events import FoldStarted, Listener, Message, StopFlag, nobody
-from autoseg_lib.settings import AUTO, read_settings_file, to_table
+from autoseg_lib.settings import AUTO, TrainSettings, read_settings_file, to_table
 from autoseg_lib.train.files import RunFiles, write_yaml
 from autoseg_lib.train.machine import Machine, find_machine
 from autoseg_lib.train.planning import Plan, choose_dimension, default_name
@@ -32,9 +32,9 @@ _OWN_TO_EACH_FOLD = ("model_filename", "print_checkpoint", "save_checkpoint", "r
 _SMALLEST_SHARE = 0.2
 
 
-def wants_folds(study: Study) -> bool:
+def wants_folds(settings: TrainSettings) -> bool:
     """Whether the settings ask for several folds."""
-    return study.settings.folds not in (AUTO, 1)
+    return settings.folds not in (AUTO, 1)
 
 
 @dataclass(frozen=True)

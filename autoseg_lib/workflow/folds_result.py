@@ -19,7 +19,7 @@ from autoseg_lib.train.files import RunFiles, read_history, write_report
 from autoseg_lib.train.planning import Plan
 from autoseg_lib.train.validate import CaseScore, Scores
 from autoseg_lib.workflow.checking import Study
-from autoseg_lib.workflow.final_scores import ShownScan, extremes, final_scores, mean_with_interval
+from autoseg_lib.workflow.final_scores import EXTREMES, ShownScan, extremes, final_scores, mean_with_interval
 from autoseg_lib.workflow.fold_scores import write_fold_scores
 from autoseg_lib.workflow.methods_text import methods_paragraph
 from autoseg_lib.workflow.model_metadata import model_metadata, rounded
@@ -97,7 +97,17 @@ class FoldsResult(TrainingResult):
         """How many folds are done, and how long they took."""
         done = ENDINGS.get(self.reason, "Training has ended")
         count = f"{len(self.fold_lines)} of {self.folds} folds" if self.reason != "stopped" else self._so_far
-        return f"{done}: {count}, {self.epochs_done} epochs in {self.seconds / 60:.1f} minutes in all."
+        return f"{done}: {count}, {counted(self.epochs_done, 'epoch')} each, in {self.seconds / 60:.1f} minutes in all."
+
+    @property
+    def best_cases(self) -> tuple[CaseScore, ...]:
+        """The up to three best scans that there are pictures of, best first."""
+        return tuple(case for case in super().best_cases if case.image.size)
+
+    @property
+    def worst_cases(self) -> tuple[CaseScore, ...]:
+        """The up to three worst scans that there are pictures of, worst first."""
+        return tuple(case for case in super().worst_cases if case.image.size)
 
     @property
     def _so_far(self) -> str:
@@ -128,7 +138,7 @@ class FoldsResult(TrainingResult):
                 f"{name:<32} {dice:>6} {sd:>6} {interval:>16} {scans:>6}"
                 for name, dice, sd, interval, scans in self.interval_table()
             ]
-        lines += [text for text in (self.split_text, self.verdict, self.ending) if text]
+        lines += [text for text in (self.split_text, self.verdict, self.ending, self.outlook) if text]
         lines += [f"- {a.question} {a.found} {a.advice}" for a in self.answers if a.applies]
         if self.model_path:
             lines.append(f"Model: {self.model_path}")
@@ -170,13 +180,13 @@ def put_together(
     if not done:
         return _nothing_yet(study, files, splits)
     plan = _whole_plan(study, files, splits, done)
+    done, shown = _with_pictures(study, done, on_event)
     scores = Scores(tuple(case for fold in done.values() for case in fold.cases)) if _scored(done) else None
     order = [i for number in done for i in splits[number - 1].validation] if scores else []
     facts = study.report.facts
     means = mean_with_interval(scores, [facts[i].patient for i in order]) if scores else None
     lines = tuple(_line(number, fold) for number, fold in done.items())
     seconds = sum(fold.seconds for fold in done.values())
-    epochs = sum(len(fold.history) for fold in done.values())
     reason = _reason(done, all_done)
     missing = not files.best.is_file()
     if missing or not already:
@@ -191,8 +201,8 @@ def put_together(
         name=files.name,
         reason=reason,
         model_path=files.best,
-        epochs_done=epochs,
-        epochs=epochs,
+        epochs_done=max(line.epochs for line in lines),
+        epochs=max(plan.loop.epochs, *(line.epochs for line in lines)),
         seconds=seconds,
         roi_names=plan.labels.names,
         history=history,
@@ -201,13 +211,19 @@ def put_together(
         split_text=plan.split.text,
         verdict=verdict(plan.split.kind, scores, study.report.roi_rows, slices),
         methods=methods_paragraph(
-            plan, study, scores, means, weights=weights, epochs_done=epochs // len(done), seconds=seconds
+            plan,
+            study,
+            scores,
+            means,
+            weights=weights // len(done),
+            epochs_done=max(line.epochs for line in lines),
+            seconds=seconds,
         ),
         already_finished=already,
         ending=_speed_text(len(done)),
         answers=reasons(situation),
         means=means,
-        shown=_shown(study, done, scores, on_event),
+        shown=shown,
         worst_loss=worst_loss,
         folds=len(splits),
         fold_lines=lines,
@@ -357,29 +373,43 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(there)) if there else None
 
 
-def _shown(
-    study: Study, done: Mapping[int, FoldDone], scores: Scores | None, on_event: Listener
-) -> tuple[ShownScan, ...]:
-    """The worst and best scans of all folds; those looked at in an earlier sitting are predicted once more."""
-    if scores is None:
-        return ()
-    shown = [scan for fold in done.values() for scan in fold.shown]
-    there = {scan.name for scan in shown}
-    ordered = [case.name for case in sorted(scores.cases, key=lambda case: case.mean_dice)]
-    wanted = {*ordered[:3], *ordered[-3:]} - there
-    for fold in done.values():
-        facts = study.report.facts
+def _with_pictures(
+    study: Study, done: Mapping[int, FoldDone], on_event: Listener
+) -> tuple[dict[int, FoldDone], tuple[ShownScan, ...]]:
+    """Adds what is missing to see of the worst and best scans: those scored in an earlier sitting are predicted once more."""
+    ordered = sorted((case for fold in done.values() for case in fold.cases), key=lambda case: case.mean_dice)
+    wanted = {case.name for case in (*ordered[:EXTREMES], *ordered[-EXTREMES:]) if not case.image.size}
+    facts = study.report.facts
+    complete: dict[int, FoldDone] = {}
+    for number, fold in done.items():
         again = tuple(i for i in fold.plan.split.validation if facts[i].name in wanted)
-        if again and not fold.shown:
-            on_event(Message("Looking again at the best and worst scans of earlier folds ..."))
-            part = replace(fold.plan, split=replace(fold.plan.split, validation=again))
-            model = load_model(part.files.best, part.loop.device)
-            predictor = make_run_predictor(part, model.network, part.loop.device)
-            _, more = final_scores(
-                predictor, validation_scans(study, part), part.labels, on_event, len(again)
-            )
-            shown += more
-    return tuple(extremes(shown))
+        if again:
+            on_event(Message(f"Looking once more at the best and worst scans of fold {number} ..."))
+            fold = _look_again(study, fold, again, on_event)
+        complete[number] = fold
+    return complete, tuple(extremes([scan for fold in complete.values() for scan in fold.shown]))
+
+
+def _look_again(study: Study, fold: FoldDone, again: tuple[int, ...], on_event: Listener) -> FoldDone:
+    part = replace(fold.plan, split=replace(fold.plan.split, validation=again))
+    model = load_model(part.files.best, part.loop.device)
+    predictor = make_run_predictor(part, model.network, part.loop.device)
+    scores, shown = final_scores(predictor, validation_scans(study, part), part.labels, on_event, len(again))
+    seen = {case.name: case for case in (scores.cases if scores else ())}
+    # The scores stay those of the file: a table does not change because somebody looked again.
+    cases = tuple(
+        replace(
+            case,
+            slice_index=seen[case.name].slice_index,
+            image=seen[case.name].image,
+            truth=seen[case.name].truth,
+            prediction=seen[case.name].prediction,
+        )
+        if case.name in seen
+        else case
+        for case in fold.cases
+    )
+    return replace(fold, cases=cases, shown=shown)
 
 
 def _nothing_yet(study: Study, files: RunFiles, splits: Sequence[Split]) -> FoldsResult:

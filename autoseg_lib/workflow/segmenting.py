@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import re
 import time
 import zlib
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,7 @@ from autoseg_lib.workflow.finished import SETTINGS_WITH_PATHS, RunRows, input_ch
 from autoseg_lib.workflow.privacy import without_identity
 
 _log = logging.getLogger(__name__)
+_PART = re.compile(r"_(fold|part)\d+_best$")
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,8 @@ def find_model(settings: SegmentSettings, model_dir: Path) -> Path:
         )
     models = list_models(model_dir)
     best = [path for path, _ in models if path.stem.endswith("_best")] or [path for path, _ in models]
+    # A fold, or a part of a learning curve, is no model of its own while the one it belongs to is there.
+    best = [path for path in best if not _PART.search(path.stem)] or best
     if not best:
         raise ModelError(
             f"no model was found in '{model_dir}'. Train one with train.ipynb first, or set model_filename."
@@ -285,6 +289,11 @@ class _Segmenting:
         self.model_hash = sha256_of(model_path)
         self.notes: list[str] = []
         self.predictor = make_predictor(self.model, settings, self.notes)
+        if self.model.members > 1:
+            self.notes.append(
+                f"the model holds {self.model.members} networks that answer together: it takes about {self.model.members} times as "
+                "long as one, and is usually a little more accurate."
+            )
         self.override = SpacingOverride.from_settings(settings)
         self.cases: list[CaseResult] = []
         self.failures: list[tuple[str, str]] = []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from autoseg_lib.train.planning import (
     with_looks,
 )
 from autoseg_lib.train.schedule import Schedule
+from autoseg_lib.train.smaller import plan_smaller
+from autoseg_lib.train.step import OutOfMemoryError
 from autoseg_lib.train.tensorboard_log import TensorboardLog, writer_class
 from autoseg_lib.train.validate import Scores, ValidationScan
 from autoseg_lib.workflow.checking import Study, model_folder
@@ -254,7 +257,8 @@ def _require_same(settings: TrainSettings, checkpoint: dict[str, Any], study: St
             continue
         if name == "augment_params" and isinstance(given, dict):
             given = {**before[name], **given}
-        if given != before[name]:
+        # Given alike, but memory ran out and the run went on with less.
+        if given != before[name] and given != checkpoint.get("given", {}).get(name):
             differences.append(f"{name}: {short_text(before[name])} then, {short_text(given)} now")
     if checkpoint["checksum"] != study.report.checksum:
         differences.append("the images or labels in the data folder have changed")
@@ -330,8 +334,37 @@ def train(
         reason = prepared.checkpoint["state"]["finished"]
         return team.first_does(lambda: training_result(plan, study, reason, on_event, already=True))
     team.first_does(lambda: _begin_files(prepared, on_event))
+    if plan.settings.tensorboard and team.is_first:
+        on_event = TensorboardLog(plan.files.tensorboard, on_event)
+    stop = stop or StopFlag()
+    while True:
+        trainer = _trainer_of(prepared, team, clock)
+        try:
+            reason = trainer.fit(_with_progress_lines(on_event, plan, trainer), stop)
+            break
+        except OutOfMemoryError:
+            smaller = plan_smaller(prepared.plan) if team.world == 1 else None
+            if smaller is None:
+                raise
+            state = {**copy.deepcopy(trainer.snapshot()), "parts": smaller.loop.parts}
+        del trainer  # and what it holds of the memory
+        prepared = _on_less(prepared, smaller, state, on_event)
+    plan = prepared.plan
+    if trainer.hurried:
+        raise HurriedStop(
+            f"Saved after {trainer.state.epoch} of {trainer.epochs} epochs. Start the same training again to go on."
+        )
+    worst = trainer.loss.worst
+    return team.first_does(lambda: training_result(plan, study, reason, on_event, worst_loss=worst))
+
+
+def _trainer_of(prepared: PreparedTraining, team: Team, clock: Callable[[], float]) -> Trainer:
+    """The trainer, where the run stands."""
+    plan, study = prepared.plan, prepared.study
+    before = prepared.checkpoint or {}
     extra = {
         "settings": to_table(plan.settings),
+        "given": before.get("given") or to_table(study.settings),
         "checksum": study.report.checksum,
         "looks": [plan.loop.validate_every, plan.validation_scans],
         "versions": versions(),
@@ -342,16 +375,26 @@ def train(
     )
     if prepared.checkpoint:
         trainer.restore(prepared.checkpoint["state"])
-    if plan.settings.tensorboard and team.is_first:
-        on_event = TensorboardLog(plan.files.tensorboard, on_event)
-    listener = _with_progress_lines(on_event, plan, trainer)
-    reason = trainer.fit(listener, stop or StopFlag())
-    if trainer.hurried:
-        raise HurriedStop(
-            f"Saved after {trainer.state.epoch} of {trainer.epochs} epochs. Start the same training again to go on."
-        )
-    worst = trainer.loss.worst
-    return team.first_does(lambda: training_result(plan, study, reason, on_event, worst_loss=worst))
+    return trainer
+
+
+def _on_less(
+    prepared: PreparedTraining, smaller: Plan, state: dict[str, Any], on_event: Listener
+) -> PreparedTraining:
+    """The same run where it stands, on smaller images or patches, after memory ran out."""
+    shape = " × ".join(map(str, smaller.network.input_shape))
+    what = "images" if smaller.window is None else "patches"
+    text = f"Memory ran out even with one at a time: going on with {what} of {shape}. What was learned so far is kept."
+    on_event(Message(text, "warning"))
+    train_set, validation = prepare_data(prepared.study, smaller, on_event)
+    return replace(
+        prepared,
+        plan=smaller,
+        network=initial_network(smaller, on_event, resumed=True),
+        train_set=train_set,
+        validation=validation,
+        checkpoint={**(prepared.checkpoint or {}), "state": state},
+    )
 
 
 def _begin_files(prepared: PreparedTraining, on_event: Listener) -> None:

@@ -41,6 +41,7 @@ class TrainingResult:
         means: mean Dice with spread and interval of each ROI and of all; None without scores.
         shown: the worst and best scans to scroll through, worst first.
         worst_loss: largest value of the training loss.
+        outlook: what more labelled scans would bring, one sentence; "" where it was not asked for.
     """
 
     name: str
@@ -62,6 +63,7 @@ class TrainingResult:
     means: tuple[list[MeanScore], MeanScore] | None = field(default=None, repr=False)
     shown: tuple[ShownScan, ...] = field(default=(), repr=False)
     worst_loss: float = 1.0
+    outlook: str = ""
 
     @property
     def best_cases(self) -> tuple[CaseScore, ...]:
@@ -114,7 +116,7 @@ class TrainingResult:
                 f"{name:<32} {dice:>6} {sd:>6} {hd95:>8} {error:>18}"
                 for name, dice, sd, hd95, error in self.table()
             ]
-        lines += [text for text in (self.interval, self.verdict) if text]
+        lines += [text for text in (self.interval, self.verdict, self.outlook) if text]
         lines += [f"- {a.question} {a.found} {a.advice}" for a in self.answers if a.applies]
         if self.model_path:
             lines.append(f"Model: {self.model_path}")
