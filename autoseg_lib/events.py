@@ -129,9 +129,14 @@ def nobody(event: Event) -> None:
 
 
 class StopFlag:
-    """Set by a button or an interrupt; long work asks it between two steps. Safe across threads."""
+    """Set by a button or an interrupt; long work asks it between two steps. Safe across threads.
+
+    Attributes:
+        in_a_hurry: the work is about to be ended from outside: save, and leave out whatever can be done later.
+    """
 
     def __init__(self) -> None:
+        self.in_a_hurry = False
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._more_epochs = 0

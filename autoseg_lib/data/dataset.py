@@ -242,13 +242,16 @@ class KeyedBatches(Sampler[list[Key]]):
         first: the batch that the next pass begins with.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
         """Args:
         length: samples per epoch.
         batch_size: samples per batch.
         seed: start of the random order.
+        rank: number of this process; it takes every ``world``-th sample of each batch.
+        world: processes that share each batch.
         """
         self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.world = rank, world
         self.epoch, self.first = 0, 0
 
     def __len__(self) -> int:
@@ -260,4 +263,4 @@ class KeyedBatches(Sampler[list[Key]]):
         order = np.resize(order, len(self) * self.batch_size)
         for step in range(self.first, len(self)):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield [(self.epoch, int(index)) for index in chosen]
+            yield [(self.epoch, int(index)) for index in chosen[self.rank :: self.world]]

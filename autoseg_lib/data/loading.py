@@ -64,6 +64,8 @@ class BatchStream:
             on_event: hears when helpers do not work and this process prepares the batches itself.
         """
         source: Any = None
+        if first >= len(self.batches):  # the epoch is through, only what follows it was not
+            epoch, first = epoch + 1, 0
         while True:
             lost: Exception | None = None
             try:

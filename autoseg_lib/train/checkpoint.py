@@ -10,7 +10,7 @@ import datetime
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -47,7 +47,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: bool
     def write(target: Path) -> None:
         with target.open("wb") as stream:
             sealed = _Hashing(stream)
-            torch.save(content, sealed)
+            torch.save(content, cast(IO[bytes], sealed))  # write and flush are all it asks for
             stream.write(sealed.digest.digest() + _SEAL)
         if keep_previous and path.is_file():
             # Killed right here, there is no file of the first name: reading then takes the previous one.

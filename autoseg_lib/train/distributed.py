@@ -248,6 +248,8 @@ class Team:
         """
         # Fabric reports the hardware it found and gives tips for clusters; the plan has said the first already.
         logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+        # A matter of speed that concerns the last layer's few weights; in the order of values that is quickest for all others.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if self.world == 1:
@@ -311,10 +313,7 @@ class Team:
                 raise
             self.lost = True
             reason, told = self._reason()
-            text = (
-                reason
-                or f"another of the {self.world} processes ended or does not answer ({_first_line(error)})"
-            )
+            text = reason or f"another of the {self.world} processes {_what_happened(error)}"
             raise TeammateLostError(
                 f"{text}. Training cannot go on without it, so all processes end. What was saved last is kept: start the same "
                 "command again to go on from there.",

@@ -7,17 +7,14 @@ interrupted, even in the middle of an epoch, goes on to the same weights that it
 from __future__ import annotations
 
 import datetime
-import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -38,6 +35,7 @@ from autoseg_lib.losses.registry import SegmentationLoss, build_loss
 from autoseg_lib.train.averaging import WeightAverage
 from autoseg_lib.train.best_model import BestModel
 from autoseg_lib.train.checkpoint import is_sound, save_checkpoint
+from autoseg_lib.train.distributed import ALONE, Team
 from autoseg_lib.train.files import RunFiles, write_history
 from autoseg_lib.train.keeping import Keeper
 from autoseg_lib.train.optimizers import DEFAULT_OPTIMIZER, build_optimizer
@@ -45,7 +43,7 @@ from autoseg_lib.train.schedule import Schedule
 from autoseg_lib.train.step import Learner, is_out_of_memory
 from autoseg_lib.train.validate import CaseScore, Scores, ValidationScan, validate
 
-# The resume file is written so often that at most about this much work can be lost ...
+# The resume file is written so often that at most about this much work can be lost, twice that where writing is slow ...
 MOST_LOST_SECONDS = 60.0
 # ... and after every epoch, but where epochs are short no more than this share of the time goes into writing it.
 SAVING_SHARE = 0.05
@@ -106,6 +104,8 @@ class State:
     average: dict[str, torch.Tensor] = field(default_factory=dict)
     # The best model's weights: written again should its file be missing, or hold what a stop looked at in between.
     best: dict[str, torch.Tensor] = field(default_factory=dict)
+    best_scores: list[dict[str, Any]] = field(default_factory=list)
+    best_replaced: bool = False
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     finished: str = ""
@@ -129,6 +129,7 @@ class Trainer:
         loss: SegmentationLoss | None = None,
         before_epoch: Callable[[int, nn.Module], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        team: Team = ALONE,
     ) -> None:
         """Args:
         plan: sizes and limits.
@@ -143,20 +144,26 @@ class Trainer:
         loss: what is made small; None: the plan's, for a network with one output.
         before_epoch: called with (epoch from 0, network) before the first step of an epoch; may freeze layers.
         clock: gives seconds; what time limits and speeds are measured with.
+        team: the processes that train together. The first looks at the scans kept back, writes and speaks; all see each
+            other's gradients and follow the same decisions.
         """
+        self.team = team
         self.plan, self.files, self.labels, self.clock = plan, files, labels, clock
         self.validation, self.save_model, self.extra = validation, save_model, checkpoint_extra
         self.before_epoch = before_epoch
-        self.batches = KeyedBatches(len(train_set), plan.batch_size, plan.seed)  # type: ignore[arg-type]
+        team.share(plan.batch_size)
+        self.batches = KeyedBatches(len(train_set), plan.batch_size, plan.seed, team.rank, team.world)  # type: ignore[arg-type]
         self.loader = BatchStream(train_set, self.batches, plan.num_workers, pin_memory=plan.device == "cuda")
-        self.fabric = _fabric(plan)
+        self.fabric = team.fabric(plan.device, plan.precision)
         memory_format = torch.channels_last if predictor.window is None else torch.channels_last_3d
         network = network.to(memory_format=memory_format)
         self.mean = WeightAverage(network, self.fabric.device)
+        network = team.with_shared_statistics(network)
         self.network, self.optimizer = self.fabric.setup(
             network, build_optimizer(network, plan.optimizer, plan.learning_rate)
         )
         self.loss = loss or build_loss(plan.loss)
+        self.loss.across_processes = team.sum
         self.learner = Learner(
             self.fabric,
             self.network,
@@ -165,15 +172,17 @@ class Trainer:
             memory_format,
             plan.smallest_part,
             plan.parts,
+            team=team,
         )
         self.predictor = replace(predictor, network=self.mean.network, device=self.fabric.device)
         self.state, self.choice = State(asked=[plan.epochs, plan.time_limit_seconds]), BestModel()
         self.schedule = self._planned_schedule()
         self.keeper = Keeper()
         self.last_scores: Scores | None = None
-        self.best_scores: Scores | None = None
         self.started = self.epoch_started = self.saved = self.clock()
         self.saving_seconds, self.last_is_sound = 0.0, False
+        # Whether the run was stopped with no time left for anything but saving.
+        self.hurried = False
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
@@ -188,10 +197,12 @@ class Trainer:
             ExportError: at the end, files could not be written.
         """
         state = self.state
+        state.finished = ""
         self.started = self.clock() - state.elapsed_seconds
         self.saved = self.clock()
-        self.files.remove_leftovers()
-        self._put_best_in_place(on_event)
+        if self.team.is_first:
+            self.files.remove_leftovers()
+            self._put_best_in_place(on_event)
         on_event(
             TrainingStarted(
                 self.epochs,
@@ -206,8 +217,9 @@ class Trainer:
             reason = self._learn(on_event, stop)
             if not self._take_more_epochs(on_event, stop) or reason == "stopped":
                 break
-        state.finished = "" if reason == "stopped" else reason
-        self._end(on_event, stop)
+        self.hurried = reason == "stopped" and self.team.any(stop.in_a_hurry)
+        if self.team.is_first:
+            self._end(reason, on_event, stop)
         on_event(TrainingStopped(reason, state.epoch))
         return reason
 
@@ -220,7 +232,9 @@ class Trainer:
             while not reason:
                 reason = self._train_epoch(batches, on_event, stop)
                 if reason != "stopped":
-                    reason = self._finish_epoch(reason, on_event, stop)
+                    self._replan()
+                    reason = reason or self._reason_to_end()
+                    reason = self._finish_together(reason, on_event, stop)
         except Stopped:
             reason = "stopped"
         finally:
@@ -235,7 +249,7 @@ class Trainer:
         if self.before_epoch:  # after train(): it may keep layers as they are
             self.before_epoch(state.epoch, self.network)
         while state.step < steps:
-            if stop.is_set():
+            if self.team.any(stop.is_set()):
                 return "stopped"
             self._take_more_epochs(on_event, stop)
             if reason := self._reason_to_end():
@@ -258,19 +272,30 @@ class Trainer:
     def train_step(self, batch: Batch, on_event: Listener) -> float:
         """One optimiser step; returns its Dice loss, 0 best."""
         state = self.state
-        seed = _mix(self.plan.seed, state.epoch, state.step)
-        loss = self.learner.step(batch, self.learning_rate(), seed, on_event)
+        others = (self.team.rank,) if self.team.rank else ()
+        seed = _mix(self.plan.seed, state.epoch, state.step, *others)
+        with self.team.noticing():
+            loss = self.learner.step(batch, self.learning_rate(), seed, on_event)
         if not self.learner.bad_steps:
             self.mean.update(self.network, state.steps_done)
         return loss
+
+    def _finish_together(self, reason: str, on_event: Listener, stop: StopFlag) -> str:
+        """Ends an epoch in all processes; what the first one finds and decides holds for the others."""
+        if self.team.is_first:
+            try:
+                reason = self._finish_epoch(reason, on_event, stop)
+            except Stopped:
+                reason = "stopped"
+        elif self.state.step:
+            self.state.epoch, self.state.step = self.state.epoch + 1, 0
+        return self.team.from_first(reason)
 
     def _finish_epoch(self, reason: str, on_event: Listener, stop: StopFlag) -> str:
         """Validates if it is time to, writes the history line and the files. Returns "" or why the run ends."""
         state, plan = self.state, self.plan
         if state.step == 0:
             return reason
-        self._replan()
-        reason = reason or self._reason_to_end()
         epoch = state.epoch + 1
         scores = None
         if reason or epoch == 1 or epoch % plan.validate_every == 0:
@@ -298,18 +323,23 @@ class Trainer:
         on_event(EpochDone(epoch, self.epochs, dict(row), self.seconds_left()))
         return reason
 
-    def _end(self, on_event: Listener, stop: StopFlag) -> None:
-        """Looks at the validation scans once more if anything was learned since, and saves the last models."""
-        state = self.state
+    def _end(self, reason: str, on_event: Listener, stop: StopFlag) -> None:
+        """Looks at the validation scans once more if anything was learned since, and saves the last models.
+
+        In a hurry the resume file is all that is saved.
+        """
+        state, stopped = self.state, reason == "stopped"
         self._save_state(on_event, always=True)
-        if state.steps_done:
+        if state.steps_done and not self.hurried:
             if self.choice.seen_step != state.steps_done and (scores := self._look(None)):
-                self._choose(scores, on_event, only_now=not state.finished)
+                self._choose(scores, on_event, only_now=stopped)
             if state.epoch > 0:
                 self._keep_model(state.epoch, self.last_scores, on_event, later=True)
             if not self.choice.best_epoch and not self.validation:
                 self._keep_best(self._average_now(), state.epoch, None, on_event)
-        if state.finished:
+        if not stopped:
+            # Not before: a run that is killed above comes back here and saves what is missing.
+            state.finished = reason
             self._save_state(on_event, always=True)
         self.keeper.finish(on_event, stop)
 
@@ -338,8 +368,11 @@ class Trainer:
         if not choice.look(scores.mean, state.epoch, state.steps_done) and not self.plan.keep_last:
             return
         weights = self._average_now()
-        if not only_now:
-            state.best, self.best_scores = weights, scores
+        if only_now:
+            state.best_replaced = True
+            self._save_state(on_event, always=True)
+        else:
+            state.best, state.best_scores = weights, scores.to_plain()
         self._keep_best(weights, state.epoch, scores, on_event)
 
     def _gains_nothing(self, on_event: Listener) -> str:
@@ -378,6 +411,10 @@ class Trainer:
         """Seconds trained so far, over all sittings."""
         return self.clock() - self.started
 
+    def _common_seconds(self) -> float:
+        """Seconds trained so far by the first process's clock: what all decide by must be the same."""
+        return self.team.from_first(self.elapsed())
+
     def seconds_left(self) -> float:
         """Expected seconds to the end."""
         steps, limit = self.state.steps_done, self.plan.time_limit_seconds
@@ -394,7 +431,7 @@ class Trainer:
         if (
             limit
             and state.steps_done
-            and self.elapsed() >= max(0.5 * limit, limit - self.plan.reserve_seconds)
+            and self._common_seconds() >= max(0.5 * limit, limit - self.plan.reserve_seconds)
         ):
             return "time limit"
         return ""
@@ -403,7 +440,7 @@ class Trainer:
         limit = self.schedule.time_limit_seconds
         if limit:
             reserve = min(self.plan.reserve_seconds, 0.5 * limit)
-            self.schedule.replan(self.state.steps_done, self.elapsed(), reserve)
+            self.schedule.replan(self.state.steps_done, self._common_seconds(), reserve)
 
     def _take_more_epochs(self, on_event: Listener, stop: StopFlag) -> bool:
         more = stop.take_more_epochs()
@@ -417,7 +454,8 @@ class Trainer:
         share = max(1, round(REPLAN_SHARE * self.schedule.total_steps))
         if self.state.steps_done % share == 0:
             self._replan()
-        if self.clock() - self.saved >= max(MOST_LOST_SECONDS, self.saving_seconds / SAVING_SHARE):
+        pause = min(max(MOST_LOST_SECONDS, self.saving_seconds / SAVING_SHARE), 2 * MOST_LOST_SECONDS)
+        if self.clock() - self.saved >= pause:
             self._save_state(on_event)
 
     # --- saving -------------------------------------------------------------------------------------------------------
@@ -451,6 +489,8 @@ class Trainer:
 
     def _save_state(self, on_event: Listener, always: bool = False) -> None:
         """Writes NAME_last.ckpt, and what could not be written before."""
+        if not self.team.is_first:
+            return
         self.keeper.try_again(on_event)
         started = self.clock()
         if not always and started - self.saved < min(self.saving_seconds / SAVING_SHARE, MOST_LOST_SECONDS):
@@ -459,7 +499,8 @@ class Trainer:
         self.saved = self.clock()
         self.saving_seconds = self.saved - started
 
-    def _write_state(self) -> None:
+    def snapshot(self) -> dict[str, Any]:
+        """Returns what ``restore`` takes; the tensors are the run's own and change as it goes on."""
         state = self.state
         state.elapsed_seconds = self.elapsed()
         state.network = self.network.state_dict()
@@ -468,10 +509,13 @@ class Trainer:
         state.scaler = self.fabric.strategy.precision.state_dict()
         state.schedule, state.choice = self.schedule.to_dict(), self.choice.to_dict()
         state.parts, state.bad_steps = self.learner.parts, self.learner.bad_steps
+        return dict(state.__dict__)
+
+    def _write_state(self) -> None:
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         # A damaged file must not take the place of the sound one before it.
         sound = self.last_is_sound or is_sound(self.files.last)
-        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        content = {**self.extra, "saved": now, "state": dict(state.__dict__)}
+        content = {**self.extra, "saved": now, "state": self.snapshot()}
         save_checkpoint(self.files.last, content, keep_previous=sound)
         self.last_is_sound = True
 
@@ -493,8 +537,11 @@ class Trainer:
 
     def _put_best_in_place(self, on_event: Listener) -> None:
         """After a stop the file of the best model may hold what the stop looked at: the run's own best comes back."""
-        if self.state.best:
-            self._keep_best(self.state.best, self.choice.best_epoch, self.best_scores, on_event)
+        state = self.state
+        if state.best and (state.best_replaced or not self.files.best.is_file()):
+            scores = Scores.from_plain(state.best_scores)
+            self._keep_best(state.best, self.choice.best_epoch, scores, on_event)
+        state.best_replaced = False
 
     def _average_now(self) -> dict[str, torch.Tensor]:
         return {
@@ -529,15 +576,6 @@ def wants_more(state: Mapping[str, Any], plan: LoopPlan) -> bool:
         return more_epochs
     longer = limit_before is not None and more_time and (limit is None or limit > limit_before)
     return more_epochs and (plan.epochs > epochs_before or longer)
-
-
-def _fabric(plan: LoopPlan) -> Fabric:
-    # Fabric reports the hardware it found and gives tips for clusters; the notebook has said the first already.
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-    precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[plan.precision]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return Fabric(accelerator=plan.device, devices=1, precision=precision)  # type: ignore[arg-type]
 
 
 def _mix(*numbers: int) -> int:

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 
 from autoseg_lib.errors import ModelError
 from autoseg_lib.events import Listener, Message
+from autoseg_lib.train.distributed import ALONE, Team
 
 # Largest gradient norm; nnU-Net uses 12, MONAI's bundles 1: in between, only outliers are cut.
 LARGEST_GRADIENT = 5.0
@@ -33,6 +34,7 @@ class Learner:
         smallest_part: fewest images the network can learn from at a time.
         parts: a batch is taken in so many parts, whose gradients are added up.
         bad_steps: steps in a row, up to now, whose loss was no number.
+        team: the processes that share each batch.
     """
 
     fabric: Fabric
@@ -43,6 +45,7 @@ class Learner:
     smallest_part: int = 1
     parts: int = 1
     bad_steps: int = 0
+    team: Team = ALONE
 
     def step(self, batch: dict[str, torch.Tensor], rate: float, seed: int, on_event: Listener) -> float:
         """Learns from a batch.
@@ -69,6 +72,8 @@ class Learner:
             except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                if self.team.world > 1:
+                    raise OutOfMemoryError(_too_large_here(batch["image"].shape[0] // self.parts)) from error
             # Outside the except block, so that what the failed step held is free.
             self._take_smaller_parts(batch["image"].shape[0], on_event)
 
@@ -84,7 +89,7 @@ class Learner:
             told.append(torch.stack((loss.detach(), dice.detach())).double() * share)
             self.fabric.backward(loss * share)
         # Asked for once and only now: until here a GPU can work on while this process prepares what comes next.
-        total, dice_part = torch.stack(told).sum(0).tolist()
+        total, dice_part = self.team.mean(*torch.stack(told).sum(0).tolist())
         if not -float("inf") < total < float("inf"):
             return self._leave_out()
         self.bad_steps = 0
@@ -123,6 +128,13 @@ class Learner:
                 "warning",
             )
         )
+
+
+def _too_large_here(images: int) -> str:
+    return (
+        f"memory ran out with {images} images at a time, and processes that train together cannot change that on the way. Use a "
+        "smaller batch_size, input_shape or patch_size, or more processes."
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,10 @@ class CaseScore:
         return float(np.mean(present)) if present else 1.0
 
 
+# Everything of a CaseScore that is a number, or says whose.
+_NUMBERS = ("name", "loss", "dice", "area_error_percent", "slice_index", "hd95_mm")
+
+
 @dataclass(frozen=True)
 class Scores:
     """Scores of all validation scans."""
@@ -108,6 +113,17 @@ class Scores:
         """Mean of ``per_roi``."""
         value = _mean(list(self.per_roi))
         return 0.0 if value is None else value
+
+    def to_plain(self) -> list[dict[str, Any]]:
+        """Returns the numbers without the pictures, for the resume file."""
+        return [{name: getattr(case, name) for name in _NUMBERS} for case in self.cases]
+
+    @classmethod
+    def from_plain(cls, cases: list[dict[str, Any]]) -> Scores | None:
+        """Returns what ``to_plain`` gave, with empty pictures; None where there was no scan."""
+        empty = np.zeros((1, 1), dtype=np.uint8)
+        scores = tuple(CaseScore(**case, image=empty, truth=empty, prediction=empty) for case in cases)
+        return cls(scores) if scores else None
 
 
 def validate(
