@@ -168,7 +168,6 @@ def _shape_on_grid(facts: CaseFacts, spacing: Spacing | None) -> Shape:
 
 def choose_patch(
     chooser: Chooser,
-    network: str,
     multiple: int,
     shapes: Sequence[Shape],
     spacing: Spacing | None,
@@ -177,7 +176,7 @@ def choose_patch(
     """Returns slices, rows and columns of a 3D patch: a whole scan where that is small enough, else about as long in mm."""
     sizes = np.median(shapes, axis=0).tolist()
     voxels = PATCH_VOXELS[machine.kind]
-    auto = fitting_shape("3D", network, _rounded_up(sizes, multiple), {})
+    auto = _rounded_up(sizes, multiple)
     text = f"scans have about {' × '.join(f'{n:.0f}' for n in sizes)} voxels"
     if math.prod(auto) <= voxels:
         reason = f"{text}: a whole scan fits"

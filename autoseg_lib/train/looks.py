@@ -62,6 +62,8 @@ def plan_looks(scan_steps: float, scans: int, total_steps: int, steps_per_epoch:
     affordable = SHARE_OF_LOOKS * total_steps / scan_steps  # scans in the whole run
     most = min(scans, SCANS_PER_LOOK)
     chosen = int(np.clip(affordable / FEWEST_LOOKS, min(most, FEWEST_SCANS), most))
+    if affordable < 2 * chosen:  # even two looks at so many scans take too long
+        chosen = max(1, int(affordable / 2))
     looks = float(np.clip(affordable / chosen, 1, LOOKS_PER_RUN))
     every = max(1, math.ceil(epochs / looks - 0.5))
     return Looks(every, chosen, math.ceil(epochs / every) * chosen * scan_steps / total_steps)

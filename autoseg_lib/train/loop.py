@@ -70,6 +70,9 @@ class LoopPlan:
     time_limit_seconds: float | None
     # Seconds the work after the last step is expected to take; training ends so much before the limit.
     reserve_seconds: float = 0.0
+    # That work again, as looks at one scan and the seconds of all else: looks while training tell how long one takes.
+    last_looks: float = 0.0
+    last_seconds: float = 0.0
     # The weights at the end are the model, whatever the scans kept back say: their scores stay untouched by any choice.
     keep_last: bool = False
     # How the steps are planned at the start; the state of a run keeps its own copy, which changes.
@@ -179,6 +182,7 @@ class Trainer:
         self.schedule = self._planned_schedule()
         self.keeper = Keeper()
         self.last_scores: Scores | None = None
+        self.scan_seconds: float | None = None
         self.started = self.epoch_started = self.saved = self.clock()
         self.saving_seconds, self.last_is_sound = 0.0, False
         # Whether the run was stopped with no time left for anything but saving.
@@ -351,7 +355,10 @@ class Trainer:
             return None
         while True:
             try:
-                return validate(self.predictor, self.validation, self.labels, stop)
+                begun = self.clock()
+                scores = validate(self.predictor, self.validation, self.labels, stop)
+                self.scan_seconds = (self.clock() - begun) / len(self.validation)
+                return scores
             except RuntimeError as error:
                 if not is_out_of_memory(error) or self.predictor.batch_size == 1:
                     raise
@@ -422,25 +429,28 @@ class Trainer:
         left = (self.schedule.total_steps - steps) * pace
         return max(0.0, left if limit is None else min(left, limit - self.elapsed()))
 
+    def _reserve(self) -> float:
+        """Seconds that the work after the last step will take, by the first process's clock; at most half the limit."""
+        limit, planned = self.schedule.time_limit_seconds or math.inf, self.plan
+        seconds = planned.reserve_seconds
+        if self.scan_seconds is not None and planned.last_looks:
+            seconds = planned.last_seconds + planned.last_looks * self.scan_seconds
+        return self.team.from_first(min(seconds, 0.5 * limit))
+
     def _reason_to_end(self) -> str:
         """Returns "", "finished" or "time limit". One step is always done."""
         state, schedule, limit = self.state, self.schedule, self.schedule.time_limit_seconds
         if state.steps_done >= schedule.total_steps:
             shortened = schedule.most_steps is not None and schedule.total_steps < schedule.most_steps
             return "time limit" if limit and shortened else "finished"
-        if (
-            limit
-            and state.steps_done
-            and self._common_seconds() >= max(0.5 * limit, limit - self.plan.reserve_seconds)
-        ):
+        if limit and state.steps_done and self._common_seconds() >= limit - self._reserve():
             return "time limit"
         return ""
 
     def _replan(self) -> None:
         limit = self.schedule.time_limit_seconds
         if limit:
-            reserve = min(self.plan.reserve_seconds, 0.5 * limit)
-            self.schedule.replan(self.state.steps_done, self._common_seconds(), reserve)
+            self.schedule.replan(self.state.steps_done, self._common_seconds(), self._reserve())
 
     def _take_more_epochs(self, on_event: Listener, stop: StopFlag) -> bool:
         more = stop.take_more_epochs()

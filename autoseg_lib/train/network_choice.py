@@ -113,7 +113,7 @@ def _network_3d(
     sizes = np.median(shapes, axis=0).tolist()
     options = {**options, **choose_depth_and_width(chooser, "3D", name, sizes, machine)}
     multiple = multiple_of("3D", name, options, _PROBE["3D"])
-    window = choose_patch(chooser, name, multiple, shapes, spacing, machine)
+    window = choose_patch(chooser, multiple, shapes, spacing, machine)
     spec = NetworkSpec("3D", name, classes, window, dropout=dropout, options=options)
     return spec, Preprocessing("3D", intensity, spacing_zyx_mm=spacing), window
 

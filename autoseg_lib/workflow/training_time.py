@@ -137,9 +137,12 @@ def _time_look(
 
 def seconds_after_last_step(plan: Plan, speed: Speed) -> float:
     """Expected time for the last look, then at every scan kept back, and for saving."""
-    return SAVING_SECONDS + speed.look_seconds * (
-        plan.validation_scans + FINAL_LOOK_COST * len(plan.split.validation)
-    )
+    return SAVING_SECONDS + speed.look_seconds * _last_looks(plan)
+
+
+def _last_looks(plan: Plan) -> float:
+    """Looks at one scan that are left after the last step: those of the last epoch, then thorough ones at all."""
+    return plan.validation_scans + FINAL_LOOK_COST * len(plan.split.validation)
 
 
 def expected_seconds(plan: Plan, speed: Speed, steps_left: int) -> float:
@@ -158,5 +161,10 @@ def seconds_with_looks(speed: Speed) -> float:
 def with_speed(plan: Plan, speed: Speed) -> Plan:
     """Returns the plan with what was measured among its lines, and with the time that the end of the run needs."""
     line = Choice("speed", None, f"{speed.step_seconds:.2f} s a step", speed.text)
-    reserve = seconds_after_last_step(plan, speed)
-    return replace(plan, choices=(*plan.choices, line), loop=replace(plan.loop, reserve_seconds=reserve))
+    loop = replace(
+        plan.loop,
+        reserve_seconds=seconds_after_last_step(plan, speed),
+        last_looks=_last_looks(plan),
+        last_seconds=SAVING_SECONDS,
+    )
+    return replace(plan, choices=(*plan.choices, line), loop=loop)
