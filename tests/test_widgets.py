@@ -8,13 +8,12 @@ import time
 import numpy as np
 import pytest
 
-from autoseg_lib.data.example_study import ROI_NAMES, write_example_study
+from autoseg_lib.data.example_study import write_example_study
 from autoseg_lib.errors import DataError
-from autoseg_lib.events import EpochDone, Message, Progress, StepDone, TrainingStarted, TrainingStopped
+from autoseg_lib.events import Message
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.volume import Mask, Volume
-from autoseg_lib.widgets.dashboard import TrainingDashboard
 from autoseg_lib.widgets.folder_picker import FolderPicker, look_into
 from autoseg_lib.widgets.last_folder import last_folder, remember_folder
 from autoseg_lib.widgets.live_run import gaps
@@ -270,28 +269,6 @@ def test_gaps_between_slices_are_flagged():
     array[[0, 2, 3], 0, 0] = 1
     array[4, 0, 0] = 2
     assert list(gaps(Mask(array, Geometry.from_spacing((5, 2, 2))), 2)) == [1]
-
-
-# --- dashboard --------------------------------------------------------------------------------------------------------
-
-
-def test_dashboard_says_how_far_and_keeps_the_lines(capsys):
-    board = TrainingDashboard()
-    board.begin(None)
-    board.show(Progress("Preparing scans", 1, 4))
-    assert board._bar_text() == "Preparing scans: 1 of 4"
-    board.show(TrainingStarted(10, 0, 4, ROI_NAMES))
-    board.show(StepDone(1, 2, 4, 0.5))
-    assert board._done_share() == pytest.approx(0.05)
-    row = {"epoch": 1, "train_loss": 0.5, "val_loss": None, "val_dice": None, "seconds": 2.0}
-    board.show(EpochDone(1, 10, row, 125.0))
-    assert board._bar_text().startswith("Epoch (one pass over your data) 2 of 10 · about 2 min left")
-    board.show(Message("Completed epochs:    1/10 | Dice loss: 0.500"))
-    board.show(TrainingStopped("stopped", 1))
-    board.refresh()
-    board.end(None)
-    assert board.lines == ["Completed epochs:    1/10 | Dice loss: 0.500"]
-    assert board._end_text().startswith("Stopped and kept: run this cell again to go on · 1 of 10 epochs")
 
 
 def test_durations_as_one_says_them():

@@ -33,6 +33,8 @@ _CURVES_SHARE = 0.05
 _NUMBERS_SECONDS = 1.0
 # Without widgets a line of numbers comes at most so often.
 _LINE_SECONDS = 60.0
+# Width of each of the two pictures of the worst slice: beside the table they fit a 13-inch screen.
+_WORST_PX = 200
 # What the button adds.
 MORE_EPOCHS = 10
 
@@ -88,7 +90,7 @@ class TrainingDashboard:
             "curves": W.Image(**picture),
             "table": W.HTML(),
             "worst": W.Image(**{**picture, "format": "jpeg"}),
-            "worst_text": W.HTML(),
+            "worst_text": W.HTML(layout=W.Layout(max_width=f"{2 * _WORST_PX}px")),
             "numbers": W.HTML(),
             "log": W.HTML(),
         }
@@ -101,10 +103,10 @@ class TrainingDashboard:
         )
         hardest = W.VBox([parts["worst_text"], parts["worst"]], layout=W.Layout(margin="0 0 0 16px"))
         middle = W.HBox([parts["table"], hardest], layout=W.Layout(flex_flow="row wrap"))
-        below = W.VBox([parts["numbers"], parts["log"]])
         self._button_spot.show_html("")
         self._spot.show_widget(
-            W.VBox([top, parts["curves"], middle, below]), html=note_html("info", self.status.sentence())
+            W.VBox([top, parts["numbers"], parts["curves"], middle, parts["log"]]),
+            html=note_html("info", self.status.sentence()),
         )
         self.refresh()
 
@@ -249,7 +251,7 @@ class TrainingDashboard:
         if not self._live:
             return
         self._worst_jpg = encode_jpg(
-            beside(event.image, [event.truth, event.prediction], self.status.labels, longest=220)
+            beside(event.image, [event.truth, event.prediction], self.status.labels, longest=_WORST_PX)
         )
         self._worst_text = str(
             render(

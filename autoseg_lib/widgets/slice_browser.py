@@ -23,7 +23,7 @@ from autoseg_lib.widgets.pictures import encode_jpg, grid
 # Longest side of the picture: with its controls beside it, it fits a 13-inch screen without scrolling.
 _PICTURE_PX = 480
 # Of each of two pictures side by side.
-_BESIDE_PX = 300
+_BESIDE_PX = 250
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ def progress_line(
     """Returns "Completed epochs:   10/500 | Dice loss: 0.631 | Mean dice score: 0.369 | Time elapsed: ...".
 
     Dice loss runs from 0 (best) to 1. With a network of two stages both are added up, so it runs to 2, and the line says so.
-    The mean Dice score is that of the last look at the validation scans; without any, it is 1 - Dice loss of the training
-    images, and the line says so.
+    The mean Dice score is that of the last look at the validation scans; if that was after an earlier epoch, or there was none
+    and it is 1 - Dice loss of the training images, the line says so.
 
     Args:
         event: of the epoch.
@@ -24,9 +24,11 @@ def progress_line(
         worst_loss: largest value of the Dice loss.
     """
     loss = event.row["train_loss"]
-    seen = [row["val_dice"] for row in history if row.get("val_dice") is not None]
+    seen = [row for row in history if row.get("val_dice") is not None]
     if seen:
-        score = f"Mean dice score: {seen[-1]:.3f}"
+        score = f"Mean dice score: {seen[-1]['val_dice']:.3f}"
+        if seen[-1]["epoch"] != event.epoch:
+            score += f" (of epoch {seen[-1]['epoch']:.0f})"
     else:
         score = f"Mean dice score (training images): {1 - loss / worst_loss:.3f}"
     scale = "" if worst_loss == 1 else f" (0 best, {worst_loss:g} worst)"
