@@ -302,6 +302,7 @@ def _train(options: argparse.Namespace) -> int:
         from autoseg_lib.system import device_name
         from autoseg_lib.train.distributed import training_team
         from autoseg_lib.workflow.together import check_together
+        from autoseg_lib.workflow.training import HurriedStop
 
         if hint := forgotten_srun(os.environ):
             terminal.line(hint)
@@ -310,10 +311,16 @@ def _train(options: argparse.Namespace) -> int:
             for line in study.report.lines():
                 terminal.line(line)
             study.require_sound()
-            result = _train_study(study, place.world, terminal, stop, team)
+            try:
+                result = _train_study(study, place.world, terminal, stop, team)
+            except HurriedStop as pause:
+                terminal.line(str(pause))
+                # The signal may have reached another process than the one whose code counts.
+                code: int = max(team.gather(stop.exit_code))
+                return code if speaks else 0
     if speaks:
         _print("\n".join(result.lines()))
-    return stop.exit_code if result.reason == "stopped" and speaks else 0
+    return 0
 
 
 def _train_study(study: Any, processes: int, terminal: Terminal, stop: StopFlag, team: Any) -> Any:
