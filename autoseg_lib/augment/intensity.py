@@ -43,7 +43,7 @@ def draw_intensity(plan: AugmentPlan, random: np.random.Generator) -> IntensityD
         contrast=float(1 + plan.contrast * sign[2]) if happens[2] else 1.0,
         brightness=float(plan.brightness * sign[3]) if happens[3] else 0.0,
         noise=float(size[4] * plan.noise) if happens[4] else 0.0,
-        noise_seed=int(random.integers(2**63)),
+        noise_seed=int(random.integers(2**31)),
     )
 
 
@@ -77,9 +77,11 @@ def apply_draw(image: FloatPixels, draw: IntensityDraw, *, planes: bool = False)
         result *= np.float32(draw.contrast)
         result += np.float32(mean * (1 - draw.contrast) + draw.brightness * span)
     if draw.noise > 0:
-        noise = np.random.default_rng(draw.noise_seed).standard_normal(image.shape, dtype=np.float32)
-        noise *= np.float32(draw.noise * span)
-        result += noise
+        # OpenCV's normal numbers come five times as quickly as numpy's. Each thread has its own generator.
+        noise = np.empty((image.size // image.shape[-1], image.shape[-1]), np.float32)
+        cv2.setRNGSeed(draw.noise_seed)
+        cv2.randn(noise, np.zeros(1), np.array([draw.noise * span]))
+        result += noise.reshape(image.shape)
     return result
 
 
