@@ -97,6 +97,17 @@ def test_failure_leaves_the_old_file_whole_and_nothing_beside_it(tmp_path: Path,
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_is_told_though_the_writer_hides_it_behind_an_error_of_its_own(tmp_path: Path) -> None:
+    def write(target: Path) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos 15956416 vs 15956312")  # as torch.save does
+
+    with pytest.raises(OutOfSpaceError, match="the disk is full"):
+        atomic_write(tmp_path / "a.ckpt", write)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     def write(temporary: Path) -> None:

@@ -174,10 +174,19 @@ def remove_unfinished(folder: Path, of: Callable[[str], bool]) -> None:
                 path.unlink()
 
 
+def _says_full(error: BaseException | None) -> bool:
+    """Whether this error, or one that it came from, says that the disk is full: torch.save hides it behind its own."""
+    while error is not None:
+        if getattr(error, "errno", None) in _FULL or "no space left" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _told(path: Path, error: Exception) -> Exception:
     """Returns the error to show instead of ``error``; writers wrap a full disk in errors of their own."""
     number = getattr(error, "errno", None)
-    if number in _FULL or "no space left" in str(error).lower():
+    if _says_full(error):
         return OutOfSpaceError(
             f"'{path}': the disk is full, so it was not saved. What was saved before is intact. "
             "Make room on this disk, or choose another folder, and run again."
