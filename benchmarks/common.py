@@ -110,7 +110,7 @@ def split_patients(task: Task, parts: int, seed: int, limit: int | None = None) 
     """
     patients = pairs_by_patient(task)
     names = [str(name) for name in np.random.default_rng(seed).permutation(sorted(patients))][:limit]
-    splits = []
+    splits, parts = [], min(parts, len(names))
     for number in range(parts):
         kept = set(names[number::parts])
         train = [pair for name in names if name not in kept for pair in patients[name]]
@@ -239,18 +239,28 @@ class Clock:
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def score(
-    scans: Sequence[ValidationScan], found: Iterable[Mask], rois: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Compares what was found in the kept-back scans, in their order, with their labels on their own grid.
+@dataclass(frozen=True)
+class Scored:
+    """How well kept-back scans were segmented.
 
-    Returns:
-        ROI → mean over the scans of each metric of METRICS that has a value ("hd95_mm" only where both sides have the
-        ROI), "n" scans that have the ROI and "missed" ones where nothing of it was found.
+    Attributes:
+        rois: ROI → mean over the scans of each metric of METRICS that has a value ("hd95_mm" only where both sides have
+            the ROI), "n" scans that have the ROI and "missed" ones where nothing of it was found.
+        scans: scan → Dice of each ROI; None where neither side has it.
     """
+
+    rois: dict[str, dict[str, float]]
+    scans: dict[str, list[float | None]]
+
+
+def score(scans: Sequence[ValidationScan], found: Iterable[Mask], rois: Sequence[str]) -> Scored:
+    """Compares what was found in the kept-back scans, in their order, with their labels on their own grid."""
     values = [(name, value, value) for value, name in enumerate(rois, start=1)]
-    rows = [row for scan, mask in zip(scans, found, strict=True) for row in _compare(scan, mask, values)]
-    return {name: _summary([row for row in rows if row.roi == name]) for name in rois}
+    rows = {scan.name: _compare(scan, mask, values) for scan, mask in zip(scans, found, strict=True)}
+    return Scored(
+        {roi: _summary([row for part in rows.values() for row in part if row.roi == roi]) for roi in rois},
+        {name: [row.dice for row in part[: len(values)]] for name, part in rows.items()},
+    )
 
 
 def _compare(scan: ValidationScan, found: Mask, rois: list[tuple[str, int, int]]) -> list[EvaluationRow]:
@@ -297,7 +307,7 @@ class Row:
         budget: minutes as text, e.g. "10", or "5 x 10" for five networks.
         split: name of the split.
         clock: how minutes were counted.
-        scores: see ``score``.
+        scores, scans: see Scored.
         minutes: counted minutes really used.
         steps: optimiser steps.
         note: what to know about it.
@@ -309,6 +319,7 @@ class Row:
     split: str
     clock: str
     scores: dict[str, dict[str, float]]
+    scans: dict[str, list[float | None]]
     minutes: float
     steps: int
     note: str = ""
@@ -342,8 +353,34 @@ class Results:
         """Returns the rows whose minutes were counted in the same way."""
         return [row for row in self.rows if row.clock == self.clock.name]
 
-    def add(self, row: Row) -> None:
+    def add(
+        self,
+        split: Split,
+        competitor: str,
+        budget: str,
+        scored: Scored,
+        minutes: float,
+        steps: int,
+        note: str = "",
+    ) -> None:
         """Keeps a row and says it."""
+        clock = self.clock.name
+        self._keep(
+            Row(
+                split.task.name,
+                competitor,
+                budget,
+                split.name,
+                clock,
+                scored.rois,
+                scored.scans,
+                minutes,
+                steps,
+                note,
+            )
+        )
+
+    def _keep(self, row: Row) -> None:
         self.rows.append(row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
@@ -426,6 +463,7 @@ def parser(description: str | None, name: str, competitors: Sequence[str]) -> ar
         "--wall", action="store_true", help="count the time that passes, not processor time / threads"
     )
     result.add_argument("--limit", type=int, help="use that many patients only (to try the script)")
+    result.add_argument("--keep-models", type=Path, help="copy the product's models into this folder")
     result.add_argument("--table", action="store_true", help="print the table of what is there; run nothing")
     result.add_argument(
         "--results",

@@ -10,16 +10,14 @@ time limit, so each budget is a run of its own.
 
 from __future__ import annotations
 
-import inspect
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from common import (
     Results,
-    Row,
     Split,
     budget_text,
     prepare,
@@ -48,8 +46,8 @@ from autoseg_lib.workflow.training import prepare_training, train
 MakeRecipe = Callable[..., Recipe]
 
 
-def run_ours(split: Split, minutes: Sequence[float], results: Results) -> None:
-    """Trains the product once for each budget, with default settings."""
+def run_ours(split: Split, minutes: Sequence[float], results: Results, keep: Path | None = None) -> None:
+    """Trains the product once for each budget, with default settings; models are copied to ``keep``."""
     missing = results.missing(split, "ours", minutes)
     if not missing:
         return
@@ -57,34 +55,32 @@ def run_ours(split: Split, minutes: Sequence[float], results: Results) -> None:
         test = read_scans(split.task, write_layout(split, "test", Path(place) / "test"))
         folder = write_layout(split, "train", Path(place) / "train")
         for budget in missing:
-            results.add(_ours(split, folder, budget, test, results))
+            _ours(split, folder, budget, test, results, keep)
 
 
-def _ours(split: Split, folder: Path, budget: float, test: Sequence[ValidationScan], results: Results) -> Row:
-    clock, name = results.clock, f"{split.task.name}_{budget_text(budget)}"
-    prepared = prepare_training(
-        check_study(settings_for(split.task, folder, budget, model_filename=name)), folder, say_event
-    )
+def _ours(
+    split: Split,
+    folder: Path,
+    budget: float,
+    test: Sequence[ValidationScan],
+    results: Results,
+    keep: Path | None,
+) -> None:
+    clock, name = results.clock, f"{split.task.name}_{split.name}_{budget_text(budget)}"
+    study = check_study(settings_for(split.task, folder, budget, model_filename=name))
+    prepared = prepare_training(study, folder, say_event, clock=clock)
     say(f"    {prepared.summary}")
-    began = clock()
-    counter = StepCounter()
-    result = train(prepared, counter, **own_clock(train, results))
+    counter, began = StepCounter(), clock()
+    result = train(prepared, counter, clock=clock)
     spent = (clock() - began) / 60
     if result.model_path is None:
         raise SystemExit(f"{split.task.name}: no model came out after {budget:g} minutes.")
-    scores = score(test, segmented(result.model_path, test), split.task.rois)
-    note = prepared.plan.network.title
-    return Row(
-        split.task.name,
-        "ours",
-        budget_text(budget),
-        split.name,
-        clock.name,
-        scores,
-        spent,
-        counter.steps,
-        note,
-    )
+    if keep:
+        keep.mkdir(parents=True, exist_ok=True)
+        shutil.copy(result.model_path, keep)
+    scored = score(test, segmented(result.model_path, test), split.task.rois)
+    title = prepared.plan.network.title
+    results.add(split, "ours", budget_text(budget), scored, spent, counter.steps, title)
 
 
 class StepCounter:
@@ -96,11 +92,6 @@ class StepCounter:
     def __call__(self, event: Event) -> None:
         self.steps += isinstance(event, StepDone)
         say_event(event)
-
-
-def own_clock(function: Callable[..., Any], results: Results) -> dict[str, Any]:
-    """The trainer counts time as the benchmark does, where it can be told to."""
-    return {"clock": results.clock} if "clock" in inspect.signature(function).parameters else {}
 
 
 def segmented(model_path: Path, scans: Sequence[ValidationScan], **settings: object) -> Iterator[Mask]:
@@ -131,12 +122,9 @@ def run_peer(
 
     def on_mark(budget: float, steps: int) -> None:
         predictor = plain_predictor(recipe.network, recipe, preprocessing, len(split.task.rois) + 1)
-        scores = score(test, (predictor.predict(scan.volume) for scan in test), split.task.rois)
-        text = budget_text(budget)
+        scored = score(test, (predictor.predict(scan.volume) for scan in test), split.task.rois)
         spent = (clock.at_pause - began) / 60
-        results.add(
-            Row(split.task.name, name, text, split.name, clock.name, scores, spent, steps, recipe.note)
-        )
+        results.add(split, name, budget_text(budget), scored, spent, steps, recipe.note)
 
     train_plainly(recipe, clock, missing, on_mark)
 

@@ -14,6 +14,7 @@ Finished rows are kept in a file and not run again, so that the whole may be run
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,13 +57,15 @@ def splits(data: str, folder: Path, seed: int, limit: int | None) -> Iterator[Sp
         yield example_split(folder / "example", seed)
 
 
-def run(competitor: str, split: Split, minutes: list[float], results: Results, seed: int) -> None:
+def run(
+    competitor: str, split: Split, minutes: list[float], results: Results, options: argparse.Namespace
+) -> None:
     """Runs one competitor on one split."""
     if competitor == "ours":
-        run_ours(split, minutes, results)
+        run_ours(split, minutes, results, options.keep_models)
         return
     try:
-        run_peer(competitor, RECIPES[competitor], PREPROCESSING, split, minutes, results, seed)
+        run_peer(competitor, RECIPES[competitor], PREPROCESSING, split, minutes, results, options.seed)
     except SettingsError as error:
         say(f"{competitor} was left out: {error}")
 
@@ -79,7 +82,7 @@ def main() -> None:
             for data in given.data:
                 for split in splits(data, Path(place), given.seed, given.limit):
                     for competitor in [given.only] if given.only else COMPETITORS:
-                        run(competitor, split, minutes, results, given.seed)
+                        run(competitor, split, minutes, results, given)
     say(f"\n2D: means over the splits; minutes are {results.clock.name}; {given.threads} threads\n")
     say(table(results.of_this_clock(), COMPETITORS))
     say(

@@ -14,6 +14,7 @@ Finished rows are kept in a file and not run again, so that the whole may be run
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from common import (
     HIPPOCAMPUS,
     REPOSITORY,
     Results,
-    Row,
     Split,
     parser,
     prepare,
@@ -35,7 +35,7 @@ from common import (
     table,
     write_layout,
 )
-from competitors import own_clock, plain_predictor, run_ours, run_peer, segmented
+from competitors import StepCounter, plain_predictor, run_ours, run_peer, segmented
 from peers import monai_unet
 from peers.nnunet import find_python, run_nnunet
 from peers.plain_loop import train as train_plainly
@@ -45,6 +45,7 @@ from autoseg_lib.networks.ensemble import Ensemble
 from autoseg_lib.preprocess.intensity import IntensityPlan
 from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.workflow.checking import check_study
+from autoseg_lib.workflow.folds import train_folds
 
 COMPETITORS = ("ours", "monai", "nnunet")
 MINUTES, LONG_MINUTES = (2.0, 5.0, 10.0), 45.0
@@ -54,17 +55,19 @@ PARTS = 5
 PREPROCESSING = Preprocessing("3D", IntensityPlan("percentile"), spacing_zyx_mm=(1.0, 1.0, 1.0))
 # The network grid's axis from left to right; neither ROI has a side, so mirrored scans may be predicted too.
 LEFT_RIGHT = 2
+TOGETHER = f"{FOLDS} networks and their mirror images"
 
 
-def run(competitor: str, split: Split, minutes: Sequence[float], results: Results, options: object) -> None:
+def run(
+    competitor: str, split: Split, minutes: Sequence[float], results: Results, options: argparse.Namespace
+) -> None:
     """Runs one competitor with single networks."""
-    seed, python, work = options.seed, options.nnunet_python, options.work  # type: ignore[attr-defined]
     if competitor == "ours":
-        run_ours(split, minutes, results)
+        run_ours(split, minutes, results, options.keep_models)
     elif competitor == "monai":
-        run_peer("monai", monai_unet.recipe, PREPROCESSING, split, minutes, results, seed)
+        run_peer("monai", monai_unet.recipe, PREPROCESSING, split, minutes, results, options.seed)
     else:
-        run_nnunet(split, minutes, results, find_python(python), work / "nnunet")
+        run_nnunet(split, minutes, results, find_python(options.nnunet_python), options.work / "nnunet")
 
 
 # --- five networks together -------------------------------------------------------------------------------------------
@@ -76,34 +79,22 @@ def folds_text(minutes: float) -> str:
 
 
 def ours_in_folds(split: Split, minutes: float, results: Results, work: Path) -> None:
-    """folds = 5 and mirrored prediction, as the settings ask for it. Goes on where it was stopped."""
-    from autoseg_lib.workflow.folds import train_folds
+    """folds = 5 and mirrored prediction, as the settings ask for it. Goes on where it was stopped.
 
+    The time limit of all folds together is kept by the wall clock; minutes in the table are those of the clock.
+    """
     if results.has(split, "ours", folds_text(minutes)):
         return
     place, name = work / "ours_folds", f"{split.task.name}_{minutes:g}"
     folder = write_layout(split, "train", place / "train")
     settings = settings_for(split.task, folder, minutes * FOLDS, folds=FOLDS, model_filename=name)
-    began = results.clock()
-    train_folds(check_study(settings), folder, **own_clock(train_folds, results))
+    counter, began = StepCounter(), results.clock()
+    train_folds(check_study(settings), folder, counter)
     spent = (results.clock() - began) / 60
     test = read_scans(split.task, write_layout(split, "test", place / "test"))
     found = segmented(folder / "models" / f"{name}_best.safetensors", test, tta=True)
-    scores = score(test, found, split.task.rois)
-    note = f"{FOLDS} networks and their mirror images"
-    results.add(
-        Row(
-            split.task.name,
-            "ours",
-            folds_text(minutes),
-            split.name,
-            results.clock.name,
-            scores,
-            spent,
-            0,
-            note,
-        )
-    )
+    scored = score(test, found, split.task.rois)
+    results.add(split, "ours", folds_text(minutes), scored, spent, counter.steps, TOGETHER)
 
 
 def monai_in_folds(split: Split, minutes: float, results: Results, work: Path, seed: int) -> None:
@@ -125,21 +116,8 @@ def monai_in_folds(split: Split, minutes: float, results: Results, work: Path, s
     recipe = monai_unet.recipe(cases[:1], len(split.task.rois) + 1, seed)
     classes = len(split.task.rois) + 1
     predictor = plain_predictor(Ensemble(members), recipe, PREPROCESSING, classes, LEFT_RIGHT)
-    scores = score(test, (predictor.predict(scan.volume) for scan in test), split.task.rois)
-    note = f"{FOLDS} networks and their mirror images"
-    results.add(
-        Row(
-            split.task.name,
-            "monai",
-            folds_text(minutes),
-            split.name,
-            results.clock.name,
-            scores,
-            FOLDS * minutes,
-            0,
-            note,
-        )
-    )
+    scored = score(test, (predictor.predict(scan.volume) for scan in test), split.task.rois)
+    results.add(split, "monai", folds_text(minutes), scored, FOLDS * minutes, 0, TOGETHER)
 
 
 def _train_member(

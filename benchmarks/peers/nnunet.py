@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import Results, Row, Split, budget_text, read_scans, say, score, write_layout
+from common import Results, Scored, Split, budget_text, read_scans, say, score, write_layout
 
 from autoseg_lib.train.validate import ValidationScan
 
@@ -96,21 +96,9 @@ def run_nnunet(
         done = {record["budget"]: record for record in _trained(place)}
     test = read_scans(split.task, write_layout(split, "test", place / "test"))
     for budget in missing:
-        scores = _predict_and_score(split, budget, test, installation)
-        record, text = done[budget], budget_text(budget)
-        results.add(
-            Row(
-                split.task.name,
-                "nnunet",
-                text,
-                split.name,
-                results.clock.name,
-                scores,
-                record["minutes"],
-                record["steps"],
-                PUBLISHED,
-            )
-        )
+        scored, record = _predict_and_score(split, budget, test, installation), done[budget]
+        steps = int(record["steps"])
+        results.add(split, "nnunet", budget_text(budget), scored, record["minutes"], steps, PUBLISHED)
 
 
 def _write_dataset(split: Split, place: Path) -> None:
@@ -147,7 +135,7 @@ def _trained(place: Path) -> Iterator[dict[str, float]]:
 
 def _predict_and_score(
     split: Split, budget: float, test: Sequence[ValidationScan], installation: Installation
-) -> dict[str, dict[str, float]]:
+) -> Scored:
     place, text = installation.folder, budget_text(budget)
     output = place / f"predicted_{text}"
     source = place / "nnUNet_raw" / DATASET / "imagesTs"
