@@ -54,6 +54,7 @@ from autoseg_lib.widgets.views import (
 )
 from autoseg_lib.workflow.checking import Study, model_folder
 from autoseg_lib.workflow.finished import choose_run_folder
+from autoseg_lib.workflow.folds import wants_folds
 from autoseg_lib.workflow.preview import preview_batch
 from autoseg_lib.workflow.run_history import find_history
 from autoseg_lib.workflow.runs import PreparedRun, prepare_run, train_run
@@ -219,7 +220,11 @@ async def train(prepared: PreparedRun) -> TrainingResult:
         show_html(note_html("info", prepared.found))
     else:
         show_html(note_html("info", "\n".join(text for text in (prepared.found, prepared.summary) if text)))
-    live = LiveTraining(prepared.plan.labels, lambda result, epochs: _longer(prepared, result, epochs))
+    live = LiveTraining(
+        prepared.plan.labels,
+        lambda result, epochs: _longer(prepared, result, epochs),
+        can_extend=not wants_folds(prepared.study),
+    )
     _training.live = live
     result = await live.run(lambda on_event, stop: train_run(prepared, on_event, stop))
     live.follow("run", lambda longer: set_variable("run", longer))

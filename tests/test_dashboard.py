@@ -206,6 +206,17 @@ def test_curves_table_worst_scan_and_numbers_are_drawn(live):
     assert "Training is finished" not in board._spot.bundle["text/html"]
 
 
+def test_folds_cannot_be_trained_longer_one_by_one(live):
+    board = TrainingDashboard(LabelTable(ROIS), lambda epochs: None, can_extend=False)
+    board.begin(StopFlag())
+    texts = [button.description for button in board.buttons]
+    assert texts == ["Stop and keep"]
+    board.offer_more("finished")
+    assert "widget" not in str(board._button_spot.bundle)
+    board.offer_more("stopped")
+    assert "widget" in str(board._button_spot.bundle)
+
+
 def result(epochs, reason="finished"):
     return TrainingResult("m", reason, None, epochs, epochs, 1.0, ROIS, (), None, "none", "", "", "")
 

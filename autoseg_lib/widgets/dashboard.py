@@ -43,22 +43,26 @@ GoOn = Callable[[int], None]
 
 
 class TrainingDashboard:
-    """A View of a training. ``lines`` holds the text lines, to be copied."""
+    """A View of a training. ``lines`` holds the text lines, to be copied; ``buttons`` those that are shown."""
 
-    def __init__(self, labels: LabelTable | None = None, go_on: GoOn | None = None) -> None:
+    def __init__(
+        self, labels: LabelTable | None = None, go_on: GoOn | None = None, *, can_extend: bool = True
+    ) -> None:
         """Args:
         labels: the ROIs, where they are known before the training starts.
         go_on: trains on after the end; None: no button for it.
+        can_extend: whether more epochs may be asked for; folds must all be trained alike.
         """
         self.lines: list[str] = []
         self.status = TrainingStatus(labels or LabelTable([]))
         self._spot, self._button_spot = Spot(), Spot()
         self._live, self._go_on = has_widgets(), go_on
-        self._ending = False
+        self._ending, self._can_extend = False, can_extend
         self._curves_png, self._worst_jpg, self._worst_text = b"", b"", ""
         self._curves_due, self._curves_changed = 0.0, False
         self._numbers_due, self._line_due = 0.0, 0.0
         self._widgets: dict[str, Any] = {}
+        self.buttons: tuple[Any, ...] = ()
 
     # --- View ---------------------------------------------------------------------------------------------------------
 
@@ -97,8 +101,9 @@ class TrainingDashboard:
         self._widgets = parts
         parts["stop"].on_click(lambda _: self._ask_stop(stop))
         parts["more"].on_click(lambda _: self._ask_more(stop))
+        self.buttons = (parts["stop"], parts["more"]) if self._can_extend else (parts["stop"],)
         top = W.HBox(
-            [parts["bar"], parts["stop"], parts["more"]],
+            [parts["bar"], *self.buttons],
             layout=W.Layout(flex_flow="row wrap", align_items="center"),
         )
         hardest = W.VBox([parts["worst_text"], parts["worst"]], layout=W.Layout(margin="0 0 0 16px"))
@@ -182,11 +187,11 @@ class TrainingDashboard:
 
     def offer_more(self, reason: str) -> None:
         """Shows a button that trains on, below a run that has ended."""
-        if not self._live or self._go_on is None:
+        stopped, go_on = reason == "stopped", self._go_on
+        if not self._live or go_on is None or not (stopped or self._can_extend):
             return
         import ipywidgets as W
 
-        stopped, go_on = reason == "stopped", self._go_on
         button = W.Button(
             description="Go on training" if stopped else "Ten more epochs",
             icon="play" if stopped else "plus",

@@ -28,14 +28,15 @@ class LiveTraining:
         result: of the last training; None before its end.
     """
 
-    def __init__(self, labels: LabelTable, longer: Longer | None = None) -> None:
+    def __init__(self, labels: LabelTable, longer: Longer | None = None, *, can_extend: bool = True) -> None:
         """Args:
         labels: the ROIs.
         longer: how to train on after the end; None: that is not offered.
+        can_extend: whether more epochs than planned may be asked for.
         """
         self._trouble = Spot()
         self._longer = longer
-        self._view = TrainingDashboard(labels, self.go_on if longer else None)
+        self._view = TrainingDashboard(labels, self.go_on if longer else None, can_extend=can_extend)
         self._followers: dict[str, Callable[[TrainingResult], None]] = {}
         self._busy = False
         self._task: Any = None
