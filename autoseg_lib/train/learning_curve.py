@@ -26,7 +26,7 @@ _EXPONENTS = np.geomspace(0.1, 2.0, 40)
 _LIMITS = 60
 # Range that is told: from the 5th to the 95th percentile.
 _SHARE = 0.9
-_DRAWS = 40
+_DRAWS = 24
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ together (NAME_best.safetensors). The scans kept back choose nothing, not even t
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,11 @@ class PreparedFolds:
 
 
 def prepare_folds(
-    study: Study, project_dir: Path, on_event: Listener = nobody, machine: Machine | None = None
+    study: Study,
+    project_dir: Path,
+    on_event: Listener = nobody,
+    machine: Machine | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> PreparedFolds:
     """Plans all folds, finds those that are done, and prepares the next one.
 
@@ -111,6 +115,7 @@ def prepare_folds(
         project_dir: where trained_model/ is when ``model_dir`` is "auto".
         on_event: hears the progress.
         machine: the computer; None looks.
+        clock: gives seconds.
 
     Raises:
         DataError: there are fewer patients than folds, or see prepare_training.
@@ -132,10 +137,10 @@ def prepare_folds(
     known = _look_at_folds(study, project_dir, machine, files, splits)
     open_folds = [n for n, fold in enumerate(known, start=1) if fold.state != "finished"]
     number = open_folds[0] if open_folds else len(splits)
-    clock = time.monotonic()
+    started = clock()
     share = _seconds_for(number, known, _limit(study), 0.0, 0.0)
-    run = _prepare_fold(study, project_dir, machine, files, splits, known, number, share, on_event)
-    prepare_seconds = time.monotonic() - clock
+    run = _prepare_fold(study, project_dir, machine, files, splits, known, number, share, on_event, clock)
+    prepare_seconds = clock() - started
     state = "finished" if not open_folds else "new" if _untouched(known) else "continue"
     minutes = _minutes_left(run, known, open_folds, _limit(study))
     return PreparedFolds(
@@ -236,6 +241,7 @@ def _prepare_fold(
     number: int,
     seconds: float | None,
     on_event: Listener,
+    clock: Callable[[], float],
 ) -> PreparedTraining:
     asked = _fold_study(study, files.name, number, seconds)
     if known[number - 1].state == "finished" and seconds is not None:
@@ -246,7 +252,13 @@ def _prepare_fold(
             ),
         )
     return prepare_training(
-        asked, project_dir, on_event, machine, split=splits[number - 1], like=_like(known)
+        asked,
+        project_dir,
+        on_event,
+        machine,
+        split=splits[number - 1],
+        like=_like(known),
+        clock=clock,
     )
 
 
@@ -313,14 +325,22 @@ def _summary(run: PreparedTraining, folds: int, left: int, minutes: float, files
 
 
 def train_folds(
-    study: Study, project_dir: Path, on_event: Listener = nobody, stop: StopFlag | None = None
+    study: Study,
+    project_dir: Path,
+    on_event: Listener = nobody,
+    stop: StopFlag | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> FoldsResult:
     """Prepares and trains all folds; see prepare_folds and train_prepared_folds."""
-    return train_prepared_folds(prepare_folds(study, project_dir, on_event), on_event, stop)
+    prepared = prepare_folds(study, project_dir, on_event, clock=clock)
+    return train_prepared_folds(prepared, on_event, stop, clock)
 
 
 def train_prepared_folds(
-    prepared: PreparedFolds, on_event: Listener = nobody, stop: StopFlag | None = None
+    prepared: PreparedFolds,
+    on_event: Listener = nobody,
+    stop: StopFlag | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> FoldsResult:
     """Trains the folds that are not done yet, one after the other, and puts them together.
 
@@ -328,22 +348,25 @@ def train_prepared_folds(
         prepared: see prepare_folds.
         on_event: hears the progress.
         stop: set to save and end; run again to go on.
+        clock: gives seconds; what the time limit is kept by.
 
     Raises:
         ModelError: training became unstable or memory ran out, or the folds cannot be used together.
         ExportError: files cannot be written.
     """
-    return _Folds(prepared, on_event, stop or StopFlag()).run()
+    return _Folds(prepared, on_event, stop or StopFlag(), clock).run()
 
 
 class _Folds:
-    def __init__(self, prepared: PreparedFolds, on_event: Listener, stop: StopFlag) -> None:
-        self.prepared, self.on_event, self.stop = prepared, on_event, stop
+    def __init__(
+        self, prepared: PreparedFolds, on_event: Listener, stop: StopFlag, clock: Callable[[], float]
+    ) -> None:
+        self.prepared, self.on_event, self.stop, self.clock = prepared, on_event, stop, clock
         # What was known before this sitting, folds done since marked so; the seconds stay those before this sitting.
         self.known = list(prepared.known)
         self.done: dict[int, FoldDone] = {}
         self.stopped: FoldDone | None = None
-        self.started = time.monotonic()
+        self.started = clock()
 
     def run(self) -> FoldsResult:
         prepared = self.prepared
@@ -399,7 +422,7 @@ class _Folds:
         prepared = self.prepared
         self.on_event(FoldStarted(number, len(self.known)))
         run = prepared.run if number == prepared.number else self._prepare(number)
-        result = train(run, self.on_event, self.stop)
+        result = train(run, self.on_event, self.stop, clock=self.clock)
         fold = FoldDone.from_result(run.plan, result)
         if result.reason == "stopped":
             self.stopped = fold if result.model_path else None
@@ -415,7 +438,7 @@ class _Folds:
 
     def _prepare(self, number: int) -> PreparedTraining:
         prepared = self.prepared
-        spent = time.monotonic() - self.started
+        spent = self.clock() - self.started
         share = _seconds_for(number, self.known, _limit(prepared.study), spent, prepared.prepare_seconds)
         return _prepare_fold(
             prepared.study,
@@ -427,4 +450,5 @@ class _Folds:
             number,
             share,
             self.on_event,
+            self.clock,
         )

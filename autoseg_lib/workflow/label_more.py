@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,6 +49,7 @@ def measure_outlook(
     on_event: Listener = nobody,
     stop: StopFlag | None = None,
     machine: Machine | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Outlook:
     """Trains on a quarter and on a half of the patients too, and says what twice as many would bring.
 
@@ -61,6 +63,7 @@ def measure_outlook(
         on_event: hears the progress.
         stop: set to save and end; the sentence is then missing until the next sitting.
         machine: the computer; None looks.
+        clock: gives seconds; what the time limit is kept by.
     """
     facts = study.report.facts
     patients = sorted({facts[i].patient for i in plan.split.train})
@@ -80,7 +83,7 @@ def measure_outlook(
                 f"Learning curve: the same training on {len(chosen)} of the {len(patients)} patients, to see what more would bring."
             )
         )
-        dice = _train_part(study, plan, part, chosen, len(patients), on_event, stop, machine)
+        dice = _train_part(study, plan, part, chosen, len(patients), on_event, stop, machine, clock)
         if dice is None:
             return Outlook("The learning curve was stopped; run again to go on.", None, len(patients))
         points.append((len(chosen), dice))
@@ -113,6 +116,7 @@ def _train_part(
     on_event: Listener,
     stop: StopFlag,
     machine: Machine | None,
+    clock: Callable[[], float],
 ) -> float | None:
     facts = study.report.facts
     kept = set(chosen)
@@ -139,7 +143,13 @@ def _train_part(
         if key not in ("model_filename", "epochs", "print_checkpoint", "save_checkpoint", "resume", "folds")
     }
     prepared = prepare_training(
-        replace(study, settings=settings), plan.files.folder, on_event, machine, split=split, like=used
+        replace(study, settings=settings),
+        plan.files.folder,
+        on_event,
+        machine,
+        split=split,
+        like=used,
+        clock=clock,
     )
-    result = train(prepared, on_event, stop)
+    result = train(prepared, on_event, stop, clock=clock)
     return None if result.reason == "stopped" or result.scores is None else result.scores.mean
