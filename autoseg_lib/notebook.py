@@ -223,7 +223,7 @@ async def train(prepared: PreparedRun) -> TrainingResult:
     live = LiveTraining(
         prepared.plan.labels,
         lambda result, epochs: _longer(prepared, result, epochs),
-        can_extend=not wants_folds(prepared.study),
+        can_extend=not wants_folds(prepared.study.settings),
     )
     _training.live = live
     result = await live.run(lambda on_event, stop: train_run(prepared, on_event, stop))
