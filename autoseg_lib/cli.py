@@ -131,6 +131,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     with_set(train)
 
+    history = command("history", "how a training went, or goes just now, epoch by epoch", _history)
+    history.add_argument("name", nargs="?", default="", metavar="NAME", help="of the model; else the latest")
+    history.add_argument(
+        "--models", type=Path, default=Path("trained_model"), metavar="DIR", help="the models' folder"
+    )
+    with_json(history)
+
     segment = command("segment", "segment scans and measure the ROIs", _segment)
     segment.add_argument("input", type=Path, metavar="INPUT", help="folder, file or CSV manifest")
     segment.add_argument(
@@ -466,6 +473,19 @@ def _demo(options: argparse.Namespace) -> int:
     with Terminal() as terminal, StopOnSignals() as stop:
         result = run_demo(options.dir, terminal, stop)
     _print("\n".join(result.lines()))
+    return 0
+
+
+def _history(options: argparse.Namespace) -> int:
+    from autoseg_lib.workflow.run_history import find_history
+
+    run = find_history(options.models, options.name)
+    if options.json:
+        _print_json(
+            {"name": run.name, "written": run.written.isoformat(timespec="seconds"), "epochs": run.rows}
+        )
+    else:
+        _print("\n".join(run.lines()))
     return 0
 
 

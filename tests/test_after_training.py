@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from autoseg_lib.cli import main
 from autoseg_lib.errors import ModelError
 from autoseg_lib.events import EpochDone
 from autoseg_lib.geometry import Geometry
@@ -122,13 +123,17 @@ def test_no_score_no_augmentation_and_patches_are_told_too(study):
     assert "2.0 hours" in text
 
 
-def test_the_history_is_read_without_training(trained, study):
+def test_the_history_is_read_without_training(trained, study, capsys):
     found = find_history(study / "models")
     assert (found.name, len(found.rows), found.roi_names) == ("tiny", 2, ("left ball", "right ball"))
     assert find_history(study / "models", "tiny_best").rows == found.rows
     assert found.headline.startswith("Run 'tiny': 2 epochs in ")
     assert f"{trained.history[-1]['val_dice']:.3f}" in found.headline
     assert len(found.lines()) == 4
+    assert main(["history", "--models", str(study / "models")]) == 0
+    assert capsys.readouterr().out.splitlines() == found.lines()
+    assert main(["history", "tiny", "--models", str(study / "models"), "--json"]) == 0
+    assert [row["epoch"] for row in json.loads(capsys.readouterr().out)["epochs"]] == [1, 2]
     page = str(history_html(found))
     assert "image/png" in page
     assert "left ball" in plain(page)
