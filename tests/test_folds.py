@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +13,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from autoseg_lib.errors import DataError, SettingsError
+from autoseg_lib.errors import DataError, ModelError, SettingsError
 from autoseg_lib.events import Event, FoldStarted, Message, StepDone, StopFlag, TrainingStarted, nobody
 from autoseg_lib.infer.predictor import Predictor
+from autoseg_lib.labels import LabelTable
 from autoseg_lib.metrics.overlap import dice_per_roi
+from autoseg_lib.networks.joining import join_models
 from autoseg_lib.networks.model_file import load_model, read_metadata
 from autoseg_lib.settings import SegmentSettings, TrainSettings, make_settings
 from autoseg_lib.train.machine import Machine
 from autoseg_lib.volume import Volume
+from autoseg_lib.widgets.views import performance_html
 from autoseg_lib.workflow.checking import check_study
 from autoseg_lib.workflow.folds import PreparedFolds, prepare_folds, train_prepared_folds
 from autoseg_lib.workflow.folds_result import FoldsResult
-from autoseg_lib.workflow.segmenting import find_model, make_predictor
+from autoseg_lib.workflow.runs import require_one_run
+from autoseg_lib.workflow.segmenting import find_model, make_predictor, segment
 from autoseg_lib.workflow.training_data import validation_scans
 from tests.helpers.studies import write_png_study
 
@@ -47,6 +53,19 @@ def folder(tmp_path: Path) -> Path:
     return write_png_study(tmp_path / "étude cv", patients=6, slices=2, size=32)
 
 
+@pytest.fixture(scope="module")
+def done_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FoldsResult, list[Event]]:
+    """The same study, all folds trained."""
+    folder = write_png_study(tmp_path_factory.mktemp("done") / "étude cv", patients=6, slices=2, size=32)
+    return folder, *run(folder)
+
+
+@pytest.fixture
+def trained(done_once: tuple[Path, FoldsResult, list[Event]], tmp_path: Path) -> Path:
+    """A copy of it, to go on with."""
+    return Path(shutil.copytree(done_once[0], tmp_path / "trained"))
+
+
 def prepare(folder: Path, **changes: object) -> PreparedFolds:
     values = {**QUICK, "main_dir": str(folder), "model_dir": str(folder / "models"), **changes}
     return prepare_folds(check_study(make_settings(TrainSettings, values)), folder, nobody, CPU)
@@ -68,8 +87,8 @@ def folds_begun(events: list[Event]) -> list[int]:
     return [event.fold for event in events if isinstance(event, FoldStarted)]
 
 
-def test_files_table_and_one_model_of_all(folder: Path) -> None:
-    result, events = run(folder)
+def test_files_table_and_one_model_of_all(done_once: tuple[Path, FoldsResult, list[Event]]) -> None:
+    folder, result, events = done_once
     models = folder / "models"
     assert folds_begun(events) == [1, 2, 3]
     assert all(event.folds == 3 for event in events if isinstance(event, FoldStarted))
@@ -135,9 +154,8 @@ def first_volume(folder: Path) -> Volume:
     return scan.volume
 
 
-def test_each_scan_is_scored_by_the_network_that_has_not_seen_it(folder: Path) -> None:
-    run(folder, epochs=1)
-    models = folder / "models"
+def test_each_scan_is_scored_by_the_network_that_has_not_seen_it(trained: Path) -> None:
+    folder, models = trained, trained / "models"
     table = pd.read_csv(models / "cv_folds.csv").set_index(["case", "roi"])["dice"]
     prepared = prepare(folder)
     for number, known in enumerate(prepared.known, start=1):
@@ -151,24 +169,20 @@ def test_each_scan_is_scored_by_the_network_that_has_not_seen_it(folder: Path) -
                 assert table[scan.name, roi] == pytest.approx(dice, abs=1e-9)
 
 
-def test_the_last_weights_are_the_model_so_that_no_score_chooses(folder: Path) -> None:
-    run(folder, epochs=3, save_checkpoint=1)
+def test_the_last_weights_are_the_model_so_that_no_score_chooses(trained: Path) -> None:
     for number in (1, 2, 3):
-        best = load_file(folder / "models" / f"cv_fold{number}_best.safetensors")
-        last = load_file(folder / "models" / f"cv_fold{number}_3.safetensors")
+        best = load_file(trained / "models" / f"cv_fold{number}_best.safetensors")
+        last = load_file(trained / "models" / f"cv_fold{number}_2.safetensors")
         assert all(torch.equal(best[name], last[name]) for name in last)
 
 
-def test_all_folds_prepare_their_scans_alike(folder: Path) -> None:
-    run(folder, epochs=1)
-    tables = [read_metadata(folder / "models" / f"cv_fold{n}_best.safetensors") for n in (1, 2, 3)]
+def test_all_folds_prepare_their_scans_alike(trained: Path) -> None:
+    tables = [read_metadata(trained / "models" / f"cv_fold{n}_best.safetensors") for n in (1, 2, 3)]
     assert all(table["preprocessing"] == tables[0]["preprocessing"] for table in tables)
     assert all(table["network"] == tables[0]["network"] for table in tables)
 
 
-def test_killed_within_the_second_fold_it_goes_on_there_to_the_same_end(folder: Path, tmp_path: Path) -> None:
-    whole = write_png_study(tmp_path / "whole", patients=6, slices=2, size=32)
-    run(whole)
+def test_killed_within_the_second_fold_it_goes_on_there_to_the_same_end(folder: Path, trained: Path) -> None:
     seen: list[Event] = []
 
     def die(event: Event) -> None:
@@ -193,45 +207,45 @@ def test_killed_within_the_second_fold_it_goes_on_there_to_the_same_end(folder: 
     assert (folder / "models" / "cv_fold1_last.ckpt").read_bytes() == before
     assert result.reason == "finished" and len(result.fold_lines) == 3
     mine = load_file(folder / "models" / "cv_best.safetensors")
-    theirs = load_file(whole / "models" / "cv_best.safetensors")
+    theirs = load_file(trained / "models" / "cv_best.safetensors")
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
     pd.testing.assert_frame_equal(
-        pd.read_csv(folder / "models" / "cv_folds.csv"), pd.read_csv(whole / "models" / "cv_folds.csv")
+        pd.read_csv(folder / "models" / "cv_folds.csv"), pd.read_csv(trained / "models" / "cv_folds.csv")
     )
     # The scans of the fold that was done before are shown too.
     assert len(result.shown) == 6
 
 
-def test_finished_folds_are_shown_not_trained_again(folder: Path) -> None:
-    first, _ = run(folder, epochs=1)
-    before = {path.name: path.read_bytes() for path in (folder / "models").iterdir()}
-    prepared = prepare(folder, epochs=1)
+def test_finished_folds_are_shown_not_trained_again(
+    trained: Path, done_once: tuple[Path, FoldsResult, list[Event]]
+) -> None:
+    before = {path.name: path.read_bytes() for path in (trained / "models").iterdir()}
+    prepared = prepare(trained)
     assert prepared.state == "finished" and prepared.found.startswith("All 3 folds of 'cv' are finished")
     events: list[Event] = []
     again = train_prepared_folds(prepared, events.append)
     assert not folds_begun(events) and not any(isinstance(event, StepDone) for event in events)
-    assert again.already_finished and again.interval_table() == first.interval_table()
-    changed = {p.name for p in (folder / "models").iterdir() if before.get(p.name) != p.read_bytes()}
+    assert again.already_finished and again.interval_table() == done_once[1].interval_table()
+    assert [case.name for case in again.worst_cases] == [case.name for case in done_once[1].worst_cases]
+    changed = {p.name for p in (trained / "models").iterdir() if before.get(p.name) != p.read_bytes()}
     assert changed <= {"cv_settings.yaml"}
+    # Everything that the notebook shows of it can be drawn.
+    html = performance_html(again)
+    assert "95 % interval of the mean" in html and "fold 3" in html and "Hardest scans" in html
 
 
-def test_a_stop_keeps_the_folds_that_are_done(folder: Path) -> None:
-    result, events = run(folder, stop_after=7)
-    assert result.reason == "stopped" and folds_begun(events) == [1, 2]
-    assert [line.number for line in result.fold_lines] == [1]
-    assert load_model(result.model_path).members == 1
-    assert "So far 1 of the 3 folds are in these numbers." in result.split_text
-    assert "1 of 3 folds have a model" in result.headline
-    finished, _ = run(folder)
-    assert len(finished.fold_lines) == 3 and load_model(finished.model_path).members == 3
-
-
-def test_a_stop_within_the_first_fold_keeps_its_model(folder: Path) -> None:
-    result, _ = run(folder, stop_after=3)
-    assert [line.number for line in result.fold_lines] == [1]
-    assert result.model_path.is_file()
-    finished, events = run(folder)
-    assert folds_begun(events) == [1, 2, 3] and len(finished.fold_lines) == 3
+def test_a_stop_keeps_what_there_is(folder: Path) -> None:
+    """12 slices, 8 to learn from: 2 steps an epoch, 4 a fold. Stopped within the first fold, then within the second."""
+    first, _ = run(folder, stop_after=3)
+    assert first.reason == "stopped" and [line.number for line in first.fold_lines] == [1]
+    assert load_model(first.model_path).members == 1
+    second, events = run(folder, stop_after=3)
+    assert second.reason == "stopped" and folds_begun(events) == [1, 2]
+    assert [line.number for line in second.fold_lines] == [1]
+    assert load_model(second.model_path).members == 1
+    assert "So far 1 of the 3 folds are in these numbers." in second.split_text
+    assert "1 of 3 folds have a model" in second.headline
+    assert prepare(folder).number == 2
 
 
 def test_a_time_limit_is_shared_by_the_folds(folder: Path) -> None:
@@ -243,24 +257,23 @@ def test_a_time_limit_is_shared_by_the_folds(folder: Path) -> None:
     assert prepare(folder, epochs=1000, time_limit_minutes=0.15).state == "finished"
 
 
-def test_other_settings_ask_for_a_new_name(folder: Path) -> None:
-    run(folder, epochs=1)
+def test_other_settings_ask_for_a_new_name(trained: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"a run named 'cv_fold1' exists already.*\n.*folds: 3 then, 2 now"
     ):
-        prepare(folder, epochs=1, folds=2)
+        prepare(trained, folds=2)
     with pytest.raises(SettingsError, match=r"learning_rate: 0\.\d+ then, 0\.5 now"):
-        prepare(folder, epochs=1, learning_rate=0.5)
+        prepare(trained, learning_rate=0.5)
 
 
-def test_starting_over_sets_everything_aside(folder: Path) -> None:
-    run(folder, epochs=1)
-    old = (folder / "models" / "cv_best.safetensors").read_bytes()
-    result, events = run(folder, epochs=1, resume=False, seed=7)
+def test_starting_over_sets_everything_aside(trained: Path) -> None:
+    models = trained / "models"
+    old = (models / "cv_best.safetensors").read_bytes()
+    result, events = run(trained, epochs=1, resume=False, seed=7)
     assert folds_begun(events) == [1, 2, 3] and len(result.fold_lines) == 3
-    (aside,) = (folder / "models").glob("cv_replaced_*")
+    (aside,) = models.glob("cv_replaced_*")
     assert (aside / "cv_best.safetensors").read_bytes() == old and (aside / "cv_folds.csv").is_file()
-    assert len(list((folder / "models").glob("cv_fold?_replaced_*"))) == 3
+    assert len(list(models.glob("cv_fold?_replaced_*"))) == 3
 
 
 def test_what_cannot_be_done_is_said(folder: Path) -> None:
@@ -272,3 +285,42 @@ def test_what_cannot_be_done_is_said(folder: Path) -> None:
         SettingsError, match=r'resume = ".*x.ckpt" names one run, and folds = 3 are 3 runs. Leave resume'
     ):
         prepare(folder, resume="x.ckpt")
+    values = {**QUICK, "main_dir": str(folder)}
+    with pytest.raises(
+        SettingsError, match=r"folds = 3: several processes train one run together, not folds"
+    ):
+        require_one_run(make_settings(TrainSettings, values))
+    with pytest.raises(SettingsError, match="learning_curve = True: several processes train one run"):
+        require_one_run(make_settings(TrainSettings, {**values, "folds": 1, "learning_curve": True}))
+
+
+def test_segmenting_with_all_of_them_says_what_it_costs(trained: Path, tmp_path: Path) -> None:
+    settings = make_settings(SegmentSettings, {"formats": "png"})
+    image = trained / "train" / "images" / "p0_0.png"
+    result = segment(image, trained / "models" / "cv_best.safetensors", tmp_path / "out", settings)
+    assert len(result.cases) == 1 and not result.failures
+    assert any(
+        "the model holds 3 networks that answer together: it takes about 3 times" in n for n in result.notes
+    )
+
+
+def test_models_that_cannot_answer_together(trained: Path) -> None:
+    first = load_model(trained / "models" / "cv_fold1_best.safetensors")
+    second = load_model(trained / "models" / "cv_fold2_best.safetensors")
+    assert join_models([first]) is first
+    assert join_models([first, second, first]).members == 3
+    other = replace(second, labels=LabelTable(["bright", "shady"]))
+    with pytest.raises(
+        ModelError,
+        match=r"'cv_fold1_best.safetensors' and 'cv_fold2_best.safetensors' cannot be used together: their ROIs are bright, "
+        r"dark and bright, shady\. Use models of one training",
+    ):
+        join_models([first, other])
+    other = replace(second, preprocessing=replace(second.preprocessing, input_shape=(64, 64)))
+    with pytest.raises(ModelError, match="they prepare scans differently"):
+        join_models([first, other])
+    other = replace(second, spec=replace(second.spec, name="unet"))
+    with pytest.raises(ModelError, match=r"their networks are 2D .*light.* and 2D "):
+        join_models([first, other])
+    with pytest.raises(ModelError, match="no model was given"):
+        join_models([])

@@ -101,7 +101,8 @@ def _interval(
 ) -> tuple[float | None, float | None]:
     if len(everybody) < FEWEST_PATIENTS:
         return None, None
-    with warnings.catch_warnings():
+    # Patients that are all alike leave nothing to divide by; what then comes out is not a number, see below.
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", DegenerateDataWarning)
         found = bootstrap(
             (everybody,),

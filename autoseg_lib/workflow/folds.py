@@ -25,6 +25,7 @@ from autoseg_lib.workflow.checking import Study, model_folder
 from autoseg_lib.workflow.fold_scores import read_fold_scores, write_fold_scores
 from autoseg_lib.workflow.folds_result import FoldDone, FoldsResult, put_together
 from autoseg_lib.workflow.training import FoundRun, PreparedTraining, find_run, prepare_training, train
+from autoseg_lib.workflow.training_time import Speed
 
 # Settings that a later fold does not take over from an earlier one.
 _OWN_TO_EACH_FOLD = ("model_filename", "print_checkpoint", "save_checkpoint", "resume", "time_limit_minutes")
@@ -242,6 +243,7 @@ def _prepare_fold(
     seconds: float | None,
     on_event: Listener,
     clock: Callable[[], float],
+    speed: Speed | None = None,
 ) -> PreparedTraining:
     asked = _fold_study(study, files.name, number, seconds)
     if known[number - 1].state == "finished" and seconds is not None:
@@ -259,6 +261,7 @@ def _prepare_fold(
         split=splits[number - 1],
         like=_like(known),
         clock=clock,
+        speed=speed,
     )
 
 
@@ -451,4 +454,5 @@ class _Folds:
             share,
             self.on_event,
             self.clock,
+            prepared.run.speed,
         )

@@ -40,7 +40,8 @@ def train_run(
     if isinstance(prepared, PreparedFolds):
         done = train_prepared_folds(prepared, on_event, stop)
         # The parts are compared with one fold: it has learned from as many scans as they are parts of.
-        result, plan = done, prepared.known[0].plan
+        result = done
+        plan = plan if prepared.number == 1 else prepared.known[0].plan
         score = done.fold_lines[0].mean_dice if done.fold_lines else None
     else:
         result = train(prepared, on_event, stop)

@@ -98,6 +98,7 @@ class PreparedTraining:
     validation: Sequence[ValidationScan] = field(repr=False)
     network: nn.Module = field(repr=False)
     checkpoint: dict[str, Any] | None = field(default=None, repr=False)
+    speed: Speed | None = field(default=None, repr=False)
 
     def lines(self) -> list[str]:
         """Returns the choices and the summary as text lines."""
@@ -156,6 +157,7 @@ def prepare_training(
     split: Split | None = None,
     like: dict[str, Any] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    speed: Speed | None = None,
 ) -> PreparedTraining:
     """Plans the training and reads the data into memory, or finds the run that is to be continued.
 
@@ -167,6 +169,7 @@ def prepare_training(
         split: what to learn from and what to keep back, where that is decided already (folds).
         like: settings as used by another run that a new run should take over wherever "auto" leaves it open.
         clock: gives seconds; what the computer's speed is measured with.
+        speed: as measured for a run of the same kind; None measures it.
 
     Raises:
         DataError: the data check found errors.
@@ -185,8 +188,9 @@ def prepare_training(
     minutes = 0.0
     if run.state != "finished":
         on_event(Progress("Measuring how quick this computer is", 0, 1))
-        speed = measure_speed(plan, network, train_set, validation, clock=clock)
-        network = initial_network(plan, resumed=begun)  # the timed one has learned already
+        if speed is None:
+            speed = measure_speed(plan, network, train_set, validation, clock=clock)
+            network = initial_network(plan, resumed=begun)  # the timed one has learned already
         if checkpoint is None:
             plan = _plan_in_time(run, speed, study, machine, split)
             validation = validation_set(study, plan)
@@ -205,6 +209,7 @@ def prepare_training(
         validation=validation,
         network=network,
         checkpoint=checkpoint,
+        speed=speed,
     )
 
 
