@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,8 @@ def test_parts_of_the_scans_are_trained_on_and_kept(tmp_path: Path) -> None:
     table = pd.read_csv(folder / "models" / "few_learning_curve.csv")
     assert list(table.columns) == ["patients", "mean_dice"] and list(table["patients"]) == [2, 4, 8]
     assert table["mean_dice"].iloc[-1] == pytest.approx(result.scores.mean)
+    report = json.loads((folder / "models" / "few_report.json").read_text(encoding="utf-8"))
+    assert report["learning_curve"]["text"] == result.outlook
     assert result.model_path == folder / "models" / "few_best.safetensors"
 
 

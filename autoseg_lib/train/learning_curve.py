@@ -125,8 +125,8 @@ def fit_learning_curve(
     n, y = np.asarray(sizes, dtype=float), np.asarray(scores, dtype=float)
     order = np.argsort(n, kind="stable")
     n, y = n[order], y[order]
-    exponent, limit = np.meshgrid(_EXPONENTS, np.linspace(min(1.0, y.max() - noise), 1.0, _LIMITS))
-    exponent, limit = exponent.ravel(), limit.ravel()
+    grid = np.meshgrid(_EXPONENTS, np.linspace(min(1.0, y.max() - noise), 1.0, _LIMITS))
+    exponent, limit = grid[0].ravel(), grid[1].ravel()
     # For a given limit and exponent the drop is one number: the slope of a straight line through the origin.
     power = (n[None, :] / n[0]) ** -exponent[:, None]
     below = limit[:, None] - y[None, :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,7 +57,7 @@ def read_fold_scores(
             na_values=[""],
             float_precision="round_trip",
         )
-        table = {
+        table: dict[tuple[str, int, str], dict[Any, Any]] = {
             (str(row["case"]), int(row["fold"]), str(row["roi"])): row
             for row in frame[COLUMNS].to_dict(orient="records")
         }
@@ -72,7 +73,7 @@ def read_fold_scores(
     return found
 
 
-def _case(name: str, rows: Sequence[Mapping[str, object]]) -> CaseScore:
+def _case(name: str, rows: Sequence[Mapping[Any, Any]]) -> CaseScore:
     return CaseScore(
         name=name,
         loss=float("nan"),
@@ -86,7 +87,7 @@ def _case(name: str, rows: Sequence[Mapping[str, object]]) -> CaseScore:
     )
 
 
-def _values(rows: Sequence[Mapping[str, object]], column: str) -> tuple[float | None, ...]:
+def _values(rows: Sequence[Mapping[Any, Any]], column: str) -> tuple[float | None, ...]:
     return tuple(None if pd.isna(row[column]) else float(str(row[column])) for row in rows)
 
 

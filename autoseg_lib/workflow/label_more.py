@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from autoseg_lib.errors import counted
 from autoseg_lib.events import Listener, Message, StopFlag, nobody
 from autoseg_lib.io.files import atomic_write
 from autoseg_lib.settings import AUTO, to_table
+from autoseg_lib.train.files import RunFiles, write_report
 from autoseg_lib.train.learning_curve import LearningCurve, fit_learning_curve
 from autoseg_lib.train.machine import Machine
 from autoseg_lib.train.planning import Plan
@@ -93,7 +96,16 @@ def measure_outlook(
     frame = pd.DataFrame({"patients": sizes, "mean_dice": scores})
     atomic_write(path, lambda target: frame.to_csv(target, index=False))
     what = "scan" if len(plan.split.train) == len(patients) else "patient"
-    return Outlook(curve.sentence(len(patients), TIMES_AS_MANY * len(patients), what), curve, len(patients))
+    text = curve.sentence(len(patients), TIMES_AS_MANY * len(patients), what)
+    _add_to_report(RunFiles(plan.files.folder, _base_name(study, plan)).report, text, curve)
+    return Outlook(text, curve, len(patients))
+
+
+def _add_to_report(path: Path, text: str, curve: LearningCurve) -> None:
+    if not path.is_file():
+        return
+    told = {"text": text, "patients": list(curve.sizes), "mean_dice": [round(s, 4) for s in curve.scores]}
+    write_report(path, {**json.loads(path.read_text(encoding="utf-8")), "learning_curve": told})
 
 
 def _base_name(study: Study, plan: Plan) -> str:
