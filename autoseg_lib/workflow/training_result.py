@@ -101,8 +101,8 @@ class TrainingResult:
         if whole is None or whole.low is None or whole.high is None:
             return ""
         return (
-            f"With other patients of this kind the mean Dice would lie between {whole.low:.3f} and {whole.high:.3f} (95 % interval, "
-            f"{whole.patients} patients)."
+            f"For patients like these the mean Dice lies between {whole.low:.3f} and {whole.high:.3f} (95 % interval from the "
+            f"differences between {whole.patients} patients)."
         )
 
     def lines(self) -> list[str]:
