@@ -17,8 +17,9 @@ import numpy.typing as npt
 from autoseg_lib.errors import counted
 
 FEWEST_SIZES = 3
-# Mean Dice of two trainings on equally many scans, other scans and another seed, differ by about so much (sd): measured
-# on the hippocampus with 5 to 20 scans, benchmarks/few_scans.py.
+# By so much (standard deviation) the mean Dice of trainings on equally many, but other scans is taken to differ. Taken, not
+# measured for the data at hand: that would need each training several times. benchmarks/few_scans.py prints each draw, and
+# compares what was foretold with what was found.
 NOISE = 0.012
 # Exponents found for networks lie between 0.07 and 0.7 (Hestness et al.); with few medical scans the rise is often steeper.
 _EXPONENTS = np.geomspace(0.1, 2.0, 40)
