@@ -69,7 +69,7 @@ class LightUNet(nn.Module):
         if not widths or len(counts) != len(widths):
             raise ValueError(f"widths {list(widths)} and blocks {counts} need one number for each level")
         layers = _Layers(spatial_dims, norm)
-        cell = 2**spatial_dims
+        self.cell = cell = 2**spatial_dims
         self.stem = layers.unit(in_channels, stem_width) if stem_width else None
         self.entry = layers.unit(cell * in_channels, widths[0])
         steps = list(itertools.pairwise(widths))
@@ -110,12 +110,20 @@ class LightUNet(nn.Module):
         features = self.dropout(levels.pop())
         for number in reversed(range(len(levels))):
             features = self.decoder[number](unfold(self.ups[number](features)) + levels[number])
-        logits = unfold(self.unfold(features))
+        logits = unfold(self._answer(features))
         if self.stem is not None and self.head is not None:
             logits = self.head(logits + self.stem(image))
         if self.coarse_head is not None and self.training:
             return [logits, self.coarse_head(features)]
         return logits
+
+    def _answer(self, features: torch.Tensor) -> torch.Tensor:
+        """What is unfolded in the end: channels that go together beside each other."""
+        answer = self.unfold(features)
+        if self.stem is not None:
+            return answer
+        # The layer gives class by class, so that a model for other ROIs can take over what it needs; folding, cell by cell.
+        return answer.unflatten(1, (-1, self.cell)).transpose(1, 2).flatten(1, 2)
 
 
 class _Residual(nn.Module):
