@@ -89,7 +89,7 @@ def _data(plan: Plan, study: Study) -> str:
         spacing = plan.preprocessing.spacing_zyx_mm
         size = "kept at their own voxel size" if spacing is None else _times(spacing) + " mm voxels"
         how = "resampled to " if spacing is not None else ""
-        grid = f"Scans were {how}{size} (slices, rows, columns), and patches of {_times(plan.window)} voxels were used"
+        grid = f"Scans were {how}{size} (slices, rows, columns), and patches of {_times(plan.network.input_shape)} voxels were used"
     return f"The data were {study.report.summary}. {grid}; grey values: {plan.preprocessing.intensity.text}."
 
 
