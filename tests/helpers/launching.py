@@ -16,7 +16,8 @@ import yaml
 from tests.helpers.studies import write_volume_study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Small, quick, and without batch statistics or dropout: what several processes learn equals what one learns.
+# Small, quick, and without batch statistics or dropout: what several processes learn equals what one learns. AdamW, because
+# Muon divides by what may be rounding alone.
 SETTINGS = {
     "model_filename": "tiny",
     "labels_list": ["one", "two"],
@@ -25,6 +26,8 @@ SETTINGS = {
     "precision": "32",
     "num_workers": 0,
     "dropout_rate": 0.0,
+    "optimizer": "adamw",
+    "learning_rate": 0.001,
     "save_checkpoint": 1000,
 }
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
