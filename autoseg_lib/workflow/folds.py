@@ -268,7 +268,7 @@ def _prepare_fold(
 def _seconds_for(
     number: int, known: Sequence[_Known], limit: float | None, spent: float, preparing: float
 ) -> float | None:
-    """Seconds fold ``number`` may take in all sittings: what is left of the time, shared by the folds that are open.
+    """Seconds fold ``number`` may take in all sittings: what the finished folds have left, shared equally by the others.
 
     Args:
         number: of the fold.
@@ -280,9 +280,9 @@ def _seconds_for(
     if limit is None:
         return None
     open_folds = sum(fold.state != "finished" for fold in known) or 1
-    left = max(0.0, limit - sum(fold.seconds for fold in known) - spent)
-    share = left / open_folds
-    return known[number - 1].seconds + max(share - preparing, _SMALLEST_SHARE * share, 1.0)
+    finished = sum(fold.seconds for fold in known if fold.state == "finished")
+    share = max(0.0, limit - finished - spent) / open_folds
+    return max(share - preparing, _SMALLEST_SHARE * share, known[number - 1].seconds + 1.0)
 
 
 def _untouched(known: Sequence[_Known]) -> bool:
