@@ -127,6 +127,7 @@ def run(folder: Path, options: argparse.Namespace) -> None:
             "labels_list": ["large organ", "small organ"],
             "dimension": "3D",
             "intensity": "window",
+            "validation_fraction": 0.05,
             "time_limit_minutes": options.minutes,
             "cache": options.cache,
             "resume": False,

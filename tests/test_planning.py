@@ -150,7 +150,7 @@ def test_thick_slices_and_photos_are_learned_slice_by_slice() -> None:
     assert plan.preprocessing.input_shape == (256, 256)
     photos = plan_for(PHOTOS)
     assert photos.network.dimension == "2D"
-    assert "'p0' has 1 slice;" in reason(photos, "dimension")
+    assert "a scan has 1 slice;" in reason(photos, "dimension")
 
 
 def test_nothing_stays_auto_and_every_choice_has_its_reason() -> None:

@@ -37,10 +37,10 @@ def choose_dimension(facts: Sequence[CaseFacts]) -> tuple[str, str]:
         if len(f.counts) < FEWEST_SLICES_3D:
             return (
                 "2D",
-                f"'{f.name}' has {counted(len(f.counts), 'slice')}; 3D needs at least {FEWEST_SLICES_3D} in every scan",
+                f"a scan has {counted(len(f.counts), 'slice')}; 3D needs at least {FEWEST_SLICES_3D} in every scan",
             )
         if not f.geometry.is_even or not f.geometry.positions_known:
-            return "2D", f"the slices of '{f.name}' are not evenly spaced"
+            return "2D", "slices are not evenly spaced, or their distances unknown"
     ratios = [f.geometry.spacing_zyx_mm[0] / max(f.geometry.spacing_zyx_mm[1:]) for f in facts]
     if float(np.median(ratios)) > MOST_ANISOTROPY_3D:
         return "2D", f"slices lie {np.median(ratios):.1f} times further apart than pixels"

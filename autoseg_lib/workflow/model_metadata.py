@@ -33,6 +33,12 @@ def model_metadata(plan: Plan, study: Study, epoch: int, scores: Scores | None) 
         "preprocessing": plan.preprocessing.to_dict(),
         "augmentation": plan.augmentation.to_dict(),
         "postprocessing": [],
+        "fingerprint": plan.fingerprint.to_dict(),
+        "choices": [
+            {"setting": c.setting, "value": c.value, "reason": c.reason}
+            for c in plan.choices
+            if c.setting in settings or not hasattr(plan.settings, c.setting)
+        ],
         "validation": score_table(plan, scores),
         "data": {
             "checksum": study.report.checksum,

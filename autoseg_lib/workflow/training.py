@@ -50,6 +50,7 @@ from autoseg_lib.workflow.training_time import (
     measure_speed,
     seconds_after_last_step,
     seconds_with_looks,
+    seconds_within_limit,
     with_speed,
 )
 
@@ -234,9 +235,7 @@ def _minutes_left(plan: Plan, speed: Speed, checkpoint: dict[str, Any] | None) -
     if checkpoint:
         total = max(Schedule.from_dict(state["schedule"]).total_steps, total)
     seconds = expected_seconds(plan, speed, max(0, total - int(state["steps_done"])))
-    if plan.loop.time_limit_seconds:
-        seconds = min(seconds, max(0.0, plan.loop.time_limit_seconds - state["elapsed_seconds"]))
-    return seconds / 60
+    return min(seconds, seconds_within_limit(plan, state["elapsed_seconds"])) / 60
 
 
 def _find_checkpoint(settings: TrainSettings, folder: Path, dimension: str) -> dict[str, Any] | None:

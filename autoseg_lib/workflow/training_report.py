@@ -34,6 +34,7 @@ def report_values(plan: Plan, study: Study, result: TrainingResult) -> dict[str,
         "device": plan.loop.device,
         "precision": plan.loop.precision,
         "settings": to_table(plan.settings),
+        "fingerprint": plan.fingerprint.to_dict(),
         "choices": [{"setting": c.setting, "value": c.value, "reason": c.reason} for c in plan.choices],
         "data": {"summary": study.report.summary, "checksum": study.report.checksum},
         "split": {

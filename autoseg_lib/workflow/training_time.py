@@ -23,6 +23,8 @@ from autoseg_lib.workflow.training_start import make_trainer
 
 # The first step sets up the arithmetic; it is not timed. With so many timed steps the median is steady.
 ENOUGH_STEPS = 40
+# Share of the time for measuring that goes into steps.
+STEPS_SHARE = 0.6
 # The last look also measures distances and keeps the answer.
 FINAL_LOOK_COST = 1.5
 # Saving the model, the state and the report at the end, starting the loop.
@@ -79,9 +81,12 @@ def measure_speed(
     trainer = make_trainer(
         replace(plan, loop=replace(plan.loop, num_workers=0)), network, train_set, (), None, {}
     )
-    look = _time_look(trainer, plan, validation, seconds, clock)
-    data, whole = _time_steps(trainer, plan, train_set, begun + seconds, clock)
+    data, whole = _time_steps(trainer, plan, train_set, begun + STEPS_SHARE * seconds, clock)
     step, prepare = float(np.median(whole)), float(np.median(data))
+    # Whole scans can take minutes on this computer: what they cost is then worked out from the pixels alone.
+    look = plan.scan_steps * step
+    if look < begun + seconds - clock():
+        look = _time_look(trainer, plan, validation, seconds, clock)
     if plan.loop.num_workers:  # helper processes prepare images while the device computes
         step = max(step - prepare, prepare / plan.loop.num_workers)
     return Speed(step, prepare, look, len(whole))
@@ -160,11 +165,34 @@ def seconds_with_looks(speed: Speed) -> float:
 
 def with_speed(plan: Plan, speed: Speed) -> Plan:
     """Returns the plan with what was measured among its lines, and with the time that the end of the run needs."""
-    line = Choice("speed", None, f"{speed.step_seconds:.2f} s a step", speed.text)
+    value = f"{speed.step_seconds:.2f} s a step"
+    line = Choice("speed", value, value, speed.text)
     loop = replace(
         plan.loop,
         reserve_seconds=seconds_after_last_step(plan, speed),
         last_looks=_last_looks(plan),
         last_seconds=SAVING_SECONDS,
     )
-    return replace(plan, choices=(*plan.choices, line), loop=loop)
+    lines = [line, *_long_last_look(replace(plan, loop=loop))]
+    return replace(plan, choices=(*plan.choices, *lines), loop=loop)
+
+
+def seconds_within_limit(plan: Plan, elapsed_seconds: float) -> float:
+    """Returns the longest that a run can take from now on, by its time limit; infinite without one.
+
+    Half of the limit is for learning, however long the last look at the scans kept back takes.
+    """
+    limit, reserve = plan.loop.time_limit_seconds, plan.loop.reserve_seconds
+    if limit is None:
+        return math.inf
+    learning = max(0.0, max(0.5 * limit, limit - reserve) - elapsed_seconds)
+    return learning + reserve
+
+
+def _long_last_look(plan: Plan) -> list[Choice]:
+    limit, reserve = plan.loop.time_limit_seconds, plan.loop.reserve_seconds
+    if limit is None or reserve <= 0.5 * limit:
+        return []
+    value = f"about {reserve / 60:.0f} minutes"
+    reason = "more than half the time limit, which it will exceed: a smaller validation_fraction shortens it"
+    return [Choice("last look", value, value, reason)]
