@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from autoseg_lib.errors import DataError, ModelError, OutOfSpaceError, SettingsError
+from autoseg_lib.errors import DataError, ModelError, SettingsError
 from autoseg_lib.events import EpochDone, Event, Message, StepDone, StopFlag, nobody
 from autoseg_lib.networks.model_file import load_model, read_metadata
 from autoseg_lib.settings import TrainSettings, make_settings
@@ -74,6 +73,7 @@ def test_files_history_and_progress_lines(study_folder: Path):
         "tiny_best.safetensors",
         "tiny_history.csv",
         "tiny_last.ckpt",
+        "tiny_last.previous.ckpt",
         "tiny_report.json",
         "tiny_settings.yaml",
     ]
@@ -207,32 +207,33 @@ def test_time_limit_ends_the_run(study_folder: Path):
     assert result.model_path.is_file()
 
 
-def test_a_full_disk_leaves_the_model_before_it_whole(study_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    run(study_folder, epochs=1)
-    best = study_folder / "models" / "tiny_best.safetensors"
-    before = best.read_bytes()
-    real = Path.write_bytes
-
-    def full(self: Path, content: bytes) -> int:
-        if self.suffix == ".safetensors":
-            real(self, content[:1000])
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(self, content)
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OutOfSpaceError, match="the disk is full"):
-        run(study_folder, epochs=3)
-    assert best.read_bytes() == before
-    assert not list(best.parent.glob(".part-*"))
-    monkeypatch.undo()
-    assert run(study_folder, epochs=3)[0].epochs_done == 3
-
-
-def test_a_damaged_resume_file_is_named(study_folder: Path):
-    run(study_folder, epochs=1)
-    (study_folder / "models" / "tiny_last.ckpt").write_bytes(b"\x80\x04K\x01.")
+def test_a_damaged_resume_file_is_said_and_the_one_before_it_used(study_folder: Path):
+    run(study_folder)
+    last = study_folder / "models" / "tiny_last.ckpt"
+    last.write_bytes(last.read_bytes()[:-100])
+    prepared = prepare(study_folder)
+    assert prepared.state == "continue"
+    assert prepared.found.startswith(
+        "'tiny_last.ckpt' is damaged or was not written to its end: going on from the one before it, of "
+    )
+    assert train(prepared).epochs_done == 4
+    last.write_bytes(b"\x80\x04K\x01.")
+    last.with_name("tiny_last.previous.ckpt").write_bytes(b"")
     with pytest.raises(ModelError, match=r"'tiny_last.ckpt' cannot be read as a training checkpoint"):
-        prepare(study_folder, epochs=1)
+        prepare(study_folder)
+
+
+def test_early_stopping_ends_a_run_in_words(study_folder: Path):
+    """A network that learns nothing (learning rate 0) gains nothing: over after half the run, not before."""
+    result, events = run(study_folder, epochs=20, early_stopping=True, learning_rate=1e-12)
+    assert result.reason == "early"
+    assert 10 <= result.epochs_done < 20
+    said = [e.text for e in events if isinstance(e, Message) and "have not come out better" in e.text]
+    assert len(said) == 1
+    assert "so training ends here. early_stopping = False trains all 20 epochs." in said[0]
+    assert prepare(study_folder, epochs=20, early_stopping=True, learning_rate=1e-12).state == "finished"
+    again = prepare(study_folder, epochs=20, early_stopping=False, learning_rate=1e-12)
+    assert again.state == "continue"
 
 
 def test_resume_true_needs_a_run(study_folder: Path):

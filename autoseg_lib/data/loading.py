@@ -11,6 +11,7 @@ import copy
 import itertools
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from multiprocessing import spawn
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -95,18 +96,20 @@ class BatchStream:
         keys = _Endless(self.batches, epoch, first)
         if not self.helpers:
             return iter(DataLoader(self.dataset, batch_sampler=keys, pin_memory=self.pin_memory))
-        return iter(
-            DataLoader(
-                self.dataset,
-                batch_sampler=keys,
-                num_workers=self.helpers,
-                prefetch_factor=max(2, -(-_AHEAD // self.helpers)),
-                multiprocessing_context=_HelperContext(),
-                worker_init_fn=_begin_helper,
-                pin_memory=self.pin_memory,
-                timeout=_LOOK_SECONDS,
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what does not work is said in one sentence, see begin()
+            return iter(
+                DataLoader(
+                    self.dataset,
+                    batch_sampler=keys,
+                    num_workers=self.helpers,
+                    prefetch_factor=max(2, -(-_AHEAD // self.helpers)),
+                    multiprocessing_context=_HelperContext(),
+                    worker_init_fn=_begin_helper,
+                    pin_memory=self.pin_memory,
+                    timeout=_LOOK_SECONDS,
+                )
             )
-        )
 
     def _next(self, source: Iterator[Batch]) -> Batch:
         for _ in range(PATIENCE_SECONDS // _LOOK_SECONDS):

@@ -29,7 +29,7 @@ class Keeper:
         """
         self.patience_seconds = patience_seconds
         self.waiting: dict[Path, Callable[[], None]] = {}
-        self._next_try = 0.0
+        self._next_try, self._in_trouble = 0.0, False
 
     def keep(self, path: Path, write: Callable[[], None], on_event: Listener, *, later: bool = True) -> bool:
         """Writes a file, or takes note of it; returns whether it was written.
@@ -47,13 +47,15 @@ class Keeper:
         try:
             write()
         except ExportError as error:
-            if not self.waiting:
+            if not self._in_trouble:
                 on_event(Message(_trouble(path, error), "warning"))
+            self._in_trouble = True
             if later:
                 self.waiting[path] = write
             self._next_try = time.monotonic() + SECONDS_BETWEEN_TRIES
             return False
         self.waiting.pop(path, None)
+        self._say_when_over(on_event)
         return True
 
     def try_again(self, on_event: Listener) -> None:
@@ -63,8 +65,7 @@ class Keeper:
         error = self._write_waiting()
         if error is not None:
             self._next_try = time.monotonic() + SECONDS_BETWEEN_TRIES
-        else:
-            on_event(Message("Saving works again: all files are up to date."))
+        self._say_when_over(on_event)
 
     def finish(self, on_event: Listener, stop: StopFlag) -> None:
         """Waits for what is still unwritten at the end of a run.
@@ -81,7 +82,11 @@ class Keeper:
                 on_event(Message(_last_call(error, self.patience_seconds), "warning"))
                 told = True
             time.sleep(min(SECONDS_BETWEEN_LAST_TRIES, max(0.0, until - time.monotonic())))
-        if told:
+        self._say_when_over(on_event)
+
+    def _say_when_over(self, on_event: Listener) -> None:
+        if self._in_trouble and not self.waiting:
+            self._in_trouble = False
             on_event(Message("Saving works again: all files are up to date."))
 
     def _write_waiting(self) -> ExportError | None:
