@@ -342,7 +342,7 @@ def _train_study(study: Any, processes: int, terminal: Terminal, stop: StopFlag,
             terminal.line(line)
         return train_run(prepared, terminal, stop)
     require_one_run(study.settings)
-    shared = prepare_together(study, Path.cwd(), terminal, team=team)
+    shared = prepare_together(study, Path.cwd(), terminal, team)
     for line in shared.lines():
         terminal.line(line)
     return train(shared, terminal, stop, team)

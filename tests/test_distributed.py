@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +16,13 @@ from safetensors.torch import load_file
 from autoseg_lib.cli import main
 from autoseg_lib.data.dataset import KeyedBatches
 from autoseg_lib.errors import SettingsError
+from autoseg_lib.settings import TrainSettings, make_settings, read_settings_file
 from autoseg_lib.train.checkpoint import load_checkpoint
 from autoseg_lib.train.distributed import ALONE, Team, TeammateLostError
 from autoseg_lib.train.launch import Place
+from autoseg_lib.train.machine import Machine, find_machine
+from autoseg_lib.workflow.checking import check_study
+from autoseg_lib.workflow.together import share_of_machine, with_even_batch
 from tests.helpers.launching import free_port, process_of_rank, torchrun, wait_until, write_study
 
 LEARNED = ["epoch", "train_loss", "val_loss", "val_dice", "val_dice_one", "val_dice_two", "learning_rate"]
@@ -109,6 +114,28 @@ def test_a_batch_that_cannot_be_shared_out_is_refused():
         team.share(8)
     with pytest.raises(SettingsError, match=r"Use 3, or another number of processes"):
         team.share(2)
+
+
+def test_a_batch_left_open_becomes_one_that_can_be_shared_out(tmp_path: Path):
+    settings = read_settings_file(write_study(tmp_path, batch_size="auto"))
+    settings["main_dir"] = str(tmp_path / "data")
+    study = check_study(make_settings(TrainSettings, settings))
+    team, told = Team(), []
+    team.place = Place("torchrun", 0, 5, 0, 5)
+    even = with_even_batch(study, tmp_path, find_machine(), team, told.append)
+    assert even.settings.batch_size == 5
+    assert [event.text for event in told] == ["batch_size = 5, so that 5 processes can share it out evenly."]
+    given = replace(study, settings=replace(study.settings, batch_size=4))
+    with pytest.raises(SettingsError, match=r"batch_size = 4 cannot be shared out evenly by 5 processes"):
+        with_even_batch(given, tmp_path, find_machine(), team, told.append)
+
+
+def test_several_processes_take_their_share_of_the_computer():
+    team = Team()
+    team.place = Place("torchrun", 0, 4, 0, 4)
+    machine = Machine(device="cpu", cores=10, ram_available_gb=8.0, precision="32")
+    share = share_of_machine(machine, team)
+    assert (share.cores, share.ram_available_gb) == (2, 2.0)
 
 
 def test_alone_everything_is_a_plain_call():
