@@ -30,25 +30,26 @@ LEARNED = ["epoch", "train_loss", "val_loss", "val_dice", "val_dice_one", "val_d
 
 def test_two_computers_learn_what_one_process_learns(tmp_path: Path):
     """Two torchrun agents on the loopback address stand for two computers."""
-    settings = write_study(tmp_path, epochs=3)
+    settings = write_study(tmp_path, epochs=2)
     meet = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=study")
     port = free_port()
     agents = [torchrun(settings, *meet, f"--rdzv-endpoint=127.0.0.1:{port}") for _ in range(2)]
     told = [agent.communicate(timeout=300)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], told
     # The first process alone speaks.
-    assert sorted(text.count("Training is finished: 3 of 3 epochs") for text in told) == [0, 1]
-    two = load_file(tmp_path / "models" / "tiny_3.safetensors")
+    assert sorted(text.count("Training is finished: 2 of 2 epochs") for text in told) == [0, 1]
+    two = load_file(tmp_path / "models" / "tiny_2.safetensors")
     history = pd.read_csv(tmp_path / "models" / "tiny_history.csv")
 
     assert main(["train", "--settings", str(settings), "--set", f"model_dir={tmp_path / 'alone'}"]) == 0
-    one = load_file(tmp_path / "alone" / "tiny_3.safetensors")
+    one = load_file(tmp_path / "alone" / "tiny_2.safetensors")
     assert list(one) == list(two)
-    # Sums in another order: float32 rounds at 1e-7 of values up to some 10, over 12 steps with a normalised gradient.
+    # Sums in another order round otherwise in the seventh digit; measured after these 20 steps: 4e-6, where a process that saw
+    # only its own half of the batch would be off by about the size of the steps taken, 1e-2.
     for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=0, atol=2e-3, msg=name)
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-4, msg=name)
     pd.testing.assert_frame_equal(
-        history[LEARNED], pd.read_csv(tmp_path / "alone" / "tiny_history.csv")[LEARNED], rtol=0, atol=2e-3
+        history[LEARNED], pd.read_csv(tmp_path / "alone" / "tiny_history.csv")[LEARNED], rtol=0, atol=1e-3
     )
 
 
