@@ -10,6 +10,11 @@ import torch
 from torch import nn
 
 from autoseg_lib.errors import SettingsError
+from autoseg_lib.networks.registry import NetworkSpec
+from autoseg_lib.settings import TrainSettings, make_settings
+from autoseg_lib.train.choosing import Chooser
+from autoseg_lib.train.learning_choice import choose_learning
+from autoseg_lib.train.machine import Machine
 from autoseg_lib.train.optimizers import Muon, build_optimizer, orthogonalised
 
 
@@ -97,3 +102,20 @@ def test_unknown_name_is_refused() -> None:
         match=r'optimizer = "adam" is not known. Did you mean "adamw"\? Accepted: muon, adamw.',
     ):
         build_optimizer(_network(), "adam", 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("network", "device", "expected"),
+    [
+        # An encoder of many weights on a CPU: Muon's own work would outweigh the learning.
+        (NetworkSpec("2D", "unet", 2, (128, 128), "resnet18"), "cpu", ("adamw", 1e-3)),
+        (NetworkSpec("2D", "unet", 2, (128, 128), "resnet18"), "cuda", ("muon", 3e-3)),
+        (NetworkSpec("3D", "light_unet", 2, (32, 32, 32)), "cpu", ("muon", 5e-3)),
+    ],
+)
+def test_the_plan_takes_the_optimizer_that_learns_more_in_the_same_time(network, device, expected) -> None:
+    chooser = Chooser(make_settings(TrainSettings, {"main_dir": "x"}), {})
+    chooser.choose("precision", "32", "")
+    machine = Machine(device, 2, 8.0, "32")
+    plan = choose_learning(chooser, network.dimension, machine, network, 4, 40, None, 0.0)
+    assert (plan.optimizer, plan.learning_rate) == expected

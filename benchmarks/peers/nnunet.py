@@ -49,7 +49,9 @@ class Installation:
         folders = {
             name: str(self.folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
         }
-        environment = {**os.environ, **folders, "nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
+        # Planning asks for at least one helper process; training without any shows all its processor time.
+        helpers = "0" if arguments[0] == "train" else "1"
+        environment = {**os.environ, **folders, "nnUNet_n_proc_DA": helpers, "nnUNet_compile": "f"}
         environment["OMP_NUM_THREADS"] = str(self.threads)
         with log.open("w", encoding="utf-8") as file:
             command = [str(self.python), str(DRIVER), *arguments, "--threads", str(self.threads)]
