@@ -52,9 +52,9 @@ SCANS, MINUTES, SEEDS = (5, 10, 20, 50), 3.0, 2
 CURVE_AT = 20
 
 
-def draw(seed: int, scans: int, split_seed: int) -> Split:
+def draw(seed: int, scans: int, split_seed: int, limit: int | None) -> Split:
     """Returns the first ``scans`` of one random order of the scans to learn from, and all scans kept back."""
-    whole = split_patients(HIPPOCAMPUS, PARTS, split_seed)[0]
+    whole = split_patients(HIPPOCAMPUS, PARTS, split_seed, limit)[0]
     order = np.random.default_rng([seed, 41]).permutation(len(whole.train))
     chosen = tuple(sorted(whole.train[i] for i in order[:scans]))
     return Split(HIPPOCAMPUS, f"{scans} scans, draw {seed}", chosen, whole.test)
@@ -200,7 +200,10 @@ def main() -> None:
     results = start(given)
     minutes = given.minutes[0] if given.minutes else MINUTES
     curves = given.results.with_name(given.results.stem + "_foretold.jsonl")
-    draws = {n: [draw(seed, n, given.seed) for seed in range(given.seeds)] for n in sorted(given.scans)}
+    draws = {
+        n: [draw(seed, n, given.seed, given.limit) for seed in range(given.seeds)]
+        for n in sorted(given.scans)
+    }
     for scans, splits in {} if given.table else draws.items():
         for seed, split in enumerate(splits):
             if given.only in (None, "ours"):
