@@ -167,7 +167,7 @@ def memory_sentence() -> str:
         except psutil.Error:  # it has ended meanwhile
             continue
     free = psutil.virtual_memory().available
-    text = f"Memory: {used / GB:.1f} GB used by this notebook, {free / GB:.1f} GB free on this computer"
+    text = f"memory: {used / GB:.1f} GB used, {free / GB:.1f} GB free"
     gpu = find_gpu()
     if gpu is not None and gpu.memory_used_gb is not None and gpu.memory_total_gb is not None:
         text += f" · GPU: {gpu.memory_used_gb:.1f} of {gpu.memory_total_gb:.1f} GB used"
