@@ -199,6 +199,8 @@ def test_depth_and_width_reach_the_network() -> None:
     thin = plan_for(flat)
     assert thin.settings.network_depth == 2
     assert "the thinnest side has only 9" in reason(thin, "network_depth")
+    with pytest.raises(SettingsError, match=r'network_depth = 2: network = "unet" can have 3 to 5'):
+        plan_for(THICK, network_depth=2)
     with pytest.raises(SettingsError, match=r'network_width = 24: it cannot be set for network = "unet"'):
         plan_for(THICK, network_width=24)
     with pytest.raises(SettingsError, match=r'network_depth = 3: it cannot be set for network = "vnet"'):

@@ -17,8 +17,8 @@ Options = dict[str, Any]
 MOST_FEATURES = 320
 # Features per level of smp's decoders, from the deepest of five up.
 _DECODER_2D = (256, 128, 64, 32, 16)
-# Fewest halvings that still see beyond an ROI's edge.
-FEWEST_LEVELS = 2
+# Fewest halvings that still see beyond an ROI's edge; encoders of smp have at least three.
+FEWEST_LEVELS = {"2D": 3, "3D": 2}
 
 
 def _widths(levels: int, width: int) -> list[int]:
@@ -107,8 +107,8 @@ def choose_depth_and_width(
     if entry is None:
         _refuse(chooser, network, ("network_depth", "network_width"))
         return {}
-    deep = max(FEWEST_LEVELS, entry.levels)
-    while deep > FEWEST_LEVELS and 2 * 2**deep > max(min(sizes), 8):
+    deep, fewest = entry.levels, FEWEST_LEVELS[dimension]
+    while deep > fewest and 2 * 2**deep > max(min(sizes), 8):
         deep -= 1
     reason = f"{2**deep} pixels become one at the deepest level"
     if deep < entry.levels:
@@ -117,9 +117,10 @@ def choose_depth_and_width(
         deep = min(5, entry.most_levels)
         reason = "a GPU sees large patches: down to a thirty-second"
     levels = int(chooser.choose("network_depth", deep, reason))
-    if levels > entry.most_levels:
+    if not fewest <= levels <= entry.most_levels:
         raise SettingsError(
-            f'network_depth = {levels}: network = "{network}" has at most {entry.most_levels} levels.'
+            f'network_depth = {levels}: network = "{network}" can have {fewest} to {entry.most_levels}. '
+            'Choose one of these, or leave network_depth = "auto".'
         )
     if not entry.width:
         _refuse(chooser, network, ("network_width",))

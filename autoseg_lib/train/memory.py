@@ -16,11 +16,11 @@ from autoseg_lib.system import GB
 # Weights, gradients, two moments of AdamW, the running mean: five numbers of 32 bits each.
 BYTES_PER_WEIGHT = 5 * 4
 # What is kept for the way back: the outputs of every layer. On top come their gradients, of which only those of a few
-# layers live at a time, and work space; measured beside torch's own count it is 1.2 to 1.6 times as much in all.
+# layers live at a time, and work space. Rather too much than too little: a run that is too large is made smaller anyway.
 OVERHEAD = 1.6
 # Bytes per number kept: mixed precision keeps half of them in 16 bits and the inputs of normalisation in 32.
 BYTES_KEPT = {"32": 4.0, "bf16": 3.0, "16": 3.0}
-# The libraries themselves, the CUDA context.
+# What training takes beside: reading and changing images; on a GPU the driver's own memory.
 FIXED_GB = {"cpu": 0.6, "gpu": 0.8}
 
 # These hand on what they are given, or change it in place.
