@@ -295,11 +295,27 @@ def test_other_settings_ask_for_a_new_name(trained: Path) -> None:
         prepare(trained, learning_rate=0.5)
 
 
-def test_starting_over_sets_everything_aside(trained: Path) -> None:
+def test_starting_over_sets_everything_aside(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile NAME_folds.csv is open in another program: the folds are trained all the same."""
+    real, refused = Path.replace, []
+
+    def locked(self: Path, target: Path) -> Path:
+        if Path(target).name == "cv_folds.csv" and len(refused) < 2:
+            refused.append(target)
+            raise PermissionError(13, "Permission denied")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", locked)
     models = trained / "models"
     old = (models / "cv_best.safetensors").read_bytes()
     result, events = run(trained, epochs=1, resume=False, seed=7)
     assert folds_begun(events) == [1, 2, 3] and len(result.fold_lines) == 3
+    warned = [e.text for e in events if isinstance(e, Message) and e.level == "warning"]
+    assert (
+        len(refused)
+        == len([text for text in warned if text.endswith("Training goes on with the next fold.")])
+        == 2
+    )
     (aside,) = models.glob("cv_replaced_*")
     assert (aside / "cv_best.safetensors").read_bytes() == old and (aside / "cv_folds.csv").is_file()
     assert len(list(models.glob("cv_fold?_replaced_*"))) == 3

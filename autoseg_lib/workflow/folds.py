@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg_lib.data.split import Split, split_folds
-from autoseg_lib.errors import SettingsError
+from autoseg_lib.errors import ExportError, SettingsError
 from autoseg_lib.events import FoldStarted, Listener, Message, StopFlag, nobody
 from autoseg_lib.settings import AUTO, TrainSettings, read_settings_file, to_table
 from autoseg_lib.train.files import RunFiles, write_yaml
@@ -436,17 +436,27 @@ class _Folds:
         self.known[number - 1] = replace(
             self.known[number - 1], state="finished", used=to_table(run.plan.settings)
         )
-        scores = {n: done.cases for n, done in self.done.items()}
-        write_fold_scores(prepared.files.folds, scores, run.plan.labels)
+        self._keep_scores()
+
+    def _keep_scores(self) -> None:
+        """Scores that could not be kept are found anew in the next sitting; that must not end the training."""
+        scores = {number: fold.cases for number, fold in self.done.items()}
+        try:
+            write_fold_scores(self.prepared.files.folds, scores, self.prepared.plan.labels)
+        except ExportError as error:
+            self.on_event(Message(f"{error} Training goes on with the next fold.", "warning"))
 
     def _prepare(self, number: int) -> PreparedTraining:
         prepared = self.prepared
         spent = self.clock() - self.started
         share = _seconds_for(number, self.known, _limit(prepared.study), spent, prepared.prepare_seconds)
+        # The scans of the first fold are still in memory, for the pre-visualization: less is free than there was.
+        free = find_machine().ram_available_gb
+        machine = replace(prepared.machine, ram_available_gb=min(free, prepared.machine.ram_available_gb))
         return _prepare_fold(
             prepared.study,
             prepared.project_dir,
-            prepared.machine,
+            machine,
             prepared.files,
             prepared.splits,
             self.known,
