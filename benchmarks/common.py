@@ -28,6 +28,7 @@ from PIL import Image  # noqa: E402
 
 from autoseg_lib.data.example_study import write_example_study  # noqa: E402
 from autoseg_lib.data.packed import PreparedCase  # noqa: E402
+from autoseg_lib.data.pairing import pair  # noqa: E402
 from autoseg_lib.data.training_case import load_training_case  # noqa: E402
 from autoseg_lib.evaluate.compare import compare_masks  # noqa: E402
 from autoseg_lib.evaluate.table import EvaluationRow  # noqa: E402
@@ -37,7 +38,6 @@ from autoseg_lib.preprocess.pipeline import Preprocessing  # noqa: E402
 from autoseg_lib.settings import TrainSettings, make_settings  # noqa: E402
 from autoseg_lib.train.validate import ValidationScan  # noqa: E402
 from autoseg_lib.volume import Mask  # noqa: E402
-from autoseg_lib.workflow.checking import check_study  # noqa: E402
 
 METRICS = ("dice", "hd95_mm", "surface_dice_1mm")
 
@@ -175,11 +175,10 @@ def settings_for(task: Task, folder: Path, minutes: float | None = None, **more:
 def read_scans(task: Task, folder: Path) -> list[ValidationScan]:
     """Reads all scans of a data folder with their labels, on their own grid."""
     settings = settings_for(task, folder)
-    study = check_study(settings)
     scans = []
-    for index in study.report.usable:
-        scan, mask, names = load_training_case(study.pairing.cases[index], settings)
-        scans.append(ValidationScan(study.pairing.cases[index].name, scan.volume, mask, names))
+    for case in pair(settings).cases:
+        scan, mask, names = load_training_case(case, settings)
+        scans.append(ValidationScan(case.name, scan.volume, mask, names))
     return scans
 
 
