@@ -69,8 +69,8 @@ def curves(history: Sequence[Mapping[str, Any]], labels: LabelTable, worst_loss:
         _legend(right, outside=True)
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        if len(history) == 1:
-            axes.set_xlim(0, 2)
+        # The same epochs left and right, though the validation scans are not looked at after each.
+        axes.set_xlim(0, max(2.0, 1.02 * max((row["epoch"] for row in history), default=0)))
     return _png(figure)
 
 
