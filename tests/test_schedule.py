@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -143,3 +144,10 @@ def test_stored_and_read_back_it_goes_on_alike() -> None:
     assert [copy.learning_rate(s, 1.0) for s in range(400)] == [
         schedule.learning_rate(s, 1.0) for s in range(400)
     ]
+
+
+def test_a_copy_of_a_schedule_goes_its_own_way() -> None:
+    planned = Schedule(100, 10, 100.0)
+    running = dataclasses.replace(planned)
+    assert running.replan(20, 40.0, 0.0)
+    assert planned == Schedule(100, 10, 100.0)

@@ -58,10 +58,3 @@ class Chooser:
     def note(self, what: str, value: Any, reason: str) -> None:
         """Adds a line on something that is no setting of its own."""
         self.choices.append(Choice(what, value, value, reason))
-
-    def revise(self, name: str, value: Any, reason: str) -> None:
-        """Gives a setting that was chosen already another value."""
-        self.values[name] = value
-        self.choices = [
-            Choice(c.setting, c.given, value, reason) if c.setting == name else c for c in self.choices
-        ]

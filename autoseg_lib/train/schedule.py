@@ -151,12 +151,12 @@ class Schedule:
         return cls(**values)
 
     def _end_at(self, step: int, total_steps: int, progress: float) -> bool:
-        changed = total_steps != self.total_steps or progress != self.progress(step)
+        before = self.progress(step)
+        changed = total_steps != self.total_steps or progress != before
         if changed:
-            before = self.progress(step)
-            if progress != before:
-                self.marks.append([step, before])  # up to here it was as planned
-            self.marks.append([step, progress])
+            as_planned = [] if progress == before else [[step, before]]  # up to here it was as planned
+            # A new list: copies of a schedule share the old one.
+            self.marks = [*self.marks, *as_planned, [step, progress]]
             self.total_steps = total_steps
         return changed
 
