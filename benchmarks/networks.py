@@ -3,8 +3,8 @@
     python benchmarks/networks.py [2D|3D ...] [--steps 3] [--only unet dynunet]
 
 Prints the tables of docs/networks.md. A step is forwards, backwards and AdamW on images of 256 × 256 (batch of 2) or patches of
-40 × 56 × 40 (batch of 1; larger where the network needs it, and then counted per voxel of 40 × 56 × 40). Times are of the
-processor, so that other programs disturb them little, and shown relative to the default network of that dimension.
+40 × 56 × 40 (batch of 1; larger where the network needs it, and then counted per voxel of 40 × 56 × 40). Numbers are of the
+format that training chooses on this computer (--precision: 32 or bf16). Times are of the processor, so that other programs disturb them little, and shown relative to the default network of that dimension.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from autoseg_lib.networks.registry import (
     output_weights,
     supervision_options,
 )
+from autoseg_lib.train.machine import find_machine
 
 SIZES = {"2D": (256, 256), "3D": (40, 56, 40)}
 BATCHES = {"2D": 2, "3D": 1}
@@ -47,7 +48,7 @@ def describe(dimension: str, name: str) -> NetworkSpec:
     return NetworkSpec(dimension, name, CLASSES, shape, options=options)  # type: ignore[arg-type]
 
 
-def seconds_per_step(spec: NetworkSpec, steps: int) -> tuple[float, int]:
+def seconds_per_step(spec: NetworkSpec, steps: int, precision: str) -> tuple[float, int]:
     """Returns the processor's seconds for a step at the common size, and the number of weights."""
     torch.manual_seed(0)
     flat = spec.dimension == "2D"
@@ -60,7 +61,9 @@ def seconds_per_step(spec: NetworkSpec, steps: int) -> tuple[float, int]:
     times = []
     for _ in range(steps + 1):  # the first sets up the kernels
         begun = time.process_time()
-        loss, _ = loss_of.parts(network(images), labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            outputs = network(images)
+        loss, _ = loss_of.parts(outputs, labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -69,7 +72,9 @@ def seconds_per_step(spec: NetworkSpec, steps: int) -> tuple[float, int]:
     return statistics.median(times[1:]) / larger, number_of_weights(network)
 
 
-def table(dimension: str, entries: Mapping[str, Entry], steps: int, only: list[str]) -> list[str]:
+def table(
+    dimension: str, entries: Mapping[str, Entry], steps: int, only: list[str], precision: str
+) -> list[str]:
     """Returns the table's lines, the default network first."""
     default = default_network(dimension)
     names = [default, *(name for name in entries if name != default and (not only or name in only))]
@@ -79,14 +84,14 @@ def table(dimension: str, entries: Mapping[str, Entry], steps: int, only: list[s
     ]
     base = 0.0
     for name in names:
-        seconds, weights = seconds_per_step(describe(dimension, name), steps)
+        seconds, weights = seconds_per_step(describe(dimension, name), steps, precision)
         base = base or seconds
         ratio = seconds / base
         verdict = "slow" if ratio > SLOW else "yes"
         line = f"| `{name}` | {entries[name].title}: {entries[name].about} | {weights / 1e6:.1f} | {ratio:.1f} | {verdict} |"
         lines.append(line)
         print(line, flush=True)
-    print(f"({dimension}: {base:.2f} s of the processor for a step of {default})", flush=True)
+    print(f"({dimension}, {precision}: {base:.2f} s of the processor for a step of {default})", flush=True)
     return lines
 
 
@@ -97,11 +102,12 @@ def main() -> None:
     parser.add_argument("dimensions", nargs="*", default=["2D", "3D"], help="2D, 3D or both")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--precision", choices=["32", "bf16"], default=find_machine().precision)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     for dimension in asked.dimensions:
         entries = NETWORKS_2D if dimension == "2D" else NETWORKS_3D
-        print("\n".join(["", *table(dimension, entries, asked.steps, asked.only)]))
+        print("\n".join(["", *table(dimension, entries, asked.steps, asked.only, asked.precision)]))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from autoseg_lib.losses.registry import build_loss
 from autoseg_lib.networks.pyramid_vnet import PyramidVNet, width_for
 from autoseg_lib.networks.registry import NetworkSpec, build_network, number_of_weights, output_weights
+from autoseg_lib.networks.shapes import weight_shapes
 
 
 def convolution(inputs: int, outputs: int, size: int) -> int:
@@ -49,6 +51,15 @@ def test_about_six_million_weights_at_256() -> None:
     assert number_of_weights(network) == pytest.approx(6.3e6, rel=0.01)
     assert width_for((256, 128)) == 11  # as many weights as for a square of as many pixels
     assert width_for((16, 16)) == 4
+
+
+def test_the_width_stays_when_the_image_becomes_smaller_later() -> None:
+    """After memory ran out the same network goes on with smaller images."""
+    spec = NetworkSpec("2D", "pyramid_vnet", 3, (256, 256))
+    smaller = replace(spec, input_shape=(192, 192))
+    assert spec.options == smaller.options == {"width": 16}
+    assert weight_shapes(spec) == weight_shapes(smaller)
+    assert NetworkSpec.from_dict(spec.to_dict()) == spec
 
 
 def test_what_it_is_made_of() -> None:

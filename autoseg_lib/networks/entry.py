@@ -45,6 +45,7 @@ class Entry:
         output_weights: weights of its several outputs while training, by the options; None: it has one output only.
         always_several: it gives several outputs whatever the options say.
         deep_supervision: whether they are compared with the labels too unless the settings say otherwise.
+        options_for: options that follow from the size it is built for; they stay when the size changes later.
         any_size: it takes other sizes than those that it was built for.
     """
 
@@ -60,6 +61,7 @@ class Entry:
     output_weights: Callable[[Options], tuple[float, ...]] | None = None
     always_several: bool = False
     deep_supervision: bool = False
+    options_for: Callable[[tuple[int, ...]], dict[str, Any]] | None = None
     any_size: bool = True
 
 

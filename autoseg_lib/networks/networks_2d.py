@@ -54,7 +54,7 @@ def _light_unet(spec: Described, pretrained: bool) -> nn.Module:
 
 
 def _pyramid_vnet(spec: Described, pretrained: bool) -> nn.Module:
-    options = {"width": width_for(spec.input_shape), "dropout": spec.dropout, **spec.options}
+    options = {"dropout": spec.dropout, **spec.options}
     return PyramidVNet(spec.in_channels, spec.out_channels, **options)
 
 
@@ -118,6 +118,7 @@ NETWORKS_2D: dict[str, Entry] = {
         loss="dice",
         output_weights=lambda options: (1.0, 1.0),
         always_several=True,
+        options_for=lambda shape: {"width": width_for(shape)},
     ),
 }
 

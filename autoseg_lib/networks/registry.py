@@ -150,6 +150,8 @@ class NetworkSpec:
             raise ModelError(
                 f"network: found {self.in_channels} channels; 1 is expected, in 2D also 3, 5, ... with neighbouring slices."
             )
+        if entry.options_for:
+            object.__setattr__(self, "options", {**entry.options_for(self.input_shape), **self.options})
         if self.out_channels < 2:
             raise ModelError("network: expected at least one ROI besides the background, found none.")
         check_input_shape(self)
