@@ -14,11 +14,17 @@ from autoseg_lib.data.packed import PreparedCase
 from autoseg_lib.errors import ModelError
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.infer.predictor import Predictor
+from autoseg_lib.labels import LabelTable
 from autoseg_lib.losses.registry import build_loss
 from autoseg_lib.networks.registry import NetworkSpec
 from autoseg_lib.preprocess.intensity import IntensityPlan
 from autoseg_lib.preprocess.pipeline import Preprocessing, runs_backwards
+from autoseg_lib.settings import TrainSettings, make_settings
+from autoseg_lib.train.choosing import Chooser
+from autoseg_lib.train.machine import Machine
+from autoseg_lib.train.network_choice import choose_network
 from autoseg_lib.volume import Volume
+from tests.helpers.made_facts import scan_facts
 
 SIDE = 24
 PREPROCESSING = Preprocessing("2D", IntensityPlan("zscore"), input_shape=(SIDE, SIDE))
@@ -129,6 +135,24 @@ def test_all_channels_are_changed_alike() -> None:
     np.testing.assert_array_equal(moved, moved_too)
     for channel in stack:
         np.testing.assert_allclose(channel, alone, atol=1e-5)
+
+
+def test_planning_says_which_scans_have_no_neighbours() -> None:
+    facts = [scan_facts("a", (1, 64, 64)), scan_facts("b", (5, 64, 64)), scan_facts("c", (1, 64, 64))]
+
+    def planned(**settings: int) -> tuple[NetworkSpec, list[str]]:
+        chooser = Chooser(make_settings(TrainSettings, {"main_dir": "x", **settings}), {})
+        machine = Machine("cpu", 2, 8.0, "32")
+        spec = choose_network(chooser, "2D", facts, LabelTable.numbered(2), IntensityPlan("zscore"), machine)[
+            0
+        ]
+        return spec, [f"{c.setting}: {c.value}, {c.reason}" for c in chooser.choices]
+
+    spec, lines = planned(neighbour_slices=2)
+    assert spec.in_channels == 5
+    assert "single slices: 2, of 3 scans: the slice stands in for its neighbours" in lines
+    spec, lines = planned()
+    assert spec.in_channels == 1 and "neighbour_slices: 0, each slice is looked at by itself" in lines
 
 
 def test_the_model_file_keeps_the_number() -> None:

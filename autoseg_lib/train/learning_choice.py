@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from autoseg_lib.losses import DEFAULT_LOSS, build_loss
+from autoseg_lib.losses.registry import DEFAULT_LOSS, build_loss
 from autoseg_lib.networks.registry import NetworkSpec, default_loss
 from autoseg_lib.train import defaults
 from autoseg_lib.train.choosing import Chooser

@@ -90,10 +90,8 @@ def _choose_neighbours(chooser: Chooser, facts: Sequence[CaseFacts]) -> int:
     )
     single = sum(len(f.counts) == 1 for f in facts)
     if neighbours and single:
-        chooser.revise(
-            "neighbour_slices",
-            neighbours,
-            f"{single} of {len(facts)} scans have a single slice, which stands in for its neighbours",
+        chooser.note(
+            "single slices", single, f"of {len(facts)} scans: the slice stands in for its neighbours"
         )
     return neighbours
 
