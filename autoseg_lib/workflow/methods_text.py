@@ -118,7 +118,7 @@ def _training(plan: Plan, epochs_done: int) -> str:
     loss = RECIPES[loop.loss].title if loop.loss in RECIPES else f"{loop.loss} loss"
     images = "slices" if plan.network.input_shape == plan.preprocessing.input_shape else "patches"
     return (
-        f"Training took {counted(epochs_done, 'epoch')} of {plan.steps_per_epoch} steps of {loop.batch_size} {images} with {OPTIMIZER_TITLES[loop.optimizer]} "
+        f"Training took {counted(epochs_done, 'epoch')} of {counted(plan.steps_per_epoch, 'step')} of {loop.batch_size} {images} with {OPTIMIZER_TITLES[loop.optimizer]} "
         f"(learning rate {loop.learning_rate:g}, weight decay {WEIGHT_DECAY:g}, {WARM_UP_SHARE:.0%} linear warm-up and cosine decay, "
         f"gradient norm at most {LARGEST_GRADIENT:g}), {loss}, {_PRECISION.get(loop.precision, loop.precision)} precision, dropout "
         f"{plan.network.dropout:g} and seed {loop.seed}; the model is an exponential moving average of the weights "
