@@ -225,7 +225,7 @@ def _like(known: Sequence[_Known]) -> dict[str, Any] | None:
     """Settings as used by the first fold there is: what was "auto" must become the same in every fold."""
     for fold in known:
         if fold.used is not None:
-            left_out = _OWN_TO_EACH_FOLD
+            left_out: tuple[str, ...] = _OWN_TO_EACH_FOLD
             if fold.used.get("time_limit_minutes") is not None:
                 left_out = (*left_out, "epochs")  # as many as the time of this fold holds
             return {key: value for key, value in fold.used.items() if key not in left_out}

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from autoseg_lib.labels import LabelTable
-from autoseg_lib.workflow.training import PreparedTraining
+from autoseg_lib.workflow.runs import PreparedRun
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class BatchPreview:
     label_table: LabelTable
 
 
-def preview_batch(data: PreparedTraining, which: int = 0) -> BatchPreview:
+def preview_batch(data: PreparedRun, which: int = 0) -> BatchPreview:
     """Returns one batch.
 
     Args:
