@@ -236,6 +236,25 @@ def test_early_stopping_ends_a_run_in_words(study_folder: Path):
     assert again.state == "continue"
 
 
+def test_memory_too_small_for_one_image_goes_on_with_smaller_ones(study_folder: Path):
+    """The network asks torch for more memory than any computer has; the one on smaller images does not."""
+    prepared = prepare(study_folder, input_shape=128, epochs=1)
+
+    def ask_for_too_much(*_: object) -> None:
+        torch.empty(2**50)
+
+    prepared.network.register_forward_pre_hook(ask_for_too_much)
+    events: list[Event] = []
+    result = train(prepared, events.append)
+    said = [event.text for event in events if isinstance(event, Message) and "Memory ran out" in event.text]
+    assert said[-1] == (
+        "Memory ran out even with one at a time: going on with images of 96 × 96. What was learned so far is kept."
+    )
+    assert result.epochs_done == 1
+    assert read_metadata(result.model_path)["preprocessing"]["input_shape"] == [96, 96]
+    assert prepare(study_folder, input_shape=128, epochs=1).state == "finished"
+
+
 def test_resume_true_needs_a_run(study_folder: Path):
     with pytest.raises(ModelError, match=r"'tiny_last.ckpt' was not found"):
         prepare(study_folder, resume=True)
@@ -350,6 +369,11 @@ def test_resuming_from_elsewhere_sets_a_run_of_the_same_name_aside(study_folder:
     assert resumed.epochs_done == 3
     (aside,) = (study_folder / "models").glob("b_replaced_*")
     assert (aside / "b_1.safetensors").read_bytes() == before
+    # Started once more with the same settings, it is where it was, not at the other run's end again.
+    again = prepare(
+        study_folder, epochs=3, model_filename="b", resume=str(study_folder / "models" / "tiny_last.ckpt")
+    )
+    assert again.state == "finished"
 
 
 def test_a_history_open_in_another_program_does_not_end_the_training(

@@ -337,7 +337,8 @@ class Trainer:
         if state.steps_done and not self.hurried:
             if self.choice.seen_step != state.steps_done and (scores := self._look(None)):
                 self._choose(scores, on_event, only_now=stopped)
-            if state.epoch > 0:
+            # The model after these epochs may be there: a stop within the next one must not change it.
+            if state.epoch > 0 and not (stopped and self.files.at_epoch(state.epoch).is_file()):
                 self._keep_model(state.epoch, self.last_scores, on_event, later=True)
             if not self.choice.best_epoch and not self.validation:
                 self._keep_best(self._average_now(), state.epoch, None, on_event)
@@ -424,7 +425,7 @@ class Trainer:
 
     def seconds_left(self) -> float:
         """Expected seconds to the end."""
-        steps, limit = self.state.steps_done, self.plan.time_limit_seconds
+        steps, limit = self.state.steps_done, self.schedule.time_limit_seconds
         pace = self.schedule.seconds_per_step or self.elapsed() / max(1, steps)
         left = (self.schedule.total_steps - steps) * pace
         return max(0.0, left if limit is None else min(left, limit - self.elapsed()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime
 import functools
@@ -14,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from autoseg_lib.data.split import Split
-from autoseg_lib.errors import AutosegError, SettingsError
+from autoseg_lib.errors import AutosegError, ModelError, SettingsError
 from autoseg_lib.events import EpochDone, Event, Listener, Message, Progress, StopFlag, nobody
 from autoseg_lib.networks.model_file import save_model
 from autoseg_lib.networks.registry import number_of_weights
@@ -245,11 +246,25 @@ def _find_checkpoint(settings: TrainSettings, folder: Path, dimension: str) -> d
     name = settings.model_filename if settings.model_filename != AUTO else default_name(settings, dimension)
     last = folder / f"{name}_last.ckpt"
     if isinstance(settings.resume, str) and settings.resume != AUTO:
-        last = Path(settings.resume).expanduser()
+        other = Path(settings.resume).expanduser()
+        if other.resolve() != last.resolve():
+            return _begun_from(other, last)
     elif settings.resume is not True and not is_there(last):
         return None
     checkpoint, remark = load_newest(last)
     return {**checkpoint, "remark": remark}
+
+
+def _begun_from(other: Path, last: Path) -> dict[str, Any]:
+    """What a run goes on from that begins where another one of another name stands; its own file once it has begun."""
+    origin = str(other.resolve())
+    if is_there(last):
+        with contextlib.suppress(ModelError):
+            checkpoint, remark = load_newest(last)
+            if checkpoint.get("begun_from") == origin:
+                return {**checkpoint, "remark": remark}
+    checkpoint, remark = load_newest(other)
+    return {**checkpoint, "remark": remark, "begun_from": origin, "elsewhere": True}
 
 
 def _require_same(settings: TrainSettings, checkpoint: dict[str, Any], study: Study, plan: Plan) -> None:
@@ -371,6 +386,7 @@ def _trainer_of(prepared: PreparedTraining, team: Team, clock: Callable[[], floa
         "given": before.get("given") or to_table(study.settings),
         "checksum": study.report.checksum,
         "looks": [plan.loop.validate_every, plan.validation_scans],
+        "begun_from": before.get("begun_from", ""),
         "versions": versions(),
     }
     save = functools.partial(_save_model, plan, study)
@@ -403,11 +419,8 @@ def _on_less(
 
 def _begin_files(prepared: PreparedTraining, on_event: Listener) -> None:
     """Sets the files of an earlier run aside, where this one does not go on with them."""
-    plan, resume = prepared.plan, prepared.study.settings.resume
-    elsewhere = isinstance(resume, str) and resume != AUTO
-    if elsewhere:
-        elsewhere = Path(str(resume)).expanduser().resolve() != plan.files.last.resolve()
-    if prepared.state == "new" or elsewhere:
+    plan, checkpoint = prepared.plan, prepared.checkpoint or {}
+    if prepared.state == "new" or checkpoint.get("elsewhere"):
         aside = plan.files.set_aside()
         if aside:
             on_event(Message(f"The files of an earlier run of this name were set aside in '{aside.name}'."))
