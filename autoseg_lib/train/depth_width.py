@@ -114,8 +114,9 @@ def choose_depth_and_width(
     if deep < entry.levels:
         reason += f": the thinnest side has only {min(sizes):.0f}"
     elif dimension == "3D" and machine.has_gpu and min(sizes) >= 64 and entry.width_gpu:
-        deep = min(5, entry.most_levels)
-        reason = "a GPU sees large patches: down to a thirty-second"
+        # At least four voxels are left along each side of a patch (nnU-Net's rule).
+        deep = min(4, entry.most_levels)
+        reason = "a GPU sees large patches: 16 pixels become one at the deepest level"
     levels = int(chooser.choose("network_depth", deep, reason))
     if not fewest <= levels <= entry.most_levels:
         raise SettingsError(
