@@ -13,7 +13,7 @@ from tests.helpers.launching import ENVIRONMENT, REPOSITORY, wait_until, write_s
 from tests.helpers.slurm import OneComputerCluster, require_slurm
 
 BATCH_FILE = REPOSITORY / "docs" / "slurm" / "train.sbatch"
-EPOCHS = 40
+EPOCHS = 30
 
 
 @pytest.mark.slurm
@@ -27,7 +27,7 @@ def test_the_batch_file_is_interrupted_put_back_and_goes_on(tmp_path: Path):
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m autoseg_lib "$@"\n', encoding="utf-8")
     program.chmod(0o755)
     path = f"{program.parent}{os.pathsep}{ENVIRONMENT['PATH']}"
-    options = ["--ntasks-per-node=2", "--cpus-per-task=1", "--gpus-per-node=0", "--mem=0", "--time=20"]
+    options = ["--ntasks-per-node=2", "--cpus-per-task=1", "--gpus-per-node=0", "--mem=0", "--time=60"]
     with OneComputerCluster(tmp_path / "slurm") as cluster:
         path = f"{path}{os.pathsep}{cluster.environment['PATH']}"
         job = cluster.submit(
@@ -39,10 +39,10 @@ def test_the_batch_file_is_interrupted_put_back_and_goes_on(tmp_path: Path):
         )
         log = tmp_path / f"autoseg-{job}.log"
         try:
-            wait_until((tmp_path / "models" / "tiny_last.ckpt").is_file, 300)
+            wait_until((tmp_path / "models" / "tiny_last.ckpt").is_file, 900)
             cluster.run("scancel", "--signal=USR1", job)
-            wait_until(lambda: cluster.field(job, "Restarts") == "1", 120)
-            state = cluster.wait_for(job, ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL"), 400)
+            wait_until(lambda: cluster.field(job, "Restarts") == "1", 300)
+            state = cluster.wait_for(job, ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL"), 900)
         finally:
             text = log.read_text(encoding="utf-8") if log.exists() else ""
             (tmp_path / "run.log").write_text(text, encoding="utf-8")

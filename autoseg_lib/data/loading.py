@@ -188,7 +188,7 @@ def _no_main_script() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupt_held_back() -> Iterator[None]:
-    """Ctrl-C reaches helpers too; they must live until the loop has ended the step in hand.
+    """Ctrl-C, and SLURM's signal before the time is up, reach helpers too; they must live until the step in hand has ended.
 
     A signal that is blocked here stays blocked in a process that is started here. Windows has no such thing: there a helper
     ignores it as soon as it runs.
@@ -196,7 +196,7 @@ def _interrupt_held_back() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
     try:
         yield
     finally:

@@ -228,7 +228,8 @@ class Team:
         try:
             result = work()
         except BaseException as error:
-            with self.noticing():
+            # Should the others be gone as well, it is this error that counts.
+            with contextlib.suppress(TeammateLostError), self.noticing():
                 dist.broadcast_object_list(
                     [None, str(error) or type(error).__name__], src=worker, group=group
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -96,9 +97,10 @@ class OneComputerCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.config.exists() and len(self._running) == 3:
-            self.run("scancel", "--signal=KILL", "--full", "--user", getpass.getuser())
+        if len(self._running) == 3:
             self.run("scancel", "--user", getpass.getuser())
+            with contextlib.suppress(TimeoutError):  # KillWait, and a little more
+                self._wait(lambda: not self.run("squeue", "-h"), "jobs that do not end", 40)
         for process in reversed(self._running):
             process.send_signal(signal.SIGTERM)
             try:
