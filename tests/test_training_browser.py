@@ -84,7 +84,9 @@ def test_more_epochs_while_training_a_restart_and_run_all_goes_on(lab):
     lab.wait_until_done(SECONDS)
 
     lab.run_all()
-    lab.wait_for_text("Found a run at epoch", "of 3010: continuing", "images per second", seconds=SECONDS)
+    lab.wait_for_text(
+        "Found a run at epoch", ": continuing", "of 3010 · about", "images per second", seconds=SECONDS
+    )
     lab.click_button("Stop and keep")
     lab.wait_until_done(SECONDS)
     assert lab.errors(notebook) == []
