@@ -140,6 +140,7 @@ def _predict_and_score(
 ) -> Scored:
     place, text = installation.folder, budget_text(budget)
     output = place / f"predicted_{text}"
+    output.mkdir(exist_ok=True)
     source = place / "nnUNet_raw" / DATASET / "imagesTs"
     say(f"    nnU-Net predicts {len(test)} scans with its weights after {text} minutes ...")
     paths = ["--input", str(source), "--output", str(output)]
