@@ -1,12 +1,16 @@
-"""Random changes of 2D slices, with or without their neighbours as further channels."""
+"""Random changes of 2D slices, with or without their neighbours as further channels. The only home of albumentations."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+
+# albumentations asks its server for a newer version when imported; nothing here goes to the network.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from albumentations.augmentations.geometric.functional import remap
 
 from autoseg_lib.augment.intensity import apply_draw, draw_intensity
 from autoseg_lib.augment.plan import BEND_CELLS, BEND_REACH, AugmentPlan, SeedKey, generator, swap_labels
@@ -41,15 +45,15 @@ def augment_slice(
         fill = float(channels.min())
         moved = np.empty(channels.shape, np.float32)
         for channel, result in zip(channels, moved, strict=True):
-            result[:] = _remapped(channel, maps, cv2.INTER_LINEAR, fill)
-        channels, mask = moved, _remapped(mask, maps, cv2.INTER_NEAREST, 0)
+            result[:] = remap(channel, *maps, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT, fill)
+        channels, mask = moved, remap(mask, *maps, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, 0)
     return apply_draw(channels, intensity, planes=True).reshape(image.shape), mask
 
 
 def _draw_maps(
     shape: tuple[int, ...], plan: AugmentPlan, random: np.random.Generator, moves: bool, bends: bool
-) -> FloatPixels | None:
-    """Draws where each pixel of the result comes from: (row, column, 2) columns and rows; None if none moves."""
+) -> tuple[FloatPixels, FloatPixels] | None:
+    """Draws where each pixel of the result comes from: its (column, row) maps; None if none moves."""
     rows, columns = shape[0], shape[1]
     # Everything is drawn whether used or not, so that one setting does not shift the random numbers of the
     # next.
@@ -65,23 +69,16 @@ def _draw_maps(
     zoom = 1 + size * plan.scale if moves else 1.0
     cosine, sine = np.float32(np.cos(angle) / zoom), np.float32(np.sin(angle) / zoom)
     shift_y, shift_x = (down * plan.shift * rows, right * plan.shift * columns) if moves else (0.0, 0.0)
-    maps = np.empty((rows, columns, 2), np.float32)
-    np.add(sine * y + np.float32((columns - 1) / 2 + shift_x), cosine * x, out=maps[..., 0])
-    np.add(cosine * y + np.float32((rows - 1) / 2 + shift_y), -sine * x, out=maps[..., 1])
+    map_x = sine * y + np.float32((columns - 1) / 2 + shift_x) + cosine * x
+    map_y = cosine * y + np.float32((rows - 1) / 2 + shift_y) - sine * x
     if bends:
         reach = plan.elastic * BEND_REACH / BEND_CELLS
-        corners = np.stack(
-            [bend[1] * np.float32(reach * columns), bend[0] * np.float32(reach * rows)], axis=-1
-        )
-        fine = (BEND_CELLS + 1) * _SMOOTH_STEPS
-        smooth = cv2.resize(corners, (fine, fine), interpolation=cv2.INTER_CUBIC)
-        maps += cv2.resize(smooth, (columns, rows), interpolation=cv2.INTER_LINEAR)
-    return maps
+        map_x += _smooth(bend[1] * np.float32(reach * columns), (columns, rows))
+        map_y += _smooth(bend[0] * np.float32(reach * rows), (columns, rows))
+    return map_x, map_y
 
 
-def _remapped(
-    plane: npt.NDArray[Any], maps: FloatPixels, interpolation: int, fill: float
-) -> npt.NDArray[Any]:
-    """The plane's values at (column, row) places; ``fill`` outside."""
-    # None: columns and rows are in one map. OpenCV's type hints know two maps only.
-    return np.asarray(cv2.remap(plane, maps, None, interpolation, borderValue=fill))  # type: ignore[call-overload]
+def _smooth(corners: FloatPixels, size: tuple[int, int]) -> FloatPixels:
+    fine = (BEND_CELLS + 1) * _SMOOTH_STEPS
+    smooth = cv2.resize(corners, (fine, fine), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.resize(smooth, size, interpolation=cv2.INTER_LINEAR), dtype=np.float32)
