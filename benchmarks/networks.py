@@ -1,6 +1,6 @@
 """Every network: how many weights it has, and how long one training step takes on this computer's processor.
 
-    python benchmarks/networks.py [2D|3D ...] [--steps 3] [--only unet dynunet]
+    python benchmarks/networks.py [2D|3D ...] [--steps 3] [--only unet dynunet] [--write]
 
 Prints the tables of docs/networks.md. A step is forwards, backwards and AdamW on images of 256 × 256 (batch of 2) or patches of
 40 × 56 × 40 (batch of 1; larger where the network needs it, and then counted per voxel of 40 × 56 × 40). Numbers are of the
@@ -14,6 +14,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -32,6 +33,7 @@ from autoseg_lib.networks.registry import (
 )
 from autoseg_lib.train.machine import find_machine
 
+PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 SIZES = {"2D": (256, 256), "3D": (40, 56, 40)}
 BATCHES = {"2D": 2, "3D": 1}
 CLASSES = 4
@@ -95,6 +97,15 @@ def table(
     return lines
 
 
+def write(dimension: str, lines: list[str]) -> None:
+    """Puts a table into the page on networks, in place of the one that is there."""
+    before, heading, rest = PAGE.read_text(encoding="utf-8").partition(f"## {dimension}\n")
+    start = rest.index("|")
+    end = rest.index("\n\n", start)
+    text = before + heading + rest[:start] + "\n".join(lines) + rest[end:]
+    PAGE.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -103,11 +114,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--precision", choices=["32", "bf16"], default=find_machine().precision)
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/networks.md")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     for dimension in asked.dimensions:
         entries = NETWORKS_2D if dimension == "2D" else NETWORKS_3D
-        print("\n".join(["", *table(dimension, entries, asked.steps, asked.only, asked.precision)]))
+        lines = table(dimension, entries, asked.steps, asked.only, asked.precision)
+        if asked.write:
+            write(dimension, lines)
 
 
 if __name__ == "__main__":
