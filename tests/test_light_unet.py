@@ -46,6 +46,13 @@ def test_deep_supervision_adds_the_answer_at_half_resolution() -> None:
         assert network.eval()(image).shape == (1, 3, 8, 12, 16)
 
 
+@pytest.mark.parametrize(("width", "groups"), [(4, 1), (28, 2), (30, 3), (32, 4), (50, 5)])
+def test_any_width_is_normalised_in_equal_groups(width: int, groups: int) -> None:
+    network = LightUNet(1, 2, widths=(width, 2 * width))
+    assert [layer.num_groups for layer in network.entry if isinstance(layer, torch.nn.GroupNorm)] == [groups]
+    assert network(torch.zeros(1, 1, 8, 8, 8)).shape == (1, 2, 8, 8, 8)
+
+
 def test_sides_are_multiples_of_what_its_levels_need() -> None:
     assert size_multiple({}) == 8 and size_multiple({"widths": [8, 8]}) == 4
 

@@ -14,6 +14,7 @@ import torch
 from autoseg_lib.errors import DataError, SettingsError
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.networks.registry import NETWORKS_3D, NetworkSpec, build_network
+from autoseg_lib.networks.shapes import weight_shapes
 from autoseg_lib.settings import AUTO, TrainSettings, make_settings
 from autoseg_lib.system import GB
 from autoseg_lib.train import defaults
@@ -205,6 +206,20 @@ def test_depth_and_width_reach_the_network() -> None:
         plan_for(THICK, network_width=24)
     with pytest.raises(SettingsError, match=r'network_depth = 3: it cannot be set for network = "vnet"'):
         plan_for(SMALL, network="vnet", network_depth=3)
+
+
+@pytest.mark.parametrize("width", [4, 20, 28])
+@pytest.mark.parametrize(
+    "network", ["light_unet", "unet", "attention_unet", "dynunet", "residual_unet", "segresnet"]
+)
+def test_every_width_that_settings_take_can_be_built(network: str, width: int) -> None:
+    plan = plan_for(SMALL, network=network, network_width=width)
+    assert weight_shapes(plan.network)
+
+
+def test_a_network_without_encoder_says_why_its_width_stays() -> None:
+    with pytest.raises(SettingsError, match=r'network_width = 24: .*"vnet" \(its width is fixed\)'):
+        plan_for(SMALL, network="vnet", network_width=24)
 
 
 def test_3d_on_single_slices_is_refused() -> None:

@@ -1,7 +1,7 @@
 """A light U-Net for computers without a GPU: it does the same work with the operations that processors do well.
 
 On a CPU a convolution at full resolution is bound by memory, not by arithmetic, and a strided or transposed convolution takes
-five times as long as its arithmetic needs (benchmarks/networks.py). So the image is first folded: each cube of 2 × 2 × 2 voxels
+several times as long as its arithmetic needs. So the image is first folded: each cube of 2 × 2 × 2 voxels
 (square of 2 × 2 pixels) becomes 8 (4) channels (Shi et al. 2016, arXiv:1609.05158, run backwards). A residual U-Net works on the
 folded image; its levels too are reached by folding and a 1 × 1 convolution, and left by unfolding. One thin layer at full
 resolution draws the borders with what a thin stem saw of the image itself.
@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 NormKind = Literal["group", "instance", "batch"]
-# Channels that GroupNorm normalises together.
+# Channels that GroupNorm normalises together; more where the width is no multiple.
 _GROUP_OF = 8
 _SLOPE = 0.01
 
@@ -154,7 +154,10 @@ class _Layers:
 
     def norm(self, channels: int) -> nn.Module:
         if self.kind == "group":
-            return nn.GroupNorm(max(1, channels // _GROUP_OF), channels)
+            # Groups of at least that many channels, all alike, whatever the width.
+            most = max(1, channels // _GROUP_OF)
+            groups = next(number for number in range(most, 0, -1) if channels % number == 0)
+            return nn.GroupNorm(groups, channels)
         if self.kind == "instance":
             return (nn.InstanceNorm2d if self.flat else nn.InstanceNorm3d)(channels, affine=True)
         return (nn.BatchNorm2d if self.flat else nn.BatchNorm3d)(channels)

@@ -6,6 +6,7 @@ coarser ones (BasicUNetPlusPlus: all at full resolution, the best first). Otherw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -139,6 +140,8 @@ def _segresnet(spec: Described, pretrained: bool) -> nn.Module:
     defaults = {"init_filters": 16, "blocks_down": (1, 2, 2, 4), "dropout_prob": spec.dropout or None}
     defaults["blocks_up"] = (1,) * (_blocks_down(spec.options) - 1)
     options = {**defaults, **spec.options}
+    # MONAI's eight groups, fewer where they do not divide the features of the first level.
+    options.setdefault("norm", ("group", {"num_groups": math.gcd(8, options["init_filters"])}))
     return nets.SegResNet(3, in_channels=spec.in_channels, out_channels=spec.out_channels, **options)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoseg_lib.errors import SettingsError
-from autoseg_lib.networks.registry import NetworkSpec, size_multiple
+from autoseg_lib.networks.registry import NetworkSpec, default_encoder, size_multiple
 from autoseg_lib.train.choosing import Chooser
 from autoseg_lib.train.machine import Machine
 
@@ -105,7 +105,7 @@ def choose_depth_and_width(
     """
     entry = _SCALABLE.get((dimension, network))
     if entry is None:
-        _refuse(chooser, network, ("network_depth", "network_width"))
+        _refuse(chooser, dimension, network, ("network_depth", "network_width"))
         return {}
     deep, fewest = entry.levels, FEWEST_LEVELS[dimension]
     while deep > fewest and 2 * 2**deep > max(min(sizes), 8):
@@ -124,7 +124,7 @@ def choose_depth_and_width(
             'Choose one of these, or leave network_depth = "auto".'
         )
     if not entry.width:
-        _refuse(chooser, network, ("network_width",))
+        _refuse(chooser, dimension, network, ("network_width",))
         # The network's own depth is left to its builder.
         return {} if levels == entry.levels else entry.options(levels, 0)
     wide = entry.width_gpu if machine.has_gpu and entry.width_gpu else entry.width
@@ -140,10 +140,13 @@ def multiple_of(dimension: str, network: str, options: Options, large: tuple[int
     return size_multiple(NetworkSpec(dimension, network, 2, large, options=options))  # type: ignore[arg-type]
 
 
-def _refuse(chooser: Chooser, network: str, names: Sequence[str]) -> None:
+def _refuse(chooser: Chooser, dimension: str, network: str, names: Sequence[str]) -> None:
     for name in names:
         if getattr(chooser.settings, name) != "auto":
-            what = "its encoder decides how wide it is" if name == "network_width" else "its depth is fixed"
+            what = "its depth is fixed"
+            if name == "network_width":
+                has_encoder = bool(default_encoder(dimension, network))
+                what = "its encoder decides how wide it is" if has_encoder else "its width is fixed"
             raise SettingsError(
                 f'{name} = {getattr(chooser.settings, name)}: it cannot be set for network = "{network}" ({what}). '
                 f'Leave {name} = "auto".'
