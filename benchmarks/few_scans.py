@@ -25,7 +25,6 @@ import numpy as np
 from common import (
     HIPPOCAMPUS,
     Results,
-    Row,
     Split,
     budget_text,
     parser,
@@ -78,20 +77,9 @@ def ours_with_curve(split: Split, minutes: float, results: Results, curves: Path
         if result.model_path is None or result.scores is None:
             raise SystemExit(f"no model came out after {minutes:g} minutes.")
         if not results.has(split, "ours", budget_text(minutes)):
-            scores = score(test, segmented(result.model_path, test), split.task.rois)
-            results.add(
-                Row(
-                    split.task.name,
-                    "ours",
-                    budget_text(minutes),
-                    split.name,
-                    results.clock.name,
-                    scores,
-                    spent,
-                    counter.steps,
-                    prepared.plan.network.title,
-                )
-            )
+            scored = score(test, segmented(result.model_path, test), split.task.rois)
+            title = prepared.plan.network.title
+            results.add(split, "ours", budget_text(minutes), scored, spent, counter.steps, title)
         outlook = measure_outlook(study, prepared.plan, result.scores.mean, say_event, clock=results.clock)
     say(f"    {outlook.text}")
     _keep(curves, split, minutes, results, outlook)

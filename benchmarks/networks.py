@@ -4,7 +4,8 @@
 
 Prints the tables of docs/networks.md. A step is forwards, backwards and AdamW on images of 256 × 256 (batch of 2) or patches of
 40 × 56 × 40 (batch of 1; larger where the network needs it, and then counted per voxel of 40 × 56 × 40). Numbers are of the
-format that training chooses on this computer (--precision: 32 or bf16). Times are of the processor, so that other programs disturb them little, and shown relative to the default network of that dimension.
+format that training chooses on this computer (--precision: 32 or bf16). Times are of the processor, so that other programs
+disturb them little, and shown relative to the default network of that dimension.
 """
 
 from __future__ import annotations
@@ -116,6 +117,8 @@ def main() -> None:
     parser.add_argument("--precision", choices=["32", "bf16"], default=find_machine().precision)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/networks.md")
     asked = parser.parse_args()
+    if asked.write and asked.only:
+        parser.error("--write puts whole tables into the page; leave --only out")
     torch.set_num_threads(1)
     for dimension in asked.dimensions:
         entries = NETWORKS_2D if dimension == "2D" else NETWORKS_3D
