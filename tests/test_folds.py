@@ -20,6 +20,7 @@ from autoseg_lib.labels import LabelTable
 from autoseg_lib.metrics.overlap import dice_per_roi
 from autoseg_lib.networks.joining import join_models
 from autoseg_lib.networks.model_file import load_model, read_metadata
+from autoseg_lib.networks.registry import NetworkSpec
 from autoseg_lib.settings import SegmentSettings, TrainSettings, make_settings
 from autoseg_lib.train.machine import Machine
 from autoseg_lib.volume import Volume
@@ -371,3 +372,7 @@ def test_models_that_cannot_answer_together(trained: Path) -> None:
         join_models([first, other])
     with pytest.raises(ModelError, match="no model was given"):
         join_models([])
+    # Weights that belong to places of the patch: one window cannot suit both.
+    sizes = [NetworkSpec("3D", "unetr", 3, (side, 32, 32)) for side in (32, 48)]
+    with pytest.raises(ModelError, match=r"3D unetr and 3D unetr, or differ in their sizes"):
+        join_models([replace(first, spec=size) for size in sizes])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from autoseg_lib.errors import ModelError
 from autoseg_lib.networks.ensemble import Ensemble
 from autoseg_lib.networks.model_file import LoadedModel
-from autoseg_lib.networks.registry import NetworkSpec
+from autoseg_lib.networks.registry import NetworkSpec, takes_any_size
 
 
 def join_models(models: Sequence[LoadedModel]) -> LoadedModel:
@@ -59,5 +59,7 @@ def _difference(one: LoadedModel, other: LoadedModel) -> str:
 
 
 def _kind(spec: NetworkSpec) -> dict[str, object]:
-    """What must be equal: everything but the size of the training images and the dropout, which only training uses."""
-    return {**spec.to_dict(), "input_shape": None, "dropout": None}
+    """What must be equal: everything but the dropout, which only training uses, and the size of the training images, where
+    the weights do not depend on it."""
+    size = None if takes_any_size(spec) else spec.input_shape
+    return {**spec.to_dict(), "input_shape": size, "dropout": None}
