@@ -7,7 +7,6 @@ from autoseg_lib.augment.plan import AugmentPlan
 from autoseg_lib.errors import counted
 from autoseg_lib.losses.registry import RECIPES
 from autoseg_lib.metrics.bootstrap import MeanScore
-from autoseg_lib.networks.registry import NETWORKS_2D
 from autoseg_lib.system import cpu_cores, find_gpu, versions
 from autoseg_lib.train.averaging import AVERAGE_DECAY
 from autoseg_lib.train.optimizers import OPTIMIZER_TITLES, WEIGHT_DECAY
@@ -59,9 +58,8 @@ def methods_paragraph(
 def _network(plan: Plan, weights: int) -> str:
     spec = plan.network
     found = versions(("torch", "monai", "segmentation-models-pytorch"))
-    library = (
-        "segmentation-models-pytorch" if spec.dimension == "2D" and spec.name in NETWORKS_2D else "monai"
-    )
+    # Our own 2D networks, which have no encoder of a library, need torch alone; 3D scans are predicted with monai's windows.
+    library = "monai" if spec.dimension == "3D" else "segmentation-models-pytorch" if spec.encoder else ""
     used = ", ".join(f"{name} {found[name]}" for name in ("torch", library) if name in found)
     size = f" with {weights / 1e6:.2f} million weights" if weights else ""
     channels = (
