@@ -133,7 +133,8 @@ def split_of(task: Task, folder: Path) -> Split:
     """The first patients of the real data, or the example study where they are missing."""
     if (data_root() / task.folder).is_dir():
         return split_patients(task, 3, seed=0, limit=9)[0]
-    return replace(example_split(folder / "made", seed=0), task=replace(task, rois=(), patient=""))
+    made = example_split(folder / "made", seed=0)
+    return replace(made, task=replace(task, rois=made.task.rois, patient=""))
 
 
 def waiting(task: Task, folder: Path, steps: int, wall: bool) -> None:
