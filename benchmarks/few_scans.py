@@ -17,6 +17,7 @@ Finished rows are kept in a file and not run again, so that the whole may be run
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,20 +63,26 @@ def draw(seed: int, scans: int, split_seed: int, limit: int | None) -> Split:
 # --- what more would bring --------------------------------------------------------------------------------------------
 
 
-def ours_with_curve(split: Split, minutes: float, results: Results, curves: Path) -> None:
+def ours_with_curve(
+    split: Split, minutes: float, results: Results, curves: Path, keep: Path | None = None
+) -> None:
     """Trains the product as ``run_ours`` does, then on a half and a quarter of the same scans, and keeps what it foretells."""
     if results.has(split, "ours", budget_text(minutes)) and _foretold(curves, split, minutes, results):
         return
     with tempfile.TemporaryDirectory() as place:
         test = read_scans(split.task, write_layout(split, "test", Path(place) / "test"))
         folder = write_layout(split, "train", Path(place) / "train")
-        study = check_study(settings_for(split.task, folder, minutes))
+        name = f"{split.task.name}_{split.name}_{budget_text(minutes)}"
+        study = check_study(settings_for(split.task, folder, minutes, model_filename=name))
         prepared = prepare_training(study, folder, say_event, clock=results.clock)
         counter, began = StepCounter(), results.clock()
         result = train(prepared, counter, clock=results.clock)
         spent = (results.clock() - began) / 60
         if result.model_path is None or result.scores is None:
             raise SystemExit(f"no model came out after {minutes:g} minutes.")
+        if keep:
+            keep.mkdir(parents=True, exist_ok=True)
+            shutil.copy(result.model_path, keep)
         if not results.has(split, "ours", budget_text(minutes)):
             scored = score(test, segmented(result.model_path, test), split.task.rois)
             title = prepared.plan.network.title
@@ -185,6 +192,8 @@ def main() -> None:
         "--no-curve", action="store_true", help="do not foretell what more scans would bring"
     )
     given = options.parse_args()
+    if given.minutes and len(given.minutes) > 1:
+        options.error("--minutes: one budget at a time here")
     results = start(given)
     minutes = given.minutes[0] if given.minutes else MINUTES
     curves = given.results.with_name(given.results.stem + "_foretold.jsonl")
@@ -196,9 +205,9 @@ def main() -> None:
         for seed, split in enumerate(splits):
             if given.only in (None, "ours"):
                 if scans == CURVE_AT and not given.no_curve:
-                    ours_with_curve(split, minutes, results, curves)
+                    ours_with_curve(split, minutes, results, curves, given.keep_models)
                 else:
-                    run_ours(split, [minutes], results)
+                    run_ours(split, [minutes], results, given.keep_models)
             if given.only in (None, "monai"):
                 run_peer(
                     "monai", monai_unet.recipe, PREPROCESSING, split, [minutes], results, given.seed + seed

@@ -81,7 +81,8 @@ def folds_text(minutes: float) -> str:
 def ours_in_folds(split: Split, minutes: float, results: Results, work: Path) -> None:
     """folds = 5 and mirrored prediction, as the settings ask for it. Goes on where it was stopped.
 
-    The time limit of all folds together is kept by the wall clock; minutes in the table are those of the clock.
+    The time limit of all folds together is kept by the wall clock; minutes in the table are those of the clock, of the
+    last sitting where it was stopped in between.
     """
     if results.has(split, "ours", folds_text(minutes)):
         return
