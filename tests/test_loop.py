@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from autoseg_lib.errors import ModelError
 from autoseg_lib.events import EpochDone, Event, StepDone, StopFlag, nobody
 from autoseg_lib.train.checkpoint import load_checkpoint, load_newest
-from autoseg_lib.train.loop import LoopPlan, Trainer, wants_more
+from autoseg_lib.train.loop import LoopPlan, Trainer, epochs_in_all, wants_more
 from autoseg_lib.train.schedule import Schedule
 from autoseg_lib.train.step import OutOfMemoryError
 from tests.helpers.tiny_training import PLAN, Small, Squares, same, texts, tiny_trainer
@@ -233,6 +234,22 @@ def test_a_run_that_goes_on_may_be_given_more_or_fewer_epochs(tmp_path: Path) ->
         trainer = tiny_trainer(tmp_path, epochs=epochs)
         trainer.restore(copy.deepcopy(load_checkpoint(trainer.files.last)["state"]))
         assert trainer.schedule.total_steps == steps
+
+
+def test_epochs_that_were_added_on_the_way_are_counted(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path)
+    fit(trainer, stop_after=4, more_at=2)
+    state = load_checkpoint(trainer.files.last)["state"]
+    assert epochs_in_all(state, trainer.plan, 3) == 4 + 2
+    assert epochs_in_all(state, replace(trainer.plan, epochs=5), 3) == 5
+
+
+def test_a_run_may_go_on_in_16_bits(tmp_path: Path) -> None:
+    """Its resume file holds no scale for gradients yet."""
+    fit(tiny_trainer(tmp_path), stop_after=4)
+    trainer = tiny_trainer(tmp_path, precision="16")
+    trainer.restore(load_checkpoint(trainer.files.last)["state"])
+    assert trainer.state.steps_done == 4
 
 
 @pytest.mark.parametrize(

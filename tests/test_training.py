@@ -376,6 +376,29 @@ def test_resuming_from_elsewhere_sets_a_run_of_the_same_name_aside(study_folder:
     assert again.state == "finished"
 
 
+def test_resuming_from_a_file_goes_on_with_the_run_of_its_name(study_folder: Path):
+    models = study_folder / "models"
+    run(study_folder, epochs=1)
+    resumed, _ = run(study_folder, epochs=2, model_filename=None, resume=str(models / "tiny_last.ckpt"))
+    assert (resumed.name, resumed.epochs_done) == ("tiny", 2)
+    assert not list(models.glob("*_replaced_*"))
+
+
+def test_a_report_that_a_killed_process_did_not_write_is_written_later(study_folder: Path):
+    run(study_folder, epochs=1)
+    report = study_folder / "models" / "tiny_report.json"
+    report.unlink()
+    run(study_folder, epochs=1)
+    assert '"reason": "finished"' in report.read_text(encoding="utf-8")
+
+
+def test_a_longer_time_limit_brings_more_epochs(study_folder: Path):
+    first, _ = run(study_folder, epochs=None, time_limit_minutes=0.03)
+    prepared = prepare(study_folder, epochs=None, time_limit_minutes=3)
+    assert prepared.state == "continue"
+    assert prepared.plan.loop.epochs > first.epochs_done
+
+
 def test_a_history_open_in_another_program_does_not_end_the_training(
     study_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):

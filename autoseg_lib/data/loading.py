@@ -13,7 +13,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from multiprocessing import spawn
+from multiprocessing import resource_tracker, spawn
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
@@ -96,6 +96,7 @@ class BatchStream:
         keys = _Endless(self.batches, epoch, first)
         if not self.helpers:
             return iter(DataLoader(self.dataset, batch_sampler=keys, pin_memory=self.pin_memory))
+        _start_tracker()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what does not work is said in one sentence, see begin()
             return iter(
@@ -201,6 +202,13 @@ def _interrupt_held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_tracker() -> None:
+    """Starts multiprocessing's own process, which clears up after helpers, so that no signal to all processes ends it."""
+    if hasattr(signal, "pthread_sigmask"):
+        with _interrupt_held_back():
+            resource_tracker.ensure_running()
 
 
 def _begin_helper(worker: int) -> None:

@@ -477,26 +477,14 @@ class Trainer:
         self.network.load_state_dict(self.state.network)
         self.mean.network.load_state_dict(self.state.average)
         self.optimizer.load_state_dict(self.state.optimizer)
-        self.fabric.strategy.precision.load_state_dict(self.state.scaler)
+        if self.state.scaler:  # none where it was learned in another number format so far
+            self.fabric.strategy.precision.load_state_dict(self.state.scaler)
         self.choice = BestModel.from_dict(self.state.choice)
-        self.schedule = Schedule.from_dict(self.state.schedule)
+        self.schedule = schedule_from(state, self.plan, len(self.batches))
         self.learner.parts, self.learner.bad_steps = self.state.parts, self.state.bad_steps
-        self._plan_other_end()
-
-    def _plan_other_end(self) -> None:
-        """The user may ask a run that goes on for other epochs or another time limit than before."""
-        state, plan, schedule = self.state, self.plan, self.schedule
-        if state.asked == [plan.epochs, plan.time_limit_seconds]:
-            return
-        state.asked, state.finished = [plan.epochs, plan.time_limit_seconds], ""
-        left = max(0, (plan.epochs - state.epoch) * len(self.batches) - state.step)
-        total = state.steps_done + left
-        most = None if plan.schedule and plan.schedule.most_steps is None else total
-        if plan.time_limit_seconds and schedule.seconds_per_step:
-            seconds = plan.time_limit_seconds - state.elapsed_seconds - plan.reserve_seconds
-            fitting = state.steps_done + max(0, int(seconds / schedule.seconds_per_step))
-            total = fitting if most is None else min(most, fitting)
-        schedule.change(state.steps_done, total, plan.time_limit_seconds, most)
+        asked = [self.plan.epochs, self.plan.time_limit_seconds]
+        if self.state.asked != asked:
+            self.state.asked, self.state.finished = asked, ""
 
     def _save_state(self, on_event: Listener, always: bool = False) -> None:
         """Writes NAME_last.ckpt, and what could not be written before."""
@@ -569,6 +557,33 @@ class _Weights:
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The weights."""
         return self._weights
+
+
+def schedule_from(state: Mapping[str, Any], plan: LoopPlan, steps_per_epoch: int) -> Schedule:
+    """Returns the schedule of a run that goes on; the user may ask for other epochs or another time limit than before.
+
+    Args:
+        state: of its resume file.
+        plan: as it is asked for now.
+        steps_per_epoch: optimiser steps in one pass over the data.
+    """
+    schedule, done = Schedule.from_dict(state["schedule"]), state["steps_done"]
+    if state["asked"] == [plan.epochs, plan.time_limit_seconds]:
+        return schedule
+    total = done + max(0, (plan.epochs - state["epoch"]) * steps_per_epoch - state["step"])
+    most = None if plan.schedule and plan.schedule.most_steps is None else total
+    if plan.time_limit_seconds and schedule.seconds_per_step:
+        seconds = plan.time_limit_seconds - state["elapsed_seconds"] - plan.reserve_seconds
+        fitting = done + max(0, int(seconds / schedule.seconds_per_step))
+        total = fitting if most is None else min(most, fitting)
+    schedule.change(done, total, plan.time_limit_seconds, most)
+    return schedule
+
+
+def epochs_in_all(state: Mapping[str, Any], plan: LoopPlan, steps_per_epoch: int) -> int:
+    """Returns the epochs of a run that goes on, those done and those added on the way included; see schedule_from."""
+    left = max(0, schedule_from(state, plan, steps_per_epoch).total_steps - state["steps_done"])
+    return int(state["epoch"] + math.ceil((state["step"] + left) / steps_per_epoch))
 
 
 def wants_more(state: Mapping[str, Any], plan: LoopPlan) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import datetime
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from autoseg_lib.data.split import Split
-from autoseg_lib.errors import AutosegError, ModelError, SettingsError
+from autoseg_lib.errors import AutosegError, ModelError, SettingsError, counted
 from autoseg_lib.events import EpochDone, Event, Listener, Message, Progress, StopFlag, nobody
 from autoseg_lib.networks.model_file import save_model
 from autoseg_lib.networks.registry import number_of_weights
@@ -24,7 +25,7 @@ from autoseg_lib.system import versions
 from autoseg_lib.train.checkpoint import is_there, load_newest
 from autoseg_lib.train.distributed import ALONE, Team
 from autoseg_lib.train.files import write_yaml
-from autoseg_lib.train.loop import Trainer, wants_more
+from autoseg_lib.train.loop import Trainer, epochs_in_all, schedule_from, wants_more
 from autoseg_lib.train.machine import Machine, find_machine
 from autoseg_lib.train.planning import (
     Plan,
@@ -140,9 +141,17 @@ def find_run(
     settings, folder = study.settings, model_folder(study.settings.model_dir, project_dir)
     dimension = settings.dimension if settings.dimension != AUTO else choose_dimension(study.report.facts)[0]
     check_dimension(dimension, study.report.facts)
-    checkpoint = _find_checkpoint(settings, folder, dimension)
-    previous = checkpoint["settings"] if checkpoint else like
-    plan = make_plan(settings, study.report, machine, folder, previous, split=split)
+    name = _name(settings, dimension)
+    checkpoint = _find_checkpoint(settings, folder, name)
+    previous, pace = like, None
+    if checkpoint:
+        previous, pace = (
+            {**checkpoint["settings"], "model_filename": name},
+            _pace_for_epochs(settings, checkpoint),
+        )
+    if previous and pace:
+        previous = {key: value for key, value in previous.items() if key != "epochs"}
+    plan = make_plan(settings, study.report, machine, folder, previous, pace, split)
     if checkpoint:
         _require_same(settings, checkpoint, study, plan)
         plan = with_looks(plan, checkpoint.get("looks"))
@@ -205,7 +214,7 @@ def prepare_training(
         plan=plan,
         state=state,
         found=found,
-        summary=_summary(plan, network, minutes, state),
+        summary=_summary(plan, network, minutes, state, _epochs(plan, checkpoint)),
         minutes=minutes,
         train_set=train_set,
         validation=validation,
@@ -232,18 +241,35 @@ def _plan_in_time(run: FoundRun, speed: Speed, study: Study, machine: Machine, s
 def _minutes_left(plan: Plan, speed: Speed, checkpoint: dict[str, Any] | None) -> float:
     """Expected minutes from here to the end of the training."""
     state: dict[str, Any] = checkpoint["state"] if checkpoint else {"steps_done": 0, "elapsed_seconds": 0.0}
-    total = plan.loop.schedule.total_steps if plan.loop.schedule else 0
+    schedule = plan.loop.schedule or Schedule(0, plan.steps_per_epoch)
     if checkpoint:
-        total = max(Schedule.from_dict(state["schedule"]).total_steps, total)
-    seconds = expected_seconds(plan, speed, max(0, total - int(state["steps_done"])))
+        schedule = schedule_from(state, plan.loop, plan.steps_per_epoch)
+        plan = replace(plan, loop=replace(plan.loop, time_limit_seconds=schedule.time_limit_seconds))
+    seconds = expected_seconds(plan, speed, max(0, schedule.total_steps - int(state["steps_done"])))
     return min(seconds, seconds_within_limit(plan, state["elapsed_seconds"])) / 60
 
 
-def _find_checkpoint(settings: TrainSettings, folder: Path, dimension: str) -> dict[str, Any] | None:
+def _name(settings: TrainSettings, dimension: str) -> str:
+    """The run's name; one that goes on from a file that is named keeps that file's where no other is given."""
+    if settings.model_filename != AUTO:
+        return settings.model_filename
+    stem = Path(settings.resume).stem.removesuffix(".previous") if isinstance(settings.resume, str) else ""
+    return stem.removesuffix("_last") if stem.endswith("_last") else default_name(settings, dimension)
+
+
+def _pace_for_epochs(settings: TrainSettings, checkpoint: dict[str, Any]) -> float | None:
+    """Seconds per step where the epochs are ours to choose once more: they were what another time limit held."""
+    then, now = checkpoint["settings"].get("time_limit_minutes"), settings.time_limit_minutes
+    given = checkpoint.get("given", {}).get("epochs")
+    if settings.epochs != AUTO or given != AUTO or not then or not now or math.isclose(then, now):
+        return None
+    return Schedule.from_dict(checkpoint["state"]["schedule"]).seconds_per_step
+
+
+def _find_checkpoint(settings: TrainSettings, folder: Path, name: str) -> dict[str, Any] | None:
     """Reads the resume file the settings point to, if there is one to go on with; "remark" says if it is not the newest."""
     if settings.resume is False:
         return None
-    name = settings.model_filename if settings.model_filename != AUTO else default_name(settings, dimension)
     last = folder / f"{name}_last.ckpt"
     if isinstance(settings.resume, str) and settings.resume != AUTO:
         other = Path(settings.resume).expanduser()
@@ -303,19 +329,29 @@ def _state_of(checkpoint: dict[str, Any] | None, plan: Plan) -> tuple[str, str]:
         )
     remark = f"{checkpoint['remark']} " if checkpoint["remark"] else ""
     return "continue", (
-        f"{remark}Found a run at epoch {state['epoch']} of {plan.loop.epochs} from {when}: continuing. To start over set resume = False."
+        f"{remark}Found a run at epoch {state['epoch']} of {_epochs(plan, checkpoint)} from {when}: continuing. To start over set "
+        "resume = False."
     )
 
 
-def _summary(plan: Plan, network: nn.Module, minutes: float, state: str) -> str:
+def _epochs(plan: Plan, checkpoint: dict[str, Any] | None) -> int:
+    """Epochs of the whole run, those that were added on the way included."""
+    if checkpoint is None:
+        return plan.loop.epochs
+    return epochs_in_all(checkpoint["state"], plan.loop, plan.steps_per_epoch)
+
+
+def _summary(plan: Plan, network: nn.Module, minutes: float, state: str, epochs: int) -> str:
     weights = number_of_weights(network)
     size = f"{weights / 1e6:.1f} M weights"
     time_text = "under a minute" if minutes < 1 else f"about {minutes:.0f} min"
     when = f"{time_text} {'left ' if state == 'continue' else ''}on this computer"
     title = f"{plan.network.dimension} {plan.network.title}"
-    steps = f"{plan.loop.epochs} epochs (passes over your data) of {plan.steps_per_epoch} steps"
+    passes = "a pass" if epochs == 1 else "passes"
+    steps = f"{counted(epochs, 'epoch')} ({passes} over your data) of {counted(plan.steps_per_epoch, 'step')}"
+    often = "every epoch" if plan.loop.save_every == 1 else f"every {plan.loop.save_every} epochs"
     folder = plan.files.folder.name
-    line = f"{title}, {size} · {steps} · {when} · saved every {plan.loop.save_every} epochs to {folder}/"
+    line = f"{title}, {size} · {steps} · {when} · saved {often} to {folder}/"
     start = starting_text(plan) if state == "new" else ""
     return f"{line}\n{start}" if start else line
 
@@ -350,8 +386,10 @@ def train(
     """
     plan, study = prepared.plan, prepared.study
     if prepared.state == "finished" and prepared.checkpoint:
-        reason = prepared.checkpoint["state"]["finished"]
-        return team.first_does(lambda: training_result(plan, study, reason, on_event, already=True))
+        reason, epochs = prepared.checkpoint["state"]["finished"], _epochs(plan, prepared.checkpoint)
+        return team.first_does(
+            lambda: training_result(plan, study, reason, on_event, already=True, epochs=epochs)
+        )
     team.first_does(lambda: _begin_files(prepared, on_event))
     if plan.settings.tensorboard and team.is_first:
         on_event = TensorboardLog(plan.files.tensorboard, on_event)
@@ -373,8 +411,10 @@ def train(
         raise HurriedStop(
             f"Saved after {trainer.state.epoch} of {trainer.epochs} epochs. Start the same training again to go on."
         )
-    worst = trainer.loss.worst
-    return team.first_does(lambda: training_result(plan, study, reason, on_event, worst_loss=worst))
+    worst, epochs = trainer.loss.worst, trainer.epochs
+    return team.first_does(
+        lambda: training_result(plan, study, reason, on_event, worst_loss=worst, epochs=epochs)
+    )
 
 
 def _trainer_of(prepared: PreparedTraining, team: Team, clock: Callable[[], float]) -> Trainer:

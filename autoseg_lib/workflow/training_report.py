@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoseg_lib.settings import to_table
@@ -19,6 +21,15 @@ if TYPE_CHECKING:
 def write_final_report(plan: Plan, study: Study, result: TrainingResult) -> None:
     """Writes the report of a run that has ended."""
     write_report(plan.files.report, report_values(plan, study, result))
+
+
+def is_reported(path: Path, result: TrainingResult) -> bool:
+    """Whether the report is there and tells how this run ended; one of an earlier sitting may have been left."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (found.get("reason"), found.get("epochs_done")) == (result.reason, result.epochs_done)
 
 
 def report_values(plan: Plan, study: Study, result: TrainingResult) -> dict[str, Any]:

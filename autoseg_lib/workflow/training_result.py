@@ -19,7 +19,7 @@ from autoseg_lib.workflow.methods_text import methods_paragraph
 from autoseg_lib.workflow.reasons import Answer, reasons
 from autoseg_lib.workflow.situation import situation_of
 from autoseg_lib.workflow.training_data import validation_scans
-from autoseg_lib.workflow.training_report import write_final_report
+from autoseg_lib.workflow.training_report import is_reported, write_final_report
 from autoseg_lib.workflow.training_start import make_run_predictor
 from autoseg_lib.workflow.verdict import ENDINGS, ending, verdict
 
@@ -131,6 +131,7 @@ def training_result(
     already: bool = False,
     *,
     worst_loss: float | None = None,
+    epochs: int = 0,
 ) -> TrainingResult:
     """Scores the best model on all scans kept back and writes the report.
 
@@ -139,8 +140,9 @@ def training_result(
         study: the data folder.
         reason: how the training ended.
         on_event: hears the progress.
-        already: the run was found finished and is only shown; no report is written.
+        already: the run was found finished and is only shown; no report is written where there is one of it.
         worst_loss: largest value of the training loss; None: as the plan's network has it.
+        epochs: of the whole run, where some were added on the way; 0: as planned.
     """
     if worst_loss is None:
         worst_loss = sum(output_weights(plan.network))
@@ -163,12 +165,13 @@ def training_result(
     means = mean_with_interval(scores, [facts[i].patient for i in plan.split.validation]) if scores else None
     seconds = sum(row["seconds"] for row in history)
     slices = sum(len(case.slices) for case in facts)
+    epochs = max(plan.loop.epochs, epochs, len(history))
     result = TrainingResult(
         name=plan.files.name,
         reason=reason,
         model_path=path,
         epochs_done=len(history),
-        epochs=max(plan.loop.epochs, len(history)),
+        epochs=epochs,
         seconds=seconds,
         roi_names=plan.labels.names,
         history=history,
@@ -180,13 +183,14 @@ def training_result(
             plan, study, scores, means, weights=weights, epochs_done=len(history), seconds=seconds
         ),
         already_finished=already,
-        ending=ending(reason, history, plan.loop.epochs),
+        ending=ending(reason, history, epochs),
         answers=reasons(situation_of(plan, study, scores, history, reason, worst_loss)) if path else (),
         means=means,
         shown=shown,
         worst_loss=worst_loss,
     )
-    if path and not already:
+    # The process may have been killed between the end of the training and the report.
+    if path and not (already and is_reported(plan.files.report, result)):
         write_final_report(plan, study, result)
     return result
 
