@@ -126,6 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     with_json(check)
 
     train = command("train", "train a model", _train)
+    train.formatter_class = argparse.RawDescriptionHelpFormatter
+    train.epilog = _settings_text()
     train.add_argument(
         "--settings", type=Path, metavar="FILE", help="YAML file with settings (main_dir is required)"
     )
@@ -286,6 +288,13 @@ def _write_check(options: argparse.Namespace, study: Any, terminal: Terminal) ->
         told["errors_left"] = again.report.has_errors
         lines += ["", *correction_lines(study.report, log, again.report)]
     return {**told, "lines": lines} if lines and not options.json else told
+
+
+def _settings_text() -> str:
+    from autoseg_lib.settings import TrainSettings, setting_help
+
+    lines = (f"  {name:<24}{text}" for name, text in setting_help(TrainSettings).items())
+    return "settings, in the file or with --set:\n" + "\n".join(lines)
 
 
 def _train(options: argparse.Namespace) -> int:

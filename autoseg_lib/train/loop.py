@@ -307,7 +307,8 @@ class Trainer:
         row: dict[str, Any] = {
             "epoch": epoch,
             "train_loss": state.loss_sum / state.step,
-            "val_loss": scores.loss if scores else None,
+            # On the scale of the training loss, which adds up the stages of a network that has two.
+            "val_loss": scores.loss * self.loss.worst if scores else None,
             "val_dice": scores.mean if scores else None,
             "learning_rate": self.learning_rate(),
             "seconds": state.epoch_seconds,
