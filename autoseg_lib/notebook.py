@@ -30,6 +30,7 @@ from autoseg_lib.settings import (
     to_table,
 )
 from autoseg_lib.system import check_system as look_at_system
+from autoseg_lib.train.choosing import given_by_others
 from autoseg_lib.viz.html import note_html
 from autoseg_lib.widgets.batch_grid import BatchGrid
 from autoseg_lib.widgets.cell import assigned_values, set_variable
@@ -85,6 +86,8 @@ _training = _Settings(TrainSettings, "auto: decided after the data check")
 _segmenting = _Settings(SegmentSettings, "auto: from the model")
 # main_dir → label_map that the user has agreed to with the button of the data check.
 _agreed_codes: dict[str, Any] = {}
+# Settings that the example study filled in, and whose they are.
+_from_example: dict[str, str] = {}
 
 
 def project_folder() -> Path:
@@ -152,11 +155,14 @@ def check_data(settings: TrainSettings) -> Study:
         settings: of the Settings cells.
     """
     bar = ProgressBar()
+    _from_example.clear()
     if not settings.main_dir:
         example = _example(bar)
         given = to_table(settings)
         own = read_settings_file(example.settings_file)
-        given |= {name: value for name, value in own.items() if given[name] == AUTO}
+        own = {name: value for name, value in own.items() if given[name] == AUTO}
+        given |= own
+        _from_example.update(dict.fromkeys(own, "the example's"))
         settings = make_settings(TrainSettings, {**given, "main_dir": str(example.folder)})
         show_html(
             note_html(
@@ -197,7 +203,7 @@ def preview(study: Study) -> PreparedRun:
     bar = ProgressBar()
     prepared = prepare_run(study, project_folder(), bar)
     bar.end()
-    _training.spot.show_html(choices_html(prepared.plan.choices))
+    _training.spot.show_html(choices_html(given_by_others(prepared.plan.choices, _from_example)))
     BatchGrid(lambda number: preview_batch(prepared, number)).show()
     return prepared
 

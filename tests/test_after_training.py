@@ -98,7 +98,9 @@ def test_the_methods_paragraph_has_the_numbers_a_paper_needs(trained):
         r"1\.00 mm",
         r"32 × 32 pixels; grey values: clipped",
         r"rotation up to 15°, scaling up to 15%",
-        r"2 epochs of \d+ steps of 16 slices with \S+",
+        r"The data were 4 scans of 4 patients \(\d+ labelled slices",
+        r"1 scan of 1 patient was kept back for validation, and 3 scans of 3 patients were learned from\.",
+        r"The network was trained for 2 epochs of \d+ steps of 16 slices with \S+",
         r"learning rate 0\.\d+, weight decay 0\.0001, 3% linear warm-up and cosine decay",
         r"Dice loss with squared denominators and cross-entropy, 32-bit precision, dropout \S+ and seed 0",
         r"exponential moving average",
@@ -106,6 +108,8 @@ def test_the_methods_paragraph_has_the_numbers_a_paper_needs(trained):
         r"Training took \d\.\d minutes on \d+ CPU cores?\.",
     ):
         assert re.search(part, text), (part, text)
+    assert text.count("Training took") == 1
+    assert "planned" not in text
     assert "étude" not in text.lower()
     assert "scan_" not in text
 
@@ -114,12 +118,22 @@ def test_no_score_no_augmentation_and_patches_are_told_too(study):
     changes = {**VALUES, "dimension": "3D", "input_shape": None, "batch_size": None, "validation_fraction": 0}
     prepared = prepare(study, augment_params=False, model_filename="other", **changes)
     text = methods_paragraph(
-        prepared.plan, prepared.study, None, None, weights=1_234_567, epochs_done=3, seconds=7200
+        prepared.plan,
+        prepared.study,
+        None,
+        None,
+        weights=1_234_567,
+        epochs_done=1,
+        seconds=7200,
+        epochs=9,
+        reason="stopped",
     )
     assert "with 1.23 million weights" in text
     assert re.search(r"resampled to 1 × 1 × 1 mm voxels .* patches of \d+ × \d+ × \d+ voxels", text)
     assert "No augmentation was used." in text
-    assert "Nothing is kept back for validation." in text
+    assert "No scans were kept back for validation." in text
+    assert "The network was trained for 1 epoch of" in text
+    assert "Of 9 planned epochs, 1 was done: training ended when it was stopped." in text
     assert "2.0 hours" in text
 
 

@@ -152,7 +152,7 @@ def test_wrong_names_list_the_accepted_ones() -> None:
         SettingsError, match=r'network = "unet\+\+" is not known for 2D.*Accepted: unet, unetplusplus'
     ):
         spec_2d("unet++")
-    with pytest.raises(SettingsError, match=r'"dynunet" is not known for 2D'):
+    with pytest.raises(SettingsError, match=r'"dynunet" is a 3D network.*Set dimension = "3D"'):
         spec_2d("dynunet")
     with pytest.raises(
         SettingsError, match=r'network = "seg_resnet" is not known for 3D. Did you mean "segresnet"\?'

@@ -3,11 +3,14 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from autoseg_lib.data.doctor.report import RoiRow
+from autoseg_lib.train.validate import CaseScore, Scores
 from autoseg_lib.workflow.reasons import QUESTIONS, SMALL_PIXELS, reasons
 from autoseg_lib.workflow.situation import RoiSituation, Situation
-from autoseg_lib.workflow.verdict import ending
+from autoseg_lib.workflow.verdict import ending, verdict
 
 
 def rows(dice, train=0.1, validation=0.1):
@@ -74,7 +77,7 @@ CASES = [
     ("missing_spacing", replace(FINE, spacing_known=False), "do not say how large their pixels are", "spacing_mm"),
     ("overfitting", replace(FINE, history=rows([0.8] * 10, 0.1, 0.25)),
      "0.10 on training images and 0.25 on validation scans", "more patients help most"),
-    ("not_learned", replace(FINE, history=rows([0.2] * 10, 0.7, 0.75)), "came down to 0.70 (1 is worst)", "learning_rate"),
+    ("not_learned", replace(FINE, history=rows([0.2] * 10, 0.7, 0.75)), "loss was 0.70 on training images (1 is worst)", "learning_rate"),
     ("still_improving", replace(FINE, history=rows([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85])),
      "still rose by 0.100", "Ten more epochs"),
     ("still_improving", replace(FINE, reason="time limit", epochs=40), "ended at epoch 10 of 40", "time_limit_minutes"),
@@ -110,7 +113,7 @@ def test_the_loss_of_two_stages_is_halved_before_it_is_compared():
     two = replace(FINE, worst_loss=2.0, history=rows([0.9] * 10, train=0.3, validation=0.15))
     assert applying(two) == {}
     poor = applying(replace(two, history=rows([0.2] * 10, 1.4, 0.7)))
-    assert "came down to 1.40 (2 is worst)" in poor["not_learned"].found
+    assert "loss was 1.40 on training images (2 is worst)" in poor["not_learned"].found
 
 
 def test_a_model_that_still_rises_is_not_called_overfitted():
@@ -133,6 +136,52 @@ def test_what_half_a_pixel_costs_a_roi_of_the_smallest_size(dimension, power):
     radius = math.sqrt(size / math.pi) if power == 2 else (3 * size / (4 * math.pi)) ** (1 / 3)
     inner = size * ((radius - 0.5) / radius) ** power
     assert 1 - 2 * inner / (size + inner) > 0.13
+
+
+def test_one_figure_for_the_loss_at_the_end():
+    falling = tuple({**row, "train_loss": 0.9 - 0.04 * n} for n, row in enumerate(rows([0.3] * 10, 0, 0.9)))
+    answers = {answer.code: answer for answer in reasons(replace(FINE, history=falling))}
+    # Mean of the last two of ten epochs: 0.9 - 0.04 * 8.5.
+    assert "0.56 on training images" in answers["overfitting"].found
+    assert "0.56 on training images" in answers["not_learned"].found
+
+
+@pytest.mark.parametrize(
+    ("reason", "found", "advice"),
+    [
+        ("stopped", "You stopped it after 4 epochs (80 steps)", "Run the training cell again to go on."),
+        ("time limit", "The time limit allowed only 4 epochs (80 steps)", "time_limit_minutes"),
+        ("finished", "It was trained for only 4 epochs (80 steps)", "raise epochs"),
+    ],
+)
+def test_after_few_steps_only_that_is_said(reason, found, advice):
+    short = replace(weak(), history=rows([0.1] * 4, 0.7, 0.95), steps=80, reason=reason, epochs=40)
+    (answer,) = applying(short).values()
+    assert answer.code == "still_improving"
+    assert found in answer.found
+    assert advice in answer.advice
+    assert not {"overfitting", "not_learned"} & {a.code for a in reasons(short)}
+
+
+def test_patients_kept_back_count_too():
+    ten = replace(FINE, patients=8, patients_in_all=10)
+    assert applying(ten) == {}
+    (few,) = applying(replace(FINE, patients=7, patients_in_all=9)).values()
+    assert "of 7 patients" in few.found and "9 patients in all" in few.found
+
+
+@pytest.mark.parametrize(("patients", "advice"), [(3, "with folds = 3"), (8, "with folds = 5")])
+def test_as_many_folds_are_advised_as_there_are_patients(patients, advice):
+    few = replace(FINE, patients=patients - 1, patients_in_all=patients, case_dice={"a": 0.9})
+    assert advice in applying(few)["few_to_test_on"].advice
+
+
+def test_an_roi_in_most_slices_is_not_excused_by_them():
+    picture = np.zeros((2, 2), np.uint8)
+    case = CaseScore("a", 0.6, (0.4, 0.4), (None, None), 0, picture, picture, picture)
+    table = [RoiRow(n, f"ROI {n}", "#000000", shown, 2, None, 9.0, 1.0) for n, shown in ((1, 36), (2, 5))]
+    text = verdict("patients", Scores((case,)), table, 36)
+    assert text.endswith("ROI 1 is weak (0.40). ROI 2 is weak (0.40): it appears in 5 of 36 slices.")
 
 
 def test_early_stopping_is_explained():

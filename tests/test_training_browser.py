@@ -102,15 +102,15 @@ def test_ten_more_epochs_after_the_end_fill_the_cells_below_again(lab):
     lab.run_all()
     lab.wait_until_done(SECONDS)
     assert lab.errors(notebook) == []
-    assert "Training took 2 epochs" in "\n".join(lab.code_cells())
+    assert "was trained for 2 epochs" in "\n".join(lab.code_cells())
     prompts = lab.prompts()
     lab.click_button("Ten more epochs")
     lab.wait_for_text("12 of 12 epochs", seconds=SECONDS)
-    lab.wait_for_text("Training took 12 epochs", seconds=SECONDS)
+    lab.wait_for_text("was trained for 12 epochs", seconds=SECONDS)
     assert lab.prompts() == prompts, "no cell is run again; their outputs are filled again"
     history = (lab.folder / "trained_model" / "short_history.csv").read_text(encoding="utf-8")
     assert [line.split(",")[0] for line in history.splitlines()[1:]] == [str(n) for n in range(1, 13)]
     lab.run_cell("lab.next_steps(run)")
     lab.wait_until_done(SECONDS)
-    assert "Training took 12 epochs" in "\n".join(lab.code_cells())
+    assert "was trained for 12 epochs" in "\n".join(lab.code_cells())
     assert lab.errors(notebook) == []

@@ -26,6 +26,7 @@ __all__ = [
     "NetworkSpec",
     "build_network",
     "check_input_shape",
+    "check_network_name",
     "default_dropout",
     "default_encoder",
     "default_loss",
@@ -60,8 +61,31 @@ def _find(dimension: str, name: str) -> Entry:
     """
     table = _table(dimension)
     if name not in table:
+        other = "3D" if dimension == "2D" else "2D"
+        if name in _table(other):
+            raise SettingsError(
+                f'network = "{name}" is a {other} network, but dimension is "{dimension}". Set dimension = "{other}", or choose one '
+                f"for {dimension}: {', '.join(table)}."
+            )
         raise SettingsError(_unknown("network", name, tuple(table), f" for {dimension}"))
     return table[name]
+
+
+def check_network_name(dimension: str, name: str) -> None:
+    """Refuses a network that there is not.
+
+    Args:
+        dimension: "2D", "3D", or "auto" for either.
+        name: the network.
+
+    Raises:
+        SettingsError: there is none of that name; the message lists all.
+    """
+    if dimension != "auto":
+        _find(dimension, name)
+    elif name not in NETWORKS_2D and name not in NETWORKS_3D:
+        known = tuple(dict.fromkeys((*NETWORKS_2D, *NETWORKS_3D)))
+        raise SettingsError(_unknown("network", name, known))
 
 
 def default_encoder(dimension: str, name: str) -> str:

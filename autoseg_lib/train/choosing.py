@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autoseg_lib.settings import AUTO, TrainSettings
 from autoseg_lib.train.defaults import MACHINE_SETTINGS
+
+YOUR_VALUE = "your value"
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,14 @@ class Chooser:
         """Keeps what the user gave; else what the interrupted run used; else ``value``."""
         given = getattr(self.settings, name)
         if given != AUTO:
-            value, reason = given, "your value"
+            value, reason = given, YOUR_VALUE
         elif name not in MACHINE_SETTINGS and self.previous.get(name, AUTO) != AUTO:
             value = self.previous[name]
             reason = "as in the " + (
                 "run that is continued" if name in self.continued else "model it starts from"
             )
         self.values[name] = value
-        if reason:
+        if reason and value != "":  # an encoder that a network does not have is no line of the table
             self.choices.append(Choice(name, given, value, reason))
         return value
 
@@ -58,3 +61,18 @@ class Chooser:
     def note(self, what: str, value: Any, reason: str) -> None:
         """Adds a line on something that is no setting of its own."""
         self.choices.append(Choice(what, value, value, reason))
+
+
+def given_by_others(choices: Sequence[Choice], given_by: Mapping[str, str]) -> tuple[Choice, ...]:
+    """Returns the choices with another reason where a value was given, but not by the user.
+
+    Args:
+        choices: of a plan.
+        given_by: setting → who gave it, or why.
+    """
+    return tuple(
+        replace(choice, reason=given_by[choice.setting])
+        if choice.reason == YOUR_VALUE and choice.setting in given_by
+        else choice
+        for choice in choices
+    )

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from autoseg_lib.errors import counted
 from autoseg_lib.losses.registry import DEFAULT_LOSS, build_loss
 from autoseg_lib.networks.registry import NetworkSpec, default_loss
 from autoseg_lib.train import defaults
@@ -44,8 +45,8 @@ def choose_learning(
     chooser.choose(
         "folds", 1, "one model; folds = 5 trains five, used together, and takes five times as long"
     )
-    chooser.choose("print_checkpoint", max(1, round(epochs / 20)), "about 20 lines in all")
-    save_every = chooser.choose("save_checkpoint", max(1, round(epochs / 5)), "5 times in all")
+    chooser.choose("print_checkpoint", *_every(epochs, 20, "about 20 lines in all"))
+    save_every = chooser.choose("save_checkpoint", *_every(epochs, 5, "5 times in all"))
     return LoopPlan(
         epochs=chooser.values["epochs"],
         batch_size=batch,
@@ -62,6 +63,11 @@ def choose_learning(
         early_stopping=early,
         optimizer=optimizer,
     )
+
+
+def _every(epochs: int, times: int, reason: str) -> tuple[int, str]:
+    every = max(1, round(epochs / times))
+    return every, reason if every > 1 else "every epoch"
 
 
 def _optimizer(name: str) -> tuple[str, str]:
@@ -85,15 +91,19 @@ def _choose_epochs(
     if limit and seconds_per_step:
         fitting = max(1, int(max(0.5 * limit, limit - reserve_seconds) / seconds_per_step))
         auto = math.ceil(fitting / steps)
-        reason = f"what {limit / 60:g} minutes hold at {seconds_per_step:.2f} s a step"
+        reason = f"what {_minutes(limit / 60)} at {seconds_per_step:.2f} s a step"
     else:
         target = defaults.STEPS[dimension]
         auto = int(np.clip(round(target / steps), defaults.FEWEST_EPOCHS, defaults.MOST_EPOCHS))
-        reason = f"about {target} training steps of {batch} images"
+        reason = f"about {target} training steps of {counted(batch, 'image')}"
     ours = chooser.is_open("epochs")
     epochs = int(chooser.choose("epochs", auto, reason))
     total = epochs * steps if fitting is None else fitting if ours else min(fitting, epochs * steps)
     return Schedule(total, steps, limit, most_steps=None if ours and limit else epochs * steps)
+
+
+def _minutes(minutes: float) -> str:
+    return "1 minute holds" if f"{minutes:g}" == "1" else f"{minutes:g} minutes hold"
 
 
 def _loss(dimension: str, name: str) -> tuple[str, str]:

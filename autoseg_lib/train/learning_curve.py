@@ -17,6 +17,8 @@ import numpy.typing as npt
 from autoseg_lib.errors import counted
 
 FEWEST_SIZES = 3
+# A quarter must still be two patients, or the smallest training says nothing.
+FEWEST_PATIENTS = 8
 # By so much (standard deviation) the mean Dice of trainings on equally many, but other scans is taken to differ. Taken, not
 # measured for the data at hand: that would need each training several times. benchmarks/few_scans.py prints each draw, and
 # compares what was foretold with what was found.

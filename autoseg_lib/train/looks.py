@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoseg_lib.data.doctor.facts import CaseFacts
+from autoseg_lib.errors import counted
 from autoseg_lib.infer.predictor import DEFAULT_OVERLAP
 from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.train.defaults import (
@@ -34,17 +35,21 @@ class Looks:
         every: epochs from one look to the next.
         scans: scans looked at each time (at the end all of them are).
         share: share of the run that it is expected to take.
+        kept: scans kept back.
     """
 
     every: int
     scans: int
     share: float
+    kept: int
 
     @property
     def text(self) -> str:
         """Why, in one line."""
-        scans = "1 scan" if self.scans == 1 else f"{self.scans} scans"
-        return f"{scans} kept back, about {100 * self.share:.0f} % of the time; all of them at the end"
+        time = f"about {100 * self.share:.0f} % of the time"
+        if self.scans == self.kept:
+            return f"{counted(self.kept, 'scan')} kept back, {time}"
+        return f"looked at while training: {self.scans} of {counted(self.kept, 'scan')} kept back, {time}; all of them at the end"
 
 
 def plan_looks(scan_steps: float, scans: int, total_steps: int, steps_per_epoch: int) -> Looks:
@@ -58,7 +63,7 @@ def plan_looks(scan_steps: float, scans: int, total_steps: int, steps_per_epoch:
     """
     epochs = max(1, math.ceil(total_steps / steps_per_epoch))
     if scans == 0:
-        return Looks(max(1, round(epochs / LOOKS_PER_RUN)), 0, 0.0)
+        return Looks(max(1, round(epochs / LOOKS_PER_RUN)), 0, 0.0, 0)
     affordable = SHARE_OF_LOOKS * total_steps / scan_steps  # scans in the whole run
     most = min(scans, SCANS_PER_LOOK)
     chosen = int(np.clip(affordable / FEWEST_LOOKS, min(most, FEWEST_SCANS), most))
@@ -66,7 +71,7 @@ def plan_looks(scan_steps: float, scans: int, total_steps: int, steps_per_epoch:
         chosen = max(1, int(affordable / 2))
     looks = float(np.clip(affordable / chosen, 1, LOOKS_PER_RUN))
     every = max(1, math.ceil(epochs / looks - 0.5))
-    return Looks(every, chosen, math.ceil(epochs / every) * chosen * scan_steps / total_steps)
+    return Looks(every, chosen, math.ceil(epochs / every) * chosen * scan_steps / total_steps, scans)
 
 
 def scan_cost(

@@ -65,6 +65,8 @@ def choose_cache(
         voxels = sum(math.prod(shape) for shape in shapes_on_grid(train, preprocessing.spacing_zyx_mm))
     needed, most = voxels * BYTES_PER_VOXEL / GB, defaults.CACHE_SHARE * machine.ram_available_gb
     size = f"{needed:.1f} GB" if needed >= 0.1 else f"{1000 * needed:.0f} MB"
+    if 1000 * needed < 1:
+        size = "under 1 MB"
     if needed <= most:
         chooser.choose("cache", "ram", f"prepared scans take {size}")
     else:

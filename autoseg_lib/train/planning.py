@@ -37,6 +37,7 @@ from autoseg_lib.train.files import RunFiles
 from autoseg_lib.train.fingerprint import Fingerprint, most_common_modality, take_fingerprint
 from autoseg_lib.train.grids import Shape, check_dimension, choose_dimension, shapes_on_grid
 from autoseg_lib.train.learning_choice import choose_learning
+from autoseg_lib.train.learning_curve import FEWEST_PATIENTS
 from autoseg_lib.train.looks import Looks, plan_looks, scan_cost
 from autoseg_lib.train.loop import LoopPlan
 from autoseg_lib.train.machine import Machine
@@ -130,6 +131,7 @@ def make_plan(
     _choose_labels(chooser, labels)
     decided = split is not None
     split = split or _choose_split(chooser, facts)
+    _warn_of_learning_curve(chooser, facts, split)
     # Folds must prepare their scans alike to be used together, so grey values are fitted on the scans of all folds.
     learned = (*split.train, *split.validation) if decided else split.train
     intensity = _choose_intensity(chooser, [facts[i] for i in learned], facts)
@@ -210,6 +212,17 @@ def _choose_split(chooser: Chooser, facts: Sequence[CaseFacts]) -> Split:
         chooser.settings.seed,
         slice_counts=[len(f.counts) for f in facts],
         with_roi=slices_with_roi(facts),
+    )
+
+
+def _warn_of_learning_curve(chooser: Chooser, facts: Sequence[CaseFacts], split: Split) -> None:
+    """Says before the training what would otherwise be said after it: there are too few patients for the curve."""
+    patients = len({facts[i].patient for i in split.train})
+    if not chooser.settings.learning_curve or (split.kind == "patients" and patients >= FEWEST_PATIENTS):
+        return
+    needed = f"at least {FEWEST_PATIENTS} patients to learn from and others to judge by are needed"
+    chooser.note(
+        "learning_curve", "not possible", f"⚠ {needed}, found {counted(patients, 'patient')} to learn from"
     )
 
 

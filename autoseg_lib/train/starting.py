@@ -62,6 +62,10 @@ def read_start(path: Path) -> Start:
     Raises:
         ModelError: it cannot be used to start from.
     """
+    if not path.is_file():
+        raise ModelError(
+            f"start_from = '{path}': not found. Give the path of a model file (.safetensors), or leave start_from empty."
+        )
     table = read_metadata(path)
     if table.get("members", 1) != 1:
         raise ModelError(
@@ -172,8 +176,20 @@ def choose_freezing(
             number = max(1, round(FROZEN_SHARE * epochs))
             reason = "few scans and new ROIs: the last layer learns first"
     value = chooser.choose("freeze_encoder_epochs", number, reason)
-    settings = chooser.settings
-    if value and not (settings.start_from or settings.pretrained):
+    check_freezing(chooser.settings, value)
+
+
+def check_freezing(settings: TrainSettings, value: Any) -> None:
+    """Refuses to keep an encoder as it is that knows nothing yet.
+
+    Args:
+        settings: as the user gave them.
+        value: epochs, or "auto".
+
+    Raises:
+        SettingsError: neither a model nor pretrained weights are there to start from.
+    """
+    if value and value != AUTO and not (settings.start_from or settings.pretrained):
         raise SettingsError(
             f"freeze_encoder_epochs = {value}: a fresh encoder has learned nothing worth keeping. Give start_from or "
             'pretrained = True, or leave freeze_encoder_epochs = "auto".'

@@ -58,6 +58,7 @@ def table_html(
     colors: Sequence[str | None] = (),
     numeric: Sequence[int] | None = None,
     strong_last: int = 0,
+    whole: bool = False,
 ) -> Markup:
     """Returns a table that copies cleanly into a spreadsheet.
 
@@ -68,6 +69,7 @@ def table_html(
         colors: one colour (``#RRGGBB``) or None for each row, drawn before its first cell.
         numeric: columns set to the right; None: those that hold numbers only.
         strong_last: how many of the last rows (mean, std) are set off by a line.
+        whole: as tall as it is; otherwise a long table scrolls.
     """
     shown = [["" if cell is None else cell for cell in row] for row in rows]
     width = max((len(row) for row in shown), default=0)
@@ -84,6 +86,7 @@ def table_html(
         colors=list(colors) or [None] * len(shown),
         numeric=set(numeric),
         strong_from=len(shown) - strong_last,
+        whole=whole,
     )
 
 

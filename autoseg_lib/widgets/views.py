@@ -61,7 +61,7 @@ def choices_html(choices: Sequence[Choice]) -> Markup:
         (c.setting, value_text(c.value) if c.value == c.given else f"auto → {value_text(c.value)}", c.reason)
         for c in choices
     ]
-    return table_html(rows, ("setting", "value", "why"), numeric=())
+    return table_html(rows, ("setting", "value", "why"), numeric=(), whole=True)
 
 
 def value_text(value: Any) -> str:

@@ -11,7 +11,7 @@ from autoseg_lib.data.pairing import Pairing, pair
 from autoseg_lib.errors import DataError
 from autoseg_lib.events import Listener, Progress, nobody
 from autoseg_lib.labels import LabelTable
-from autoseg_lib.settings import TrainSettings
+from autoseg_lib.settings import AUTO, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,17 @@ def check_study(settings: TrainSettings, on_event: Listener = nobody) -> Study:
     Args:
         settings: training settings; ``main_dir`` names the folder.
         on_event: hears the progress.
+
+    Raises:
+        SettingsError: a network, loss or optimizer that there is not.
+        DataError: the folder cannot be read.
     """
+    asked = (settings.network, settings.loss, settings.optimizer, settings.freeze_encoder_epochs)
+    if any(value != AUTO for value in asked):
+        # Needs torch, which a check of data alone does without.
+        from autoseg_lib.train.names import check_names
+
+        check_names(settings)
 
     def on_progress(done: int, total: int) -> None:
         on_event(Progress("Looking for files", done, total))

@@ -17,6 +17,7 @@ from autoseg_lib.data.split import Split, split_folds
 from autoseg_lib.errors import ExportError, SettingsError
 from autoseg_lib.events import FoldStarted, Listener, Message, StopFlag, nobody
 from autoseg_lib.settings import AUTO, TrainSettings, read_settings_file, to_table
+from autoseg_lib.train.choosing import given_by_others
 from autoseg_lib.train.files import RunFiles, write_yaml
 from autoseg_lib.train.machine import Machine, find_machine
 from autoseg_lib.train.planning import Plan, choose_dimension, default_name
@@ -94,9 +95,8 @@ class PreparedFolds:
 
     def lines(self) -> list[str]:
         """Returns the choices and the summary as text lines."""
-        choices = self.run.lines()[: 1 + len(self.plan.choices)]
         texts = [split.text for split in self.splits]
-        return [*choices, *texts, *([self.found] if self.found else []), self.summary]
+        return [*self.run.table_lines(), *texts, *([self.found] if self.found else []), self.summary]
 
 
 # --- before -----------------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def _prepare_fold(
                 asked.settings, time_limit_minutes=known[number - 1].plan.settings.time_limit_minutes
             ),
         )
-    return prepare_training(
+    run = prepare_training(
         asked,
         project_dir,
         on_event,
@@ -263,6 +263,11 @@ def _prepare_fold(
         clock=clock,
         speed=speed,
     )
+    given_by = {"model_filename": f"fold {number} of '{files.name}'"}
+    if study.settings.early_stopping == AUTO:
+        given_by["early_stopping"] = "scans kept back choose nothing, so that the scores are fair"
+    choices = given_by_others(run.plan.choices, given_by)
+    return replace(run, plan=replace(run.plan, choices=choices))
 
 
 def _seconds_for(

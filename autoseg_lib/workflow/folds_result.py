@@ -128,7 +128,7 @@ class FoldsResult(TrainingResult):
         """Returns the result as text lines."""
         lines = [self.headline]
         lines += [
-            f"  fold {line.number}: mean Dice {line.mean_dice:.3f} on {counted(line.scans, 'scan')}, {line.epochs} epochs in "
+            f"  fold {line.number}: mean Dice {line.mean_dice:.3f} on {counted(line.scans, 'scan')}, {counted(line.epochs, 'epoch')} in "
             f"{line.seconds / 60:.1f} minutes"
             for line in self.fold_lines
         ]
@@ -218,6 +218,7 @@ def put_together(
             weights=weights // len(done),
             epochs_done=max(line.epochs for line in lines),
             seconds=seconds,
+            reason=reason,
         ),
         already_finished=already,
         ending=_speed_text(len(done)),
@@ -256,12 +257,12 @@ def _whole_plan(study: Study, files: RunFiles, splits: Sequence[Split], done: Ma
     first = next(iter(done.values())).plan
     everything = tuple(range(len(study.report.facts)))
     text = (
-        f"Cross-validation with {len(splits)} folds: each scan was judged by the network that had not learned from it or from "
+        f"By cross-validation with {len(splits)} folds, each scan was judged by the network that had not learned from it or from "
         "any other scan of its patient; the scans kept back chose nothing, not even the best epoch."
     )
     if splits[0].kind == "cases":
         text = (
-            f"Cross-validation with {len(splits)} folds over the scans of one patient: each scan was judged by the network that "
+            f"By cross-validation with {len(splits)} folds over the scans of one patient, each scan was judged by the network that "
             "had not learned from it. The scores say nothing about other patients."
         )
     if len(done) < len(splits):

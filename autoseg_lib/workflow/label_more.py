@@ -17,15 +17,13 @@ from autoseg_lib.events import Listener, Message, StopFlag, nobody
 from autoseg_lib.io.files import atomic_write
 from autoseg_lib.settings import AUTO, to_table
 from autoseg_lib.train.files import RunFiles, write_report
-from autoseg_lib.train.learning_curve import LearningCurve, fit_learning_curve
+from autoseg_lib.train.learning_curve import FEWEST_PATIENTS, LearningCurve, fit_learning_curve
 from autoseg_lib.train.machine import Machine
 from autoseg_lib.train.planning import Plan
 from autoseg_lib.workflow.checking import Study
 from autoseg_lib.workflow.folds import wants_folds
 from autoseg_lib.workflow.training import prepare_training, train
 
-# A quarter must still be two patients, or the smallest training says nothing.
-FEWEST_PATIENTS = 8
 # The question that is answered: what would twice as many bring?
 TIMES_AS_MANY = 2
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from autoseg_lib import __version__
 from autoseg_lib.augment.plan import AugmentPlan
+from autoseg_lib.data.doctor.facts import CaseFacts
 from autoseg_lib.errors import counted
 from autoseg_lib.losses.registry import RECIPES
 from autoseg_lib.metrics.bootstrap import MeanScore
@@ -28,6 +31,8 @@ def methods_paragraph(
     weights: int,
     epochs_done: int,
     seconds: float,
+    epochs: int = 0,
+    reason: str = "finished",
 ) -> str:
     """Returns the paragraph.
 
@@ -39,6 +44,8 @@ def methods_paragraph(
         weights: number of the network's weights; 0 where it is not known.
         epochs_done: passes over the data.
         seconds: of training.
+        epochs: of the whole run, where some were added on the way; 0: as planned.
+        reason: why training ended: "finished", "early", "time limit", "stopped".
     """
     return " ".join(
         text
@@ -46,8 +53,8 @@ def methods_paragraph(
             _network(plan, weights),
             _data(plan, study),
             _augmentation(plan.augmentation),
-            _training(plan, epochs_done),
-            plan.split.text,
+            _training(plan, epochs_done, epochs or plan.loop.epochs, reason),
+            _split(plan, study),
             _results(plan, scores, means),
             _computer(plan, seconds),
         )
@@ -88,7 +95,46 @@ def _data(plan: Plan, study: Study) -> str:
         size = "kept at their own voxel size" if spacing is None else _times(spacing) + " mm voxels"
         how = "resampled to " if spacing is not None else ""
         grid = f"Scans were {how}{size} (slices, rows, columns), and patches of {_times(plan.network.input_shape)} voxels were used"
-    return f"The data were {study.report.summary}. {grid}; grey values: {plan.preprocessing.intensity.text}."
+    facts = study.report.facts
+    kinds = sorted({f.modality for f in facts if f.modality})
+    scans = counted(len(facts), f"{'/'.join(kinds)} scan" if kinds else "scan")
+    slices = counted(sum(len(f.slices) for f in facts), "labelled slice")
+    data = f"The data were {scans} of {counted(len({f.patient for f in facts}), 'patient')} ({slices}{_pixels(facts)})."
+    return f"{data} {grid}; grey values: {plan.preprocessing.intensity.text}."
+
+
+def _pixels(facts: Sequence[CaseFacts]) -> str:
+    """Range of the pixel sizes, where every scan has one."""
+    if not facts or not all(f.geometry.spacing_known for f in facts):
+        return ""
+    sizes = [f.geometry.spacing_zyx_mm[1] for f in facts]
+    low, high = f"{min(sizes):.2f}", f"{max(sizes):.2f}"
+    return f", pixels of {low} mm" if low == high else f", pixels of {low} to {high} mm"
+
+
+def _split(plan: Plan, study: Study) -> str:
+    """How scans were kept back, in whole sentences."""
+    split, facts = plan.split, study.report.facts
+    if split.kind == "none":
+        return "No scans were kept back for validation."
+    if split.train == split.validation and split.train_slices is None:
+        return split.text  # folds
+    if split.kind == "same scan":
+        block = split.validation if split.validation_slices is None else split.validation_slices
+        return (
+            f"An unbroken block of {counted(len(block), 'slice')} of the one scan was kept back for validation, with a gap beside "
+            "it; the scores are for the same scan and say little about other patients."
+        )
+    kept = _scans_of(split.validation, facts, patients=split.kind == "patients")
+    learned = _scans_of(split.train, facts, patients=split.kind == "patients")
+    was = "was" if len(split.validation) == 1 else "were"
+    of_one = "" if split.kind == "patients" else " All scans were of one patient."
+    return f"{kept} {was} kept back for validation, and {learned} {'was' if len(split.train) == 1 else 'were'} learned from.{of_one}"
+
+
+def _scans_of(which: Sequence[int], facts: Sequence[CaseFacts], *, patients: bool) -> str:
+    text = counted(len(which), "scan")
+    return f"{text} of {counted(len({facts[i].patient for i in which}), 'patient')}" if patients else text
 
 
 def _augmentation(plan: AugmentPlan) -> str:
@@ -111,16 +157,28 @@ def _augmentation(plan: AugmentPlan) -> str:
     return f"Augmentation, each with probability {plan.probability:g}: {', '.join(parts)}."
 
 
-def _training(plan: Plan, epochs_done: int) -> str:
+_ENDED = {
+    "stopped": "when it was stopped",
+    "time limit": "when the time limit was reached",
+    "early": "by early stopping, because validation no longer improved",
+}
+
+
+def _training(plan: Plan, epochs_done: int, epochs: int, reason: str) -> str:
     loop = plan.loop
     loss = RECIPES[loop.loss].title if loop.loss in RECIPES else f"{loop.loss} loss"
     images = "slices" if plan.network.input_shape == plan.preprocessing.input_shape else "patches"
+    done = counted(epochs_done, "epoch")
+    ended = ""
+    if epochs_done < epochs:
+        ended = f" Of {counted(epochs, 'planned epoch')}, {epochs_done} {'was' if epochs_done == 1 else 'were'} done"
+        ended += f": training ended {_ENDED[reason]}." if reason in _ENDED else "."
     return (
-        f"Training took {counted(epochs_done, 'epoch')} of {counted(plan.steps_per_epoch, 'step')} of {loop.batch_size} {images} with {OPTIMIZER_TITLES[loop.optimizer]} "
+        f"The network was trained for {done} of {counted(plan.steps_per_epoch, 'step')} of {loop.batch_size} {images} with {OPTIMIZER_TITLES[loop.optimizer]} "
         f"(learning rate {loop.learning_rate:g}, weight decay {WEIGHT_DECAY:g}, {WARM_UP_SHARE:.0%} linear warm-up and cosine decay, "
         f"gradient norm at most {LARGEST_GRADIENT:g}), {loss}, {_PRECISION.get(loop.precision, loop.precision)} precision, dropout "
         f"{plan.network.dropout:g} and seed {loop.seed}; the model is an exponential moving average of the weights "
-        f"(decay {AVERAGE_DECAY:g})."
+        f"(decay {AVERAGE_DECAY:g}).{ended}"
     )
 
 

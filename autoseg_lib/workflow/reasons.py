@@ -36,6 +36,8 @@ STILL_RISING = 0.01
 FEWEST_LOOKS = 4
 # With fewer scans than this kept back, one of them changes the mean by a lot.
 FEWEST_TO_TEST_ON = 5
+# After fewer epochs or steps nothing can be said but that they were few.
+FEWEST_EPOCHS, FEWEST_STEPS = 5, 100
 # A scan this far below the mean of all is a case of its own.
 FAR_BELOW = 0.2
 
@@ -94,7 +96,10 @@ def too_few_scans(s: Situation) -> Answer:
     found = f"It learned from {counted(s.scans, 'scan')} of {counted(s.patients, 'patient')}"
     if s.dimension == "2D":
         found += f", {counted(s.slices, 'slice')} with an ROI"
-    few = s.patients < FEWEST_PATIENTS or (s.dimension == "2D" and s.slices < FEWEST_SLICES)
+    everybody = max(s.patients, s.patients_in_all)
+    if everybody > s.patients:
+        found += f"; there are {counted(everybody, 'patient')} in all"
+    few = everybody < FEWEST_PATIENTS or (s.dimension == "2D" and s.slices < FEWEST_SLICES)
     advised = f"{FEWEST_PATIENTS} patients" + (f" and {FEWEST_SLICES} slices" if s.dimension == "2D" else "")
     return Answer(
         "few_scans",
@@ -231,7 +236,7 @@ def missing_spacing(s: Situation) -> Answer | None:
 def overfitting(s: Situation) -> Answer | None:
     """Training images are matched much better than scans kept back."""
     pair = _last_losses(s)
-    if pair is None or s.split_kind == "none":
+    if pair is None or s.split_kind == "none" or _too_short(s):
         return None
     train, validation = pair
     # While Dice still rises the model lags behind its training; only later is the difference one of scans.
@@ -240,7 +245,7 @@ def overfitting(s: Situation) -> Answer | None:
         "overfitting",
         "Learned by heart (overfitting)?",
         over,
-        f"At the end the loss was {train:.2f} on training images and {validation:.2f} on validation scans.",
+        f"At the end the loss was {train * s.worst_loss:.2f} on training images and {validation * s.worst_loss:.2f} on validation scans.",
         "Scans of more patients help most; then stronger augment_params, a higher dropout_rate (0.3), or a lighter network."
         if over
         else "",
@@ -249,18 +254,15 @@ def overfitting(s: Situation) -> Answer | None:
 
 def not_learned(s: Situation) -> Answer | None:
     """Training images themselves are not matched."""
-    losses = [row["train_loss"] for row in s.history if row.get("train_loss") is not None]
-    if not losses:
+    last = _last_train_loss(s)
+    if last is None or _too_short(s):
         return None
-    last = float(np.mean(losses[-3:])) / s.worst_loss
     poor = last > NOT_LEARNED_LOSS
     return Answer(
         "not_learned",
         "Not even the training images learned?",
         poor,
-        f"The loss on training images came down to {last:.2f} (1 is worst)."
-        if s.worst_loss == 1
-        else f"The loss on training images came down to {last * s.worst_loss:.2f} ({s.worst_loss:g} is worst).",
+        f"At the end the loss was {last * s.worst_loss:.2f} on training images ({s.worst_loss:g} is worst).",
         "Train for more epochs; then try a learning_rate three times lower or higher. If it stays so, look at the pictures of step 5: "
         "are the outlines where they belong, and can you tell the ROI from what lies around it?"
         if poor
@@ -271,6 +273,15 @@ def not_learned(s: Situation) -> Answer | None:
 def still_improving(s: Situation) -> Answer | None:
     """The Dice score was still rising when training ended."""
     done, rise = len(s.history), _rise(s)
+    if _too_short(s) and (not s.case_dice or any(_is_weak(roi) for roi in s.rois)):
+        return Answer(
+            "still_improving",
+            "Trained too short?",
+            True,
+            f"{_what_ended_it(s)} {counted(done, 'epoch')}"
+            + ("." if s.steps is None else f" ({counted(s.steps, 'step')}): too few to say more."),
+            _GO_ON if s.reason == "stopped" else _LONGER,
+        )
     cut = s.reason in ("stopped", "time limit") and done < s.epochs
     looks = sum(row.get("val_dice") is not None for row in s.history)
     if looks < FEWEST_LOOKS and not cut:
@@ -288,9 +299,7 @@ def still_improving(s: Situation) -> Answer | None:
         "Trained too short?",
         rising or cut,
         found,
-        'Train longer: press "Ten more epochs", raise epochs, or give a longer time_limit_minutes and run the training cell again.'
-        if rising or cut
-        else "",
+        (_GO_ON if s.reason == "stopped" else _LONGER) if rising or cut else "",
     )
 
 
@@ -313,7 +322,7 @@ def few_to_test_on(s: Situation) -> Answer | None:
         "A score of few scans?",
         few,
         f"The score is the mean of {counted(count, 'scan')}.",
-        "One scan more or less would change it: with folds = 5 every scan is tested once." if few else "",
+        f"One scan more or less would change it{_folds_advice(s)}." if few else "",
     )
 
 
@@ -354,6 +363,26 @@ QUESTIONS = (
 )
 
 
+_LONGER = 'Train longer: press "Ten more epochs", raise epochs, or give a longer time_limit_minutes and run the training cell again.'
+_GO_ON = "Run the training cell again to go on."
+
+
+def _too_short(s: Situation) -> bool:
+    return len(s.history) < FEWEST_EPOCHS or (s.steps is not None and s.steps < FEWEST_STEPS)
+
+
+def _what_ended_it(s: Situation) -> str:
+    if s.reason == "stopped":
+        return "You stopped it after"
+    return "The time limit allowed only" if s.reason == "time limit" else "It was trained for only"
+
+
+def _folds_advice(s: Situation) -> str:
+    """Folds need a patient each."""
+    folds = min(5, max(s.patients, s.patients_in_all))
+    return f": with folds = {folds} every scan is tested once" if folds > 1 else ""
+
+
 def _is_weak(roi: RoiSituation) -> bool:
     return roi.dice is None or roi.dice < GOOD_DICE
 
@@ -381,13 +410,16 @@ def _rise(s: Situation) -> float:
 
 
 def _last_losses(s: Situation) -> tuple[float, float] | None:
-    """Means over the last fifth of the epochs that have both losses, as shares of the worst."""
-    both = [
-        (row["train_loss"] / s.worst_loss, row["val_loss"])
-        for row in s.history
-        if row.get("train_loss") is not None and row.get("val_loss") is not None
-    ]
-    if not both:
-        return None
-    train, validation = np.mean(both[-max(1, len(both) // 5) :], axis=0)
-    return float(train), float(validation)
+    """Means over the last fifth of the epochs, and of the looks at the validation scans, as shares of the worst."""
+    train = _last_train_loss(s)
+    seen = [row["val_loss"] for row in s.history if row.get("val_loss") is not None]
+    return None if train is None or not seen else (train, _last_fifth(seen) / s.worst_loss)
+
+
+def _last_train_loss(s: Situation) -> float | None:
+    losses = [row["train_loss"] for row in s.history if row.get("train_loss") is not None]
+    return _last_fifth(losses) / s.worst_loss if losses else None
+
+
+def _last_fifth(values: Sequence[float]) -> float:
+    return float(np.mean(values[-max(1, len(values) // 5) :]))

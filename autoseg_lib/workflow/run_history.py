@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoseg_lib.errors import ModelError, name_list
+from autoseg_lib.errors import ModelError, counted, name_list
 from autoseg_lib.networks.model_file import read_metadata
 from autoseg_lib.networks.registry import NetworkSpec, output_weights
 from autoseg_lib.train.files import RunFiles, read_history
@@ -39,7 +39,7 @@ class RunHistory:
     def headline(self) -> str:
         """One sentence: epochs, time, best Dice."""
         minutes = sum(row["seconds"] or 0.0 for row in self.rows) / 60
-        text = f"Run '{self.name}': {len(self.rows)} epochs in {minutes:.1f} minutes, the last on {self.written:%d %B %Y, %H:%M}."
+        text = f"Run '{self.name}': {counted(len(self.rows), 'epoch')} in {minutes:.1f} minutes, the last on {self.written:%d %B %Y, %H:%M}."
         seen = [(row["val_dice"], row["epoch"]) for row in self.rows if row.get("val_dice") is not None]
         if seen:
             best, epoch = max(seen)

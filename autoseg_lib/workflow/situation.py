@@ -40,10 +40,12 @@ class Situation:
     Attributes:
         dimension: "2D" or "3D".
         patients, scans, slices: learned from; slices are those that show an ROI.
+        patients_in_all: those kept back too; 0 where none were.
         split_kind: "patients", "cases", "same scan" or "none".
         history: rows of NAME_history.csv.
         reason: why training ended: "finished", "early", "time limit", "stopped".
         epochs: planned.
+        steps: training steps done; None where that is not known.
         worst_loss: largest value of the training loss.
         findings: codes of the data check's findings.
         spacing_known: whether every scan says how large its pixels are.
@@ -65,6 +67,8 @@ class Situation:
     spacing_known: bool = True
     case_dice: Mapping[str, float] = field(default_factory=dict)
     scale: float = 1.0
+    patients_in_all: int = 0
+    steps: int | None = None
 
 
 def situation_of(
@@ -91,7 +95,9 @@ def situation_of(
     return Situation(
         dimension=plan.network.dimension,
         patients=len({case.patient for case in facts}),
+        patients_in_all=len({case.patient for case in study.report.facts}),
         scans=len(facts),
+        steps=len(history) * plan.steps_per_epoch,
         slices=sum(
             not item.is_empty
             for case in facts

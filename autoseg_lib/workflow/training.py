@@ -42,6 +42,7 @@ from autoseg_lib.train.tensorboard_log import TensorboardLog, writer_class
 from autoseg_lib.train.validate import Scores, ValidationScan
 from autoseg_lib.workflow.checking import Study, model_folder
 from autoseg_lib.workflow.model_metadata import model_metadata
+from autoseg_lib.workflow.plan_table import choice_lines, short_text
 from autoseg_lib.workflow.progress_line import progress_line
 from autoseg_lib.workflow.training_data import TrainSet, prepare_data, validation_set
 from autoseg_lib.workflow.training_result import TrainingResult, training_result
@@ -105,14 +106,15 @@ class PreparedTraining:
 
     def lines(self) -> list[str]:
         """Returns the choices and the summary as text lines."""
-        lines = self.plan.fingerprint.lines()
-        lines.append(f"{'setting':<20} {'value':<28} why")
-        lines += [f"{c.setting:<20} {short_text(c.value):<28} {c.reason}" for c in self.plan.choices]
-        lines.append(self.plan.split.text)
+        lines = [*self.table_lines(), self.plan.split.text]
         if self.found:
             lines.append(self.found)
         lines.append(self.summary)
         return lines
+
+    def table_lines(self) -> list[str]:
+        """Returns what the data are like and the choices as text lines."""
+        return [*self.plan.fingerprint.lines(), *choice_lines(self.plan.choices)]
 
 
 # --- before -----------------------------------------------------------------------------------------------------------
@@ -324,7 +326,7 @@ def _state_of(checkpoint: dict[str, Any] | None, plan: Plan) -> tuple[str, str]:
     when = datetime.datetime.fromisoformat(checkpoint["saved"]).strftime("%d %B %Y, %H:%M")
     if not wants_more(state, plan.loop):
         return "finished", (
-            f"The run '{plan.files.name}' of {when} is finished ({state['epoch']} epochs): it is shown, not trained again. "
+            f"The run '{plan.files.name}' of {when} is finished ({counted(state['epoch'], 'epoch')}): it is shown, not trained again. "
             "To train another model give a new model_filename; to start over set resume = False."
         )
     remark = f"{checkpoint['remark']} " if checkpoint["remark"] else ""
@@ -409,7 +411,7 @@ def train(
     plan = prepared.plan
     if trainer.hurried:
         raise HurriedStop(
-            f"Saved after {trainer.state.epoch} of {trainer.epochs} epochs. Start the same training again to go on."
+            f"Saved after {trainer.state.epoch} of {counted(trainer.epochs, 'epoch')}. Start the same training again to go on."
         )
     worst, epochs = trainer.loss.worst, trainer.epochs
     return team.first_does(
@@ -485,13 +487,3 @@ def _save_model(
     plan: Plan, study: Study, path: Path, network: nn.Module, epoch: int, scores: Scores | None
 ) -> None:
     save_model(path, network, model_metadata(plan, study, epoch, scores))
-
-
-def short_text(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(
-            f"{key} {item:g}" if isinstance(item, float) else f"{key} {item}" for key, item in value.items()
-        )[:60]
-    if isinstance(value, list):
-        return "[" + ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value) + "]"
-    return str(value)

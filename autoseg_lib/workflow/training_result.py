@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autoseg_lib.errors import counted
 from autoseg_lib.events import Listener, Message
 from autoseg_lib.metrics.bootstrap import MeanScore
 from autoseg_lib.networks.model_file import load_model
@@ -79,7 +80,7 @@ class TrainingResult:
     def headline(self) -> str:
         """How it ended, after how many epochs and how long."""
         done = ENDINGS.get(self.reason, "Training has ended")
-        return f"{done}: {self.epochs_done} of {self.epochs} epochs in {self.seconds / 60:.1f} minutes."
+        return f"{done}: {self.epochs_done} of {counted(self.epochs, 'epoch')} in {self.seconds / 60:.1f} minutes."
 
     def table(self) -> list[tuple[str, str, str, str, str]]:
         """Returns one row for each ROI and one for their mean: name, Dice, its spread, HD95, area difference."""
@@ -180,7 +181,15 @@ def training_result(
         split_text=plan.split.text,
         verdict=verdict(plan.split.kind, scores, study.report.roi_rows, slices, has_model=path is not None),
         methods=methods_paragraph(
-            plan, study, scores, means, weights=weights, epochs_done=len(history), seconds=seconds
+            plan,
+            study,
+            scores,
+            means,
+            weights=weights,
+            epochs_done=len(history),
+            seconds=seconds,
+            epochs=epochs,
+            reason=reason,
         ),
         already_finished=already,
         ending=ending(reason, history, epochs),

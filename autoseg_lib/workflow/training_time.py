@@ -193,6 +193,6 @@ def _long_last_look(plan: Plan) -> list[Choice]:
     limit, reserve = plan.loop.time_limit_seconds, plan.loop.reserve_seconds
     if limit is None or reserve <= 0.5 * limit:
         return []
-    value = f"about {reserve / 60:.0f} minutes"
+    value = f"about {counted(round(reserve / 60), 'minute')}"
     reason = "more than half the time limit, which it will exceed: a smaller validation_fraction shortens it"
     return [Choice("last look", value, value, reason)]

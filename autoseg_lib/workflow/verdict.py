@@ -10,6 +10,8 @@ from autoseg_lib.train.validate import Scores
 
 # From this mean Dice on, agreement is called good: two readers of the same organ typically agree to 0.85-0.95.
 GOOD_DICE, FAIR_DICE = 0.85, 0.70
+# An ROI in less than this share of the slices is named as one of few slices.
+_SELDOM = 0.5
 
 # How a training ended, for a sentence that goes on with "12 of 100 epochs".
 ENDINGS = {
@@ -45,9 +47,11 @@ def verdict(
     sentences = [f"{word}: mean Dice {scores.mean:.3f} {where}."]
     for row, dice in zip(rois, scores.per_roi, strict=True):
         if dice is not None and dice < FAIR_DICE:
-            sentences.append(
-                f"{row.name} is weak ({dice:.2f}): it appears in {row.slices} of {slices} slices."
+            # An ROI in most slices is weak for another reason.
+            seldom = (
+                f": it appears in {row.slices} of {slices} slices" if row.slices < _SELDOM * slices else ""
             )
+            sentences.append(f"{row.name} is weak ({dice:.2f}){seldom}.")
     return " ".join(sentences)
 
 
