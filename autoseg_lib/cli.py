@@ -486,13 +486,20 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _history(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
     from autoseg_lib.workflow.run_history import find_history
 
     run = find_history(options.models, options.name)
     if options.json:
-        _print_json(
-            {"name": run.name, "written": run.written.isoformat(timespec="seconds"), "epochs": run.rows}
-        )
+        values: dict[str, Any] = {
+            "name": run.name,
+            "written": run.written.isoformat(timespec="seconds"),
+            "epochs": run.rows,
+        }
+        if run.folds is not None:
+            values["folds"] = [asdict(score) for score in run.folds.scores]
+        _print_json(values)
     else:
         _print("\n".join(run.lines()))
     return 0

@@ -64,6 +64,13 @@ class FoldStarted(Event):
 
 
 @dataclass(frozen=True)
+class PlanChanged(Event):
+    """A training that goes on was planned anew: ``text`` is what is said of it before it starts."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class StepDone(Event):
     """One optimiser step is done (``step`` of ``steps`` in ``epoch``, counted from 1).
 

@@ -18,7 +18,7 @@ from autoseg_lib.data.discover import discover
 from autoseg_lib.data.example_study import ExampleStudy, write_example_study
 from autoseg_lib.data.label_map import map_text
 from autoseg_lib.errors import DataError
-from autoseg_lib.events import Listener, StopFlag
+from autoseg_lib.events import Listener, PlanChanged, StopFlag
 from autoseg_lib.io.files import sha256_of
 from autoseg_lib.settings import (
     AUTO,
@@ -222,19 +222,21 @@ async def train(prepared: PreparedRun) -> TrainingResult:
         prepared = _prepare_again(prepared)
     else:
         _training.used = prepared
-    if prepared.state == "finished":
-        show_html(note_html("info", prepared.found))
-    else:
-        show_html(note_html("info", "\n".join(text for text in (prepared.found, prepared.summary) if text)))
     live = LiveTraining(
         prepared.plan.labels,
-        lambda result, epochs: _longer(prepared, result, epochs),
+        lambda _, epochs: _longer(prepared, epochs),
         can_extend=not wants_folds(prepared.study.settings),
     )
     _training.live = live
+    live.show_plan(_plan_text(prepared))
     result = await live.run(lambda on_event, stop: train_run(prepared, on_event, stop))
     live.follow("run", lambda longer: set_variable("run", longer))
     return result
+
+
+def _plan_text(prepared: PreparedRun) -> str:
+    lines = (prepared.found, "" if prepared.state == "finished" else prepared.summary)
+    return "\n".join(text for text in lines if text)
 
 
 def _prepare_again(prepared: PreparedRun) -> PreparedRun:
@@ -244,21 +246,19 @@ def _prepare_again(prepared: PreparedRun) -> PreparedRun:
     return again
 
 
-def _to_go_on(study: Study, **changes: Any) -> Study:
+def _to_go_on(study: Study) -> Study:
     """The study with settings that go on with the run there is, whatever it was started with."""
-    settings = replace(study.settings, **changes)
+    settings = study.settings
     return replace(study, settings=replace(settings, resume=AUTO) if settings.resume is False else settings)
 
 
-def _longer(prepared: PreparedRun, result: TrainingResult, epochs: int) -> Work:
+def _longer(prepared: PreparedRun, epochs: int) -> Work:
     """Trains so many epochs more than were done; 0: goes on to the planned end."""
-    changes: dict[str, Any] = {}
-    if epochs:
-        changes = {"epochs": result.epochs_done + epochs, "time_limit_minutes": None, "early_stopping": False}
-    study = _to_go_on(prepared.study, **changes)
+    study = _to_go_on(prepared.study)
 
     def work(on_event: Listener, stop: StopFlag) -> TrainingResult:
-        again = prepare_run(study, project_folder(), on_event)
+        again = prepare_run(study, project_folder(), on_event, more_epochs=epochs)
+        on_event(PlanChanged(_plan_text(again)))
         _training.used = prepared  # running the cell again looks for the run anew
         return train_run(again, on_event, stop)
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from autoseg_lib.errors import ModelError
-from autoseg_lib.train.checkpoint import is_sound, load_checkpoint, load_newest, previous_of, save_checkpoint
+from autoseg_lib.train.checkpoint import is_sound, load_checkpoint, load_newest, save_checkpoint
+from autoseg_lib.train.files import previous_of
 
 
 @pytest.fixture

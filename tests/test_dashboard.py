@@ -11,6 +11,7 @@ from autoseg_lib.events import (
     EpochDone,
     FoldStarted,
     Message,
+    PlanChanged,
     Progress,
     StepDone,
     StopFlag,
@@ -202,6 +203,37 @@ def test_curves_table_worst_scan_and_numbers_are_drawn(live):
     board.end(None)
     assert "image/png" in board._spot.bundle["text/html"]
     assert "Training is finished" not in board._spot.bundle["text/html"]
+
+
+def test_what_was_learned_before_is_drawn_at_once_and_nothing_empty_is_shown(live):
+    board = live()
+    board.begin(StopFlag())
+    board.show(started())
+    image = np.arange(64.0).reshape(8, 8)
+    truth = (image > 30).astype(np.uint8)
+    board.show(ValidationCase("scan_7", 3, 0.41, image, truth, 1 - truth))
+    board.refresh()
+    layouts = {name: board._widgets[name].layout.display for name in ("curves", "worst")}
+    assert layouts == {"curves": "none", "worst": ""}
+    board.show(EpochDone(1, 10, row(1, 0.4), 125.0))
+    board.show(TrainingStopped("finished", 1))
+    board.end(None)
+    board.begin(StopFlag())
+    assert bytes(board._widgets["curves"].value).startswith(b"\x89PNG")
+    assert board._widgets["curves"].layout.display == ""
+    assert "Getting ready" in board._widgets["bar"].value
+
+
+def test_the_plan_above_is_renewed(live):
+    board = live()
+    board.show_plan("2 epochs · under a minute")
+    board.begin(StopFlag())
+    board.show(started(2))
+    board._widgets["more"].click()
+    assert "Asked for since: 10 more epochs." in board._plan_spot.bundle["text/html"]
+    board.show(PlanChanged("12 epochs · about 2 min left"))
+    assert "12 epochs · about 2 min left" in board._plan_spot.bundle["text/html"]
+    assert "2 epochs · under" not in board._plan_spot.bundle["text/html"]
 
 
 def test_folds_cannot_be_trained_longer_one_by_one(live):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from autoseg_lib.cli import main
 from autoseg_lib.errors import DataError, ModelError, SettingsError
 from autoseg_lib.events import Event, FoldStarted, Message, StepDone, StopFlag, TrainingStarted, nobody
 from autoseg_lib.infer.predictor import Predictor
@@ -24,7 +27,7 @@ from autoseg_lib.networks.registry import NetworkSpec
 from autoseg_lib.settings import SegmentSettings, TrainSettings, make_settings
 from autoseg_lib.train.machine import Machine
 from autoseg_lib.volume import Volume
-from autoseg_lib.widgets.views import performance_html
+from autoseg_lib.widgets.views import history_html, performance_html
 from autoseg_lib.workflow.checking import check_study
 from autoseg_lib.workflow.folds import (
     PreparedFolds,
@@ -34,6 +37,7 @@ from autoseg_lib.workflow.folds import (
     train_prepared_folds,
 )
 from autoseg_lib.workflow.folds_result import FoldsResult
+from autoseg_lib.workflow.run_history import find_history
 from autoseg_lib.workflow.runs import require_one_run
 from autoseg_lib.workflow.segmenting import find_model, make_predictor, segment
 from autoseg_lib.workflow.training_data import validation_scans
@@ -239,6 +243,47 @@ def test_finished_folds_are_shown_not_trained_again(
     # Everything that the notebook shows of it can be drawn.
     html = performance_html(again)
     assert "95 % interval of the mean" in html and "fold 3" in html and "Hardest scans" in html
+
+
+def test_what_is_said_of_time_folds_and_the_last_look(
+    trained: Path, folder: Path, done_once: tuple[Path, FoldsResult, list[Event]]
+) -> None:
+    finished = prepare(trained)
+    assert "left for" not in finished.summary and "min" not in finished.summary
+    assert [choice.value for choice in finished.plan.choices if choice.setting == "folds"] == [3]
+    # Each of the two folds to come is prepared, too.
+    new = prepare(folder)
+    assert new.minutes == pytest.approx(3 * new.run.minutes + 2 * new.prepare_seconds / 60)
+    result, texts = done_once[1], [event.text for event in done_once[2] if isinstance(event, Message)]
+    assert result.headline.endswith(" minutes of training in all.")
+    assert texts.count("Looking at all validation scans with the trained model ...") == 3
+    assert sum(text.startswith("Looked at 4 validation scans: mean Dice 0.") for text in texts) == 3
+
+
+def test_the_history_of_folds_is_their_table(trained: Path, done_once, capsys) -> None:
+    models = trained / "models"
+    assert main(["history", "cv", "--models", str(models)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("'cv' is a model of 3 folds:") and "3 of 3 are done" in lines[0]
+    assert lines[1].split() == ["fold", "scans", "mean", "Dice", "bright", "dark"]
+    each = [(str(line.number), str(line.scans), f"{line.mean_dice:.3f}") for line in done_once[1].fold_lines]
+    assert [tuple(line.split()[:3]) for line in lines[2:5]] == each
+    dice = [row[1] for row in done_once[1].interval_table()]
+    assert lines[5].split() == ["all", "12", dice[2], dice[0], dice[1]]
+    assert "is a model of 3 folds" in history_html(find_history(models, "cv"))
+    assert main(["history", "cv", "--models", str(models), "--json"]) == 0
+    assert [fold["fold"] for fold in json.loads(capsys.readouterr().out)["folds"]] == [1, 2, 3, 0]
+    # While the first one is trained there is no table yet; a table that is no table is named.
+    (models / "cv_folds.csv").unlink()
+    assert find_history(models, "cv").lines()[0].endswith("No fold is done yet.")
+    (models / "cv_folds.csv").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"'cv_folds.csv' cannot be read"):
+        find_history(models, "cv")
+
+
+def test_a_history_is_read_without_heavy_imports() -> None:
+    code = "import sys, autoseg_lib.workflow.run_history; sys.exit('torch' in sys.modules or 'monai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_stop_keeps_what_there_is(folder: Path) -> None:

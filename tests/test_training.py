@@ -43,12 +43,12 @@ def study_folder(tmp_path: Path) -> Path:
     return write_png_study(tmp_path / "étude un")
 
 
-def prepare(folder: Path, **changes: object) -> PreparedTraining:
+def prepare(folder: Path, more_epochs: int = 0, **changes: object) -> PreparedTraining:
     values = {**QUICK, "main_dir": str(folder), "model_dir": str(folder / "models"), **changes}
     settings = make_settings(
         TrainSettings, {key: value for key, value in values.items() if value is not None}
     )
-    return prepare_training(check_study(settings), folder, nobody, CPU)
+    return prepare_training(check_study(settings), folder, nobody, CPU, more_epochs=more_epochs)
 
 
 def run(folder: Path, stop_after: int | None = None, **changes: object) -> tuple[TrainingResult, list[Event]]:
@@ -175,6 +175,27 @@ def test_more_epochs_go_on(study_folder: Path):
     run(study_folder, epochs=2)
     longer, _ = run(study_folder, epochs=3)
     assert longer.epochs_done == 3
+
+
+@pytest.mark.parametrize("limit", [None, 2.0])
+def test_epochs_added_after_the_end_are_not_lost_by_a_stop(study_folder: Path, limit: float | None):
+    """Two epochs, four more after the end, stopped in the third, and run again with the settings of the first time."""
+    settings = {"epochs": 2, "time_limit_minutes": limit, "network": "light_unet", "input_shape": 32}
+    first, _ = run(study_folder, **settings)
+    stopped, _ = run(study_folder, stop_after=1, more_epochs=4, **settings)
+    assert (first.epochs_done, stopped.reason, stopped.epochs) == (2, "stopped", 6)
+    again = prepare(study_folder, **settings)
+    assert again.state == "continue" and "at epoch 2 of 6 from" in again.found
+    assert again.summary.split(" · ")[1].startswith("6 epochs")
+    ended, events = run(study_folder, **settings)
+    assert (ended.reason, ended.epochs_done, ended.epochs, len(ended.history)) == ("finished", 6, 6, 6)
+    lines = [event.text for event in events if isinstance(event, Message)]
+    assert "with the best model ..." in lines[-2]
+    assert (
+        lines[-1]
+        == f"Looked at {len(ended.scores.cases)} validation scans: mean Dice {ended.scores.mean:.3f}."
+    )
+    assert prepare(study_folder, **settings).state == "finished"
 
 
 def test_other_settings_or_data_ask_for_a_new_name(study_folder: Path):

@@ -16,6 +16,7 @@ import torch
 
 from autoseg_lib.errors import ModelError
 from autoseg_lib.io.files import atomic_write
+from autoseg_lib.train.files import previous_of
 
 FORMAT = "autoseg-training"
 FORMAT_VERSION = 2
@@ -23,11 +24,6 @@ FORMAT_VERSION = 2
 _SEAL = b"AUTOSEG-COMPLETE"
 _DIGEST_BYTES = 32
 _BLOCK = 1 << 20
-
-
-def previous_of(path: Path) -> Path:
-    """Returns the name of the resume file that was there before: NAME_last.previous.ckpt."""
-    return path.with_suffix(f".previous{path.suffix}")
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: bool = False) -> None:

@@ -14,7 +14,11 @@ import yaml
 
 from autoseg_lib.io.files import atomic_write, remove_unfinished
 from autoseg_lib.labels import LabelTable
-from autoseg_lib.train.checkpoint import previous_of
+
+
+def previous_of(path: Path) -> Path:
+    """Returns the name of the resume file that was there before: NAME_last.previous.ckpt."""
+    return path.with_suffix(f".previous{path.suffix}")
 
 
 @dataclass(frozen=True)

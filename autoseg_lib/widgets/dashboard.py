@@ -13,6 +13,7 @@ from autoseg_lib.events import (
     EpochDone,
     Event,
     Message,
+    PlanChanged,
     StepDone,
     StopFlag,
     TrainingStarted,
@@ -55,7 +56,8 @@ class TrainingDashboard:
         """
         self.lines: list[str] = []
         self.status = TrainingStatus(labels or LabelTable([]))
-        self._spot, self._button_spot = Spot(), Spot()
+        self._spot, self._button_spot, self._plan_spot = Spot(), Spot(), Spot()
+        self._plan_text, self._added = "", 0
         self._live, self._go_on = has_widgets(), go_on
         self._ending, self._can_extend = False, can_extend
         self._curves_png, self._worst_jpg, self._worst_text = b"", b"", ""
@@ -66,17 +68,26 @@ class TrainingDashboard:
 
     # --- View ---------------------------------------------------------------------------------------------------------
 
+    def show_plan(self, text: str) -> None:
+        """Shows what is planned, above the dashboard."""
+        self._plan_text, self._added = text, 0
+        self._plan_spot.show_html(note_html("info", text), plain=text)
+
     def begin(self, stop: StopFlag) -> None:
         """Shows the dashboard."""
         self._ending = False
+        self.status.begin()
+        # What an earlier sitting has learned is drawn at once.
+        self._curves_changed, self._curves_due = bool(self.status.history), 0.0
         if not self._live:
             return
         import ipywidgets as W
 
-        picture = {
-            "format": "png",
-            "layout": W.Layout(max_width="100%", display="none", align_self="flex-start"),
-        }
+        def picture(kind: str) -> Any:
+            # Each with a layout of its own: one that is shared would show an empty picture with the first one that is there.
+            layout = W.Layout(max_width="100%", display="none", align_self="flex-start")
+            return W.Image(format=kind, layout=layout)
+
         parts = {
             "bar": W.HTML(layout=W.Layout(width="560px", max_width="100%")),
             "stop": W.Button(
@@ -91,9 +102,9 @@ class TrainingDashboard:
                 tooltip="trains ten more epochs (passes over your data) than planned",
                 layout=W.Layout(width="auto"),
             ),
-            "curves": W.Image(**picture),
+            "curves": picture("png"),
             "table": W.HTML(),
-            "worst": W.Image(**{**picture, "format": "jpeg"}),
+            "worst": picture("jpeg"),
             "worst_text": W.HTML(layout=W.Layout(max_width=f"{2 * _WORST_PX}px")),
             "numbers": W.HTML(),
             "log": W.HTML(),
@@ -124,6 +135,8 @@ class TrainingDashboard:
             self._curves_changed = True
         elif isinstance(event, ValidationCase):
             self._take_worst(event)
+        elif isinstance(event, PlanChanged):
+            self.show_plan(event.text)
         elif isinstance(event, Message):
             self._say(event.text)
         if isinstance(event, StepDone) and not self._live:
@@ -215,6 +228,10 @@ class TrainingDashboard:
     def _ask_more(self, stop: StopFlag) -> None:
         stop.ask_more_epochs(MORE_EPOCHS)
         self.status.add_epochs(MORE_EPOCHS)
+        self._added += MORE_EPOCHS
+        if self._plan_text:
+            text = f"{self._plan_text}\nAsked for since: {self._added} more epochs."
+            self._plan_spot.show_html(note_html("info", text), plain=text)
         self.refresh()
 
     def _say(self, line: str) -> None:

@@ -75,6 +75,10 @@ class LiveTraining:
         except Exception as error:  # noqa: BLE001 - no cell is there that could fail; it is shown instead
             self._trouble.show_html(trouble_html(error))
 
+    def show_plan(self, text: str) -> None:
+        """Shows what is planned, above the training; it is renewed when more is asked for."""
+        self._view.show_plan(text)
+
     def say(self, text: str) -> None:
         """Shows a note above the training."""
         self._trouble.show_html(note_html("info", text), plain=text)

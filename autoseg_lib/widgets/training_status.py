@@ -77,6 +77,10 @@ class TrainingStatus:
         elif isinstance(event, TrainingStopped):
             self.reason = event.reason
 
+    def begin(self) -> None:
+        """A sitting begins; what is known of an earlier one stays in ``history``."""
+        self.epochs, self.reason, self._stage, self._stage_share = 0, "", "Getting ready ...", 0.0
+
     def _start(self, event: TrainingStarted) -> None:
         self.labels, self.worst_loss, self.reason = LabelTable(event.roi_names), event.worst_loss, ""
         self.epoch, self.epochs, self._step = event.first_epoch, event.epochs, 0
@@ -125,7 +129,7 @@ class TrainingStatus:
             text = (
                 self._stage
                 if self._stage_share
-                else "Looking at the validation scans with the best model ..."
+                else "Looking at the validation scans with the trained model ..."
             )
         elif not self.epochs:
             text = self._stage

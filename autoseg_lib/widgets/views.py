@@ -138,6 +138,9 @@ def history_html(run: RunHistory) -> Markup:
     if run.rows:
         parts.append(picture_html(curves(run.rows, labels, run.worst_loss), "curves of the training"))
         parts.append(dice_table(run.rows, labels))
+    if run.folds is not None and run.folds.scores:
+        rows = [score.cells for score in run.folds.scores]
+        parts.append(table_html(rows, run.folds.columns, strong_last=1))
     return Markup("").join(parts)
 
 

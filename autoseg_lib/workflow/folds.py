@@ -143,7 +143,7 @@ def prepare_folds(
     run = _prepare_fold(study, project_dir, machine, files, splits, known, number, share, on_event, clock)
     prepare_seconds = clock() - started
     state = "finished" if not open_folds else "new" if _untouched(known) else "continue"
-    minutes = _minutes_left(run, known, open_folds, _limit(study))
+    minutes = _minutes_left(run, known, open_folds, _limit(study), prepare_seconds)
     return PreparedFolds(
         study=study,
         project_dir=project_dir,
@@ -266,6 +266,9 @@ def _prepare_fold(
     given_by = {"model_filename": f"fold {number} of '{files.name}'"}
     if study.settings.early_stopping == AUTO:
         given_by["early_stopping"] = "scans kept back choose nothing, so that the scores are fair"
+    given_by["folds"] = (
+        "your value: each scan is judged by a network that has not seen it; then all answer together"
+    )
     choices = given_by_others(run.plan.choices, given_by)
     return replace(run, plan=replace(run.plan, choices=choices))
 
@@ -295,8 +298,13 @@ def _untouched(known: Sequence[_Known]) -> bool:
 
 
 def _minutes_left(
-    run: PreparedTraining, known: Sequence[_Known], open_folds: Sequence[int], limit: float | None
+    run: PreparedTraining,
+    known: Sequence[_Known],
+    open_folds: Sequence[int],
+    limit: float | None,
+    preparing: float,
 ) -> float:
+    """Expected minutes to the end of all folds: of each its training, its looks at scans, and preparing those to come."""
     if not open_folds:
         return 0.0
     if limit is not None:
@@ -306,7 +314,7 @@ def _minutes_left(
     if begun and run.checkpoint:
         done = run.checkpoint["state"]["epoch"] / max(1, run.plan.loop.epochs)
         whole = run.minutes / max(1e-3, 1 - done)
-    return run.minutes + whole * (len(open_folds) - 1)
+    return run.minutes + (whole + preparing / 60) * (len(open_folds) - 1)
 
 
 def _found(name: str, known: Sequence[_Known], number: int, run: PreparedTraining) -> str:
@@ -326,7 +334,8 @@ def _summary(run: PreparedTraining, folds: int, left: int, minutes: float, files
     first = " · ".join(run.summary.split(" · ")[:2])
     time_text = "under a minute" if minutes < 1 else f"about {minutes:.0f} min"
     rest = f"{time_text} for all" if left == folds else f"{time_text} left for {left} of them"
-    return f"{folds} folds, each: {first} · {rest} on this computer · saved to {files.folder.name}/"
+    when = f" · {rest} on this computer" if left else ""
+    return f"{folds} folds, each: {first}{when} · saved to {files.folder.name}/"
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

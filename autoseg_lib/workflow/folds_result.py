@@ -97,7 +97,7 @@ class FoldsResult(TrainingResult):
         """How many folds are done, and how long they took."""
         done = ENDINGS.get(self.reason, "Training has ended")
         count = f"{len(self.fold_lines)} of {self.folds} folds" if self.reason != "stopped" else self._so_far
-        return f"{done}: {count}, {counted(self.epochs_done, 'epoch')} each, in {self.seconds / 60:.1f} minutes in all."
+        return f"{done}: {count}, {counted(self.epochs_done, 'epoch')} each, {self.seconds / 60:.1f} minutes of training in all."
 
     @property
     def best_cases(self) -> tuple[CaseScore, ...]:
@@ -129,7 +129,7 @@ class FoldsResult(TrainingResult):
         lines = [self.headline]
         lines += [
             f"  fold {line.number}: mean Dice {line.mean_dice:.3f} on {counted(line.scans, 'scan')}, {counted(line.epochs, 'epoch')} in "
-            f"{line.seconds / 60:.1f} minutes"
+            f"{line.seconds / 60:.1f} minutes of training"
             for line in self.fold_lines
         ]
         if self.means:

@@ -19,12 +19,16 @@ PreparedRun = PreparedTraining | PreparedFolds
 
 
 def prepare_run(
-    study: Study, project_dir: Path, on_event: Listener = nobody, machine: Machine | None = None
+    study: Study,
+    project_dir: Path,
+    on_event: Listener = nobody,
+    machine: Machine | None = None,
+    more_epochs: int = 0,
 ) -> PreparedRun:
-    """Plans what the settings ask for; see prepare_training and prepare_folds."""
+    """Plans what the settings ask for; see prepare_training and prepare_folds (which are not trained longer)."""
     if wants_folds(study.settings):
         return prepare_folds(study, project_dir, on_event, machine)
-    return prepare_training(study, project_dir, on_event, machine)
+    return prepare_training(study, project_dir, on_event, machine, more_epochs=more_epochs)
 
 
 def train_run(

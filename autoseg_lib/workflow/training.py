@@ -138,6 +138,7 @@ def find_run(
     *,
     split: Split | None = None,
     like: dict[str, Any] | None = None,
+    more_epochs: int = 0,
 ) -> FoundRun:
     """Plans a run and looks whether it has begun, or is finished, without reading the scans; see prepare_training."""
     settings, folder = study.settings, model_folder(study.settings.model_dir, project_dir)
@@ -157,6 +158,8 @@ def find_run(
     if checkpoint:
         _require_same(settings, checkpoint, study, plan)
         plan = with_looks(plan, checkpoint.get("looks"))
+    if checkpoint and more_epochs:
+        plan, checkpoint = _with_more_epochs(plan, checkpoint, more_epochs)
     state, found = _state_of(checkpoint, plan)
     return FoundRun(plan, state, found, checkpoint, previous)
 
@@ -171,6 +174,7 @@ def prepare_training(
     like: dict[str, Any] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     speed: Speed | None = None,
+    more_epochs: int = 0,
 ) -> PreparedTraining:
     """Plans the training and reads the data into memory, or finds the run that is to be continued.
 
@@ -183,6 +187,8 @@ def prepare_training(
         like: settings as used by another run that a new run should take over wherever "auto" leaves it open.
         clock: gives seconds; what the computer's speed is measured with.
         speed: as measured for a run of the same kind; None measures it.
+        more_epochs: a run that is there goes on for so many epochs from where it stands, whatever the settings say; it stays
+            so long when it is interrupted and goes on with the same settings.
 
     Raises:
         DataError: the data check found errors.
@@ -193,7 +199,7 @@ def prepare_training(
     if study.settings.tensorboard:
         writer_class()  # a package that is missing is said here, before anything takes time
     machine = machine or find_machine()
-    run = find_run(study, project_dir, machine, split=split, like=like)
+    run = find_run(study, project_dir, machine, split=split, like=like, more_epochs=more_epochs)
     plan, checkpoint = run.plan, run.checkpoint
     train_set, validation = prepare_data(study, plan, on_event)
     begun = checkpoint is not None
@@ -249,6 +255,19 @@ def _minutes_left(plan: Plan, speed: Speed, checkpoint: dict[str, Any] | None) -
         plan = replace(plan, loop=replace(plan.loop, time_limit_seconds=schedule.time_limit_seconds))
     seconds = expected_seconds(plan, speed, max(0, schedule.total_steps - int(state["steps_done"])))
     return min(seconds, seconds_within_limit(plan, state["elapsed_seconds"])) / 60
+
+
+def _with_more_epochs(plan: Plan, checkpoint: dict[str, Any], epochs: int) -> tuple[Plan, dict[str, Any]]:
+    """A run that goes on for so many epochs from where it stands. Its schedule knows of them, the settings do not."""
+    state = dict(checkpoint["state"])
+    schedule = schedule_from(state, plan.loop, plan.steps_per_epoch)
+    total = state["steps_done"] + epochs * plan.steps_per_epoch
+    # No time limit: these epochs are wanted, however long they take.
+    schedule.change(state["steps_done"], total, None, total)
+    asked = [plan.loop.epochs, plan.loop.time_limit_seconds]
+    state.update(schedule=schedule.to_dict(), asked=asked, finished="")
+    settings, loop = replace(plan.settings, early_stopping=False), replace(plan.loop, early_stopping=False)
+    return replace(plan, settings=settings, loop=loop), {**checkpoint, "state": state}
 
 
 def _name(settings: TrainSettings, dimension: str) -> str:

@@ -154,7 +154,9 @@ def training_result(
         path = plan.files.best
         model = load_model(path, plan.loop.device)
         weights = number_of_weights(model.network)
-        on_event(Message("Looking at all validation scans with the best model ..."))
+        # Of folds the scans kept back choose nothing: the model is that of the last epoch.
+        which = "trained" if plan.loop.keep_last else "best"
+        on_event(Message(f"Looking at all validation scans with the {which} model ..."))
         scores, shown = final_scores(
             make_run_predictor(plan, model.network, plan.loop.device),
             validation_scans(study, plan),
@@ -162,11 +164,17 @@ def training_result(
             on_event,
             len(plan.split.validation),
         )
+        looked = f": mean Dice {scores.mean:.3f}" if scores else ", there are none"
+        on_event(
+            Message(f"Looked at {counted(len(scores.cases) if scores else 0, 'validation scan')}{looked}.")
+        )
     facts = study.report.facts
     means = mean_with_interval(scores, [facts[i].patient for i in plan.split.validation]) if scores else None
     seconds = sum(row["seconds"] for row in history)
     slices = sum(len(case.slices) for case in facts)
-    epochs = max(plan.loop.epochs, epochs, len(history))
+    # A run that its time limit has ended was planned longer; one that was trained longer may be so by fewer epochs.
+    planned = plan.loop.epochs if reason == "time limit" else 0
+    epochs = max(planned, epochs or plan.loop.epochs, len(history))
     result = TrainingResult(
         name=plan.files.name,
         reason=reason,
