@@ -17,8 +17,10 @@ from autoseg_lib.train.planning import Plan, make_plan
 from autoseg_lib.train.starting import read_start
 from autoseg_lib.widgets.views import choices_html
 from autoseg_lib.workflow.checking import check_study
+from autoseg_lib.workflow.folds import prepare_folds
 from autoseg_lib.workflow.plan_table import choice_lines
 from tests.helpers.made_facts import report_on, scan_facts
+from tests.helpers.studies import write_png_study
 
 SLICES = [scan_facts(f"s{n}", (4, 64, 64), (5.0, 1.0, 1.0), {1: (0, 9, 9, 4, 40, 40)}) for n in range(4)]
 
@@ -100,3 +102,22 @@ def test_a_model_to_start_from_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"start_from = '.*none\.safetensors': not found") as error:
         read_start(tmp_path / "none.safetensors")
     assert "model_filename" not in str(error.value)
+
+
+def test_the_name_of_a_fold_is_not_called_the_users(tmp_path: Path) -> None:
+    folder = write_png_study(tmp_path / "two", patients=2, slices=2, size=32)
+    values = {"main_dir": str(folder), "model_dir": str(tmp_path / "m"), "model_filename": "heart"}
+    small = {
+        "network": "light_unet",
+        "input_shape": 32,
+        "batch_size": 2,
+        "epochs": 1,
+        "folds": 2,
+        "spacing_mm": 1,
+    }
+    settings = make_settings(TrainSettings, {**values, **small, "patient_pattern": r"p\d+"})
+    prepared = prepare_folds(check_study(settings), tmp_path, machine=Machine("cpu", 2, 8.0, "32"))
+    assert rows(prepared.plan)["model_filename"] == ("heart_fold1", "fold 1 of 'heart'")
+    lines = prepared.lines()
+    assert sum(line.startswith("augment_params") for line in lines) == 1
+    assert any(line.startswith("validation ") for line in lines)
