@@ -437,8 +437,10 @@ class SegmentSettings:
     predictions_dir: str = _setting(AUTO, _or_auto(_text), "folder the results are saved in")
     formats: Any = _setting(("png", "jpg", "nifti"), _formats, "kinds of files to write")
     overlap: Any = _setting(AUTO, _or_auto(_number(0, 0.9)), "3D: overlap of neighbouring windows")
-    tta: bool = _setting(
-        False, _flag, "also predict the mirrored image and average (slower, a little better)"
+    tta: Any = _setting(
+        AUTO,
+        _or_auto(_flag),
+        "also predict the mirrored image and average (twice the time, a little better); auto: in 3D",
     )
     series: Any = _setting(AUTO, _series, "numbers of the series to segment, as the folder picker lists them")
     slice_axis: str = _setting(AUTO, _axis, "volumes: axial, coronal or sagittal slices")

@@ -227,11 +227,13 @@ def make_predictor(model: LoadedModel, settings: SegmentSettings, notes: list[st
     device = next(model.network.parameters()).device
     augmentation = AugmentPlan.from_dict(model.metadata.get("augmentation", {}))
     mirror_axis = None
-    if settings.tta:
+    # hippocampus_msd: about 0.002 of Dice better in eight of nine trials (docs/learning.md); 2D was not measured and takes longer.
+    wanted = model.spec.dimension == "3D" if settings.tta == AUTO else settings.tta
+    if wanted:
         if augmentation.mirrors and augmentation.mirror_axis is not None:
             # The plan counts from a sample's first axis; a prepared scan has the slices in front in 2D too.
             mirror_axis = augmentation.mirror_axis + (1 if model.spec.dimension == "2D" else 0)
-        else:
+        elif settings.tta != AUTO:
             notes.append(
                 "tta was left out: this model was not trained with mirrored images, so mirroring would harm."
             )
