@@ -182,6 +182,8 @@ def test_an_roi_in_most_slices_is_not_excused_by_them():
     table = [RoiRow(n, f"ROI {n}", "#000000", shown, 2, None, 9.0, 1.0) for n, shown in ((1, 36), (2, 5))]
     text = verdict("patients", Scores((case,)), table, 36)
     assert text.endswith("ROI 1 is weak (0.40). ROI 2 is weak (0.40): it appears in 5 of 36 slices.")
+    started = verdict("patients", Scores((case,)), table, 36, started=True)
+    assert "on patients this training has not seen. If the model it started from has seen them" in started
 
 
 def test_early_stopping_is_explained():

@@ -209,7 +209,9 @@ def put_together(
         scores=scores,
         split_kind=plan.split.kind,
         split_text=plan.split.text,
-        verdict=verdict(plan.split.kind, scores, study.report.roi_rows, slices),
+        verdict=verdict(
+            plan.split.kind, scores, study.report.roi_rows, slices, started=bool(plan.settings.start_from)
+        ),
         methods=methods_paragraph(
             plan,
             study,

@@ -187,7 +187,14 @@ def training_result(
         scores=scores,
         split_kind=plan.split.kind,
         split_text=plan.split.text,
-        verdict=verdict(plan.split.kind, scores, study.report.roi_rows, slices, has_model=path is not None),
+        verdict=verdict(
+            plan.split.kind,
+            scores,
+            study.report.roi_rows,
+            slices,
+            started=bool(plan.settings.start_from),
+            has_model=path is not None,
+        ),
         methods=methods_paragraph(
             plan,
             study,

@@ -23,7 +23,13 @@ ENDINGS = {
 
 
 def verdict(
-    split_kind: str, scores: Scores | None, rois: Sequence[RoiRow], slices: int, *, has_model: bool = True
+    split_kind: str,
+    scores: Scores | None,
+    rois: Sequence[RoiRow],
+    slices: int,
+    *,
+    has_model: bool = True,
+    started: bool = False,
 ) -> str:
     """Returns the scores in plain words.
 
@@ -33,18 +39,22 @@ def verdict(
         rois: of the data check, in label order.
         slices: of all scans.
         has_model: whether anything was learned.
+        started: whether training started from another model (``start_from``), which may have seen the scans kept back.
     """
     if not has_model:
         return "Training was stopped before it had learned anything, so there is no model yet. Run again to go on."
     if scores is None:
         return "No scan was kept back, so there is no score. Look at predictions on new scans before you trust the model."
+    who = "this training" if started else "the model"
     where = {
-        "patients": "on patients the model has not seen",
-        "cases": "on scans the model has not seen (same patient)",
+        "patients": f"on patients {who} has not seen",
+        "cases": f"on scans {who} has not seen (same patient)",
         "same scan": "same scan: on slices of a scan it has learned from, so it says little about other patients",
     }[split_kind]
     word = "Good" if scores.mean >= GOOD_DICE else "Fair" if scores.mean >= FAIR_DICE else "Weak"
     sentences = [f"{word}: mean Dice {scores.mean:.3f} {where}."]
+    if started:
+        sentences.append("If the model it started from has seen them, the score promises too much.")
     for row, dice in zip(rois, scores.per_roi, strict=True):
         if dice is not None and dice < FAIR_DICE:
             # An ROI in most slices is weak for another reason.
