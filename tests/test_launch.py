@@ -77,7 +77,7 @@ def test_tasks_per_node():
 
 
 def test_contradictions_are_refused():
-    with pytest.raises(SettingsError, match="process 2 of 2 .* cannot be: ranks count from 0"):
+    with pytest.raises(SettingsError, match=r"process 2 of 2 .* cannot be: ranks count from 0"):
         find_place({**TORCHRUN, "RANK": "2"})
     with pytest.raises(
         SettingsError, match="LOCAL_RANK is 'x', expected a whole number: start the command with torchrun"

@@ -72,7 +72,10 @@ def test_values_are_understood(name, value, cleaned):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"dimension": "2D", "patch_size": [8, 64, 64]}, 'dimension = "2D" takes 2 numbers (rows and columns)'),
+        (
+            {"dimension": "2D", "patch_size": [8, 64, 64]},
+            'dimension = "2D" takes 2 numbers (rows and columns)',
+        ),
         ({"dimension": "3D", "patch_size": [64, 64]}, 'dimension = "3D" takes 3 numbers'),
         ({"dimension": "3D", "encoder": "resnet18"}, 'encoder is for dimension = "2D"'),
         ({"labels_list": ["psoas", "Psoas"]}, "uses the name 'psoas' twice"),
