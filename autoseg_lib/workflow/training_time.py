@@ -23,6 +23,8 @@ from autoseg_lib.workflow.training_start import make_trainer
 
 # The first step sets up the arithmetic; it is not timed. With so many timed steps the median is steady.
 ENOUGH_STEPS = 40
+# Of a short run no more than this share is timed, but so many steps at least.
+TIMED_SHARE, FEWEST_STEPS = 0.1, 3
 # Share of the time for measuring that goes into steps.
 STEPS_SHARE = 0.6
 # The last look also measures distances and keeps the answer.
@@ -105,7 +107,9 @@ def _time_steps(
     data, whole = [], []
     trainer.network.train()
     batch, samples = plan.loop.batch_size, len(train_set)
-    for number in range(ENOUGH_STEPS + 1):
+    total = plan.loop.schedule.total_steps if plan.loop.schedule else ENOUGH_STEPS
+    enough = int(np.clip(TIMED_SHARE * total, FEWEST_STEPS, ENOUGH_STEPS))
+    for number in range(enough + 1):
         started = clock()
         keys = [(0, (number * batch + i) % samples) for i in range(batch)]
         images = default_collate([train_set[key] for key in keys])
