@@ -27,6 +27,7 @@ CPU = Machine(device="cpu", cores=2, ram_available_gb=8.0, precision="32")
 QUICK = {
     "model_filename": "tiny",
     "input_shape": 64,
+    "network": "light_unet",
     "epochs": 4,
     "batch_size": 4,
     "save_checkpoint": 2,
@@ -204,7 +205,7 @@ def test_other_settings_or_data_ask_for_a_new_name(study_folder: Path):
         prepare(study_folder, epochs=1, learning_rate=0.5, batch_size=2)
     text = str(caught.value)
     assert "a run named 'tiny' exists already" in text
-    assert "learning_rate: 0.001 then, 0.5 now" in text
+    assert "learning_rate: 0.003 then, 0.5 now" in text
     assert "batch_size: 4 then, 2 now" in text
     assert "new model_filename" in text
     path = study_folder / "train" / "images" / "p1_0.png"
@@ -291,7 +292,7 @@ def test_unknown_names_list_the_accepted_ones(study_folder: Path):
         prepare(study_folder, network="unett")
     with pytest.raises(SettingsError, match="dice_ce"):
         prepare(study_folder, loss="hinge")
-    with pytest.raises(SettingsError, match="Use 64 × 64"):
+    with pytest.raises(SettingsError, match="Use 72 × 72"):
         prepare(study_folder, input_shape=70)
 
 
@@ -300,7 +301,7 @@ def test_fine_tuning_starts_from_a_model(study_folder: Path):
     prepared = prepare(study_folder, model_filename="next", start_from=str(first.model_path))
     start = load_file(first.model_path)
     assert all(torch.equal(tensor, start[name]) for name, tensor in prepared.network.state_dict().items())
-    with pytest.raises(ModelError, match="this training needs a 2D linknet"):
+    with pytest.raises(ModelError, match='network = "linknet" asks for another'):
         prepare(study_folder, model_filename="next", start_from=str(first.model_path), network="linknet")
 
 
