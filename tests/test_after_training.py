@@ -35,6 +35,7 @@ def study(tmp_path_factory):
 VALUES = {
     "labels_list": ["left ball", "right ball"],
     "dimension": "2D",
+    "network": "unet",
     "input_shape": 32,
     "patient_pattern": None,
     "spacing_mm": None,
