@@ -126,8 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     with_json(check)
 
     train = command("train", "train a model", _train)
-    train.formatter_class = argparse.RawDescriptionHelpFormatter
-    train.epilog = _settings_text()
+    train.formatter_class, train.epilog = _SettingsHelp, _SETTINGS
     train.add_argument(
         "--settings", type=Path, metavar="FILE", help="YAML file with settings (main_dir is required)"
     )
@@ -288,6 +287,15 @@ def _write_check(options: argparse.Namespace, study: Any, terminal: Terminal) ->
         told["errors_left"] = again.report.has_errors
         lines += ["", *correction_lines(study.report, log, again.report)]
     return {**told, "lines": lines} if lines and not options.json else told
+
+
+# Stands for the list of settings, which is only made when help is asked for: every command would wait for it.
+_SETTINGS = "settings"
+
+
+class _SettingsHelp(argparse.RawDescriptionHelpFormatter):
+    def add_text(self, text: str | None) -> None:
+        super().add_text(_settings_text() if text == _SETTINGS else text)
 
 
 def _settings_text() -> str:

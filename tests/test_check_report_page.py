@@ -64,6 +64,15 @@ def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
         yield tab
 
 
+def wait_until(page: Any, expression: str) -> None:
+    """Asks until it is so; the page forbids evaluating text, with which Playwright's own waiting asks again."""
+    for _ in range(120):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(250)
+    raise AssertionError(f"never became true: {expression}")
+
+
 def names(page: Any) -> list[str]:
     return [text.strip() for text in page.locator(".tile .name").all_text_contents()]
 
@@ -139,7 +148,7 @@ def test_larger_view_with_what_would_be_right(page: Any) -> None:
     assert page.inner_text("#name") == f"{EVIL} · slice_006"
     page.keyboard.press("Escape")
     assert not page.evaluate("dialog.open")
-    page.wait_for_function("document.activeElement.dataset.index === '5'")
+    wait_until(page, "document.activeElement.dataset.index === '5'")
     page.keyboard.press("Escape")
 
 
@@ -194,9 +203,10 @@ def test_two_thousand_slices_open_scroll_and_print(browser: Any, tmp_path: Path)
         # Only what is near the screen is drawn, wherever one scrolls.
         for share in (0.5, 1.0):
             page.evaluate("(share) => scrollTo(0, share * document.documentElement.scrollHeight)", share)
-            page.wait_for_function(
-                """() => { const seen = tiles.filter((tile) => { const box = tile.getBoundingClientRect(); return box.bottom > 0 && box.top < innerHeight; });
-                return seen.length > 10 && seen.every((tile) => tile.querySelector('canvas')); }"""
+            wait_until(
+                page,
+                """(() => { const seen = tiles.filter((tile) => { const box = tile.getBoundingClientRect(); return box.bottom > 0 && box.top < innerHeight; });
+                return seen.length > 10 && seen.every((tile) => tile.querySelector('canvas')); })()""",
             )
             assert page.locator(".tile canvas").count() < 300
         started = page.evaluate("performance.now()")

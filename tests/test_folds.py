@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from autoseg_lib.cli import main
 from autoseg_lib.errors import DataError, ModelError, SettingsError
-from autoseg_lib.events import Event, FoldStarted, Message, StepDone, StopFlag, TrainingStarted, nobody
+from autoseg_lib.events import Event, FoldStarted, Message, StepDone, TrainingStarted, nobody
 from autoseg_lib.infer.predictor import Predictor
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.metrics.overlap import dice_per_roi
@@ -41,6 +41,7 @@ from autoseg_lib.workflow.run_history import find_history
 from autoseg_lib.workflow.runs import require_one_run
 from autoseg_lib.workflow.segmenting import find_model, make_predictor, segment
 from autoseg_lib.workflow.training_data import validation_scans
+from tests.helpers.stopping import StopAfter
 from tests.helpers.studies import write_png_study
 
 CPU = Machine(device="cpu", cores=2, ram_available_gb=8.0, precision="32")
@@ -83,15 +84,8 @@ def prepare(folder: Path, **changes: object) -> PreparedFolds:
 
 
 def run(folder: Path, stop_after: int | None = None, **changes: object) -> tuple[FoldsResult, list[Event]]:
-    events: list[Event] = []
-    stop = StopFlag()
-
-    def listener(event: Event) -> None:
-        events.append(event)
-        if stop_after and sum(isinstance(e, StepDone) for e in events) >= stop_after:
-            stop.set()
-
-    return train_prepared_folds(prepare(folder, **changes), listener, stop), events
+    listener = StopAfter(stop_after)
+    return train_prepared_folds(prepare(folder, **changes), listener, listener.stop), listener.events
 
 
 def folds_begun(events: list[Event]) -> list[int]:

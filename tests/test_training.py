@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from autoseg_lib.errors import DataError, ModelError, SettingsError
-from autoseg_lib.events import EpochDone, Event, Message, StepDone, StopFlag, nobody
+from autoseg_lib.events import EpochDone, Event, Message, StepDone, nobody
 from autoseg_lib.networks.model_file import load_model, read_metadata
 from autoseg_lib.settings import TrainSettings, make_settings
 from autoseg_lib.train.machine import Machine
@@ -21,6 +21,7 @@ from autoseg_lib.workflow.checking import check_study
 from autoseg_lib.workflow.preview import preview_batch
 from autoseg_lib.workflow.training import PreparedTraining, prepare_training, train
 from autoseg_lib.workflow.training_result import TrainingResult
+from tests.helpers.stopping import StopAfter
 from tests.helpers.studies import write_png_study, write_volume_study
 
 CPU = Machine(device="cpu", cores=2, ram_available_gb=8.0, precision="32")
@@ -54,15 +55,8 @@ def prepare(folder: Path, more_epochs: int = 0, **changes: object) -> PreparedTr
 
 def run(folder: Path, stop_after: int | None = None, **changes: object) -> tuple[TrainingResult, list[Event]]:
     """Trains; with ``stop_after`` presses Stop after so many steps."""
-    events: list[Event] = []
-    stop = StopFlag()
-
-    def listener(event: Event) -> None:
-        events.append(event)
-        if stop_after and sum(isinstance(e, StepDone) for e in events) >= stop_after:
-            stop.set()
-
-    return train(prepare(folder, **changes), listener, stop), events
+    listener = StopAfter(stop_after)
+    return train(prepare(folder, **changes), listener, listener.stop), listener.events
 
 
 def test_files_history_and_progress_lines(study_folder: Path):

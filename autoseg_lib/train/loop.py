@@ -38,7 +38,7 @@ from autoseg_lib.train.checkpoint import is_sound, save_checkpoint
 from autoseg_lib.train.distributed import ALONE, Team
 from autoseg_lib.train.files import RunFiles, write_history
 from autoseg_lib.train.keeping import Keeper
-from autoseg_lib.train.optimizers import DEFAULT_OPTIMIZER, build_optimizer
+from autoseg_lib.train.optimizers import build_optimizer
 from autoseg_lib.train.schedule import Schedule
 from autoseg_lib.train.step import Learner, is_out_of_memory
 from autoseg_lib.train.validate import CaseScore, Scores, ValidationScan, validate
@@ -83,7 +83,7 @@ class LoopPlan:
     early_stopping: bool = False
     # Fewest images the network can learn from at a time.
     smallest_part: int = 1
-    optimizer: str = DEFAULT_OPTIMIZER
+    optimizer: str = "adamw"
 
 
 @dataclass

@@ -19,7 +19,6 @@ from autoseg_lib.errors import SettingsError
 # Name in Settings → name in a sentence.
 OPTIMIZER_TITLES = {"muon": "Muon (AdamW for norms, biases and the last layer)", "adamw": "AdamW"}
 OPTIMIZERS: tuple[str, ...] = tuple(OPTIMIZER_TITLES)
-DEFAULT_OPTIMIZER = "muon"
 
 WEIGHT_DECAY = 1e-4
 

@@ -151,8 +151,6 @@ def make_plan(
         require_same_network(start, spec)
     choose_freezing(chooser, start, labels.names, len(split.train), chooser.values["epochs"])
     cost, looks = _choose_looks(chooser, facts, split, spec, preprocessing, window, loop)
-    for unused in vars(settings):
-        chooser.values.setdefault(unused, getattr(settings, unused))
     return Plan(
         settings=replace(settings, **chooser.values),
         choices=tuple(chooser.choices),

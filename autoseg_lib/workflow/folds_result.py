@@ -29,7 +29,7 @@ from autoseg_lib.workflow.training_data import validation_scans
 from autoseg_lib.workflow.training_report import report_values
 from autoseg_lib.workflow.training_result import TrainingResult
 from autoseg_lib.workflow.training_start import make_run_predictor
-from autoseg_lib.workflow.verdict import ENDINGS, verdict
+from autoseg_lib.workflow.verdict import ENDINGS, verdict, verdict_of
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,7 @@ def put_together(
         weights = number_of_weights(load_model(files.best).network)
     history = _mean_history([fold.history for fold in done.values()])
     worst_loss = max(fold.worst_loss for fold in done.values())
-    slices = sum(len(case.slices) for case in facts)
-    situation = situation_of(next(iter(done.values())).plan, study, scores, history, reason, worst_loss)
+    first = next(iter(done.values())).plan
     result = FoldsResult(
         name=files.name,
         reason=reason,
@@ -209,9 +208,7 @@ def put_together(
         scores=scores,
         split_kind=plan.split.kind,
         split_text=plan.split.text,
-        verdict=verdict(
-            plan.split.kind, scores, study.report.roi_rows, slices, started=bool(plan.settings.start_from)
-        ),
+        verdict=verdict_of(plan, study, scores),
         methods=methods_paragraph(
             plan,
             study,
@@ -224,7 +221,7 @@ def put_together(
         ),
         already_finished=already,
         ending=_speed_text(len(done)),
-        answers=reasons(situation),
+        answers=reasons(situation_of(first, study, scores, history, reason, worst_loss)),
         means=means,
         shown=shown,
         worst_loss=worst_loss,

@@ -22,7 +22,7 @@ from autoseg_lib.workflow.situation import situation_of
 from autoseg_lib.workflow.training_data import validation_scans
 from autoseg_lib.workflow.training_report import is_reported, write_final_report
 from autoseg_lib.workflow.training_start import make_run_predictor
-from autoseg_lib.workflow.verdict import ENDINGS, ending, verdict
+from autoseg_lib.workflow.verdict import ENDINGS, ending, verdict_of
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,6 @@ def training_result(
     facts = study.report.facts
     means = mean_with_interval(scores, [facts[i].patient for i in plan.split.validation]) if scores else None
     seconds = sum(row["seconds"] for row in history)
-    slices = sum(len(case.slices) for case in facts)
     # A run that its time limit has ended was planned longer; one that was trained longer may be so by fewer epochs.
     planned = plan.loop.epochs if reason == "time limit" else 0
     epochs = max(planned, epochs or plan.loop.epochs, len(history))
@@ -187,14 +186,7 @@ def training_result(
         scores=scores,
         split_kind=plan.split.kind,
         split_text=plan.split.text,
-        verdict=verdict(
-            plan.split.kind,
-            scores,
-            study.report.roi_rows,
-            slices,
-            started=bool(plan.settings.start_from),
-            has_model=path is not None,
-        ),
+        verdict=verdict_of(plan, study, scores, has_model=path is not None),
         methods=methods_paragraph(
             plan,
             study,

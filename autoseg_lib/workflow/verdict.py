@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoseg_lib.data.doctor.report import RoiRow
+from autoseg_lib.train.planning import Plan
 from autoseg_lib.train.validate import Scores
+from autoseg_lib.workflow.checking import Study
 
 # From this mean Dice on, agreement is called good: two readers of the same organ typically agree to 0.85-0.95.
 GOOD_DICE, FAIR_DICE = 0.85, 0.70
@@ -20,6 +22,14 @@ ENDINGS = {
     "time limit": "The time limit was reached",
     "stopped": "Training was stopped; it can go on",
 }
+
+
+def verdict_of(plan: Plan, study: Study, scores: Scores | None, *, has_model: bool = True) -> str:
+    """Returns what the scores of a run, or of all folds, mean; see ``verdict``."""
+    report = study.report
+    slices = sum(len(case.slices) for case in report.facts)
+    started = bool(plan.settings.start_from)
+    return verdict(plan.split.kind, scores, report.roi_rows, slices, has_model=has_model, started=started)
 
 
 def verdict(

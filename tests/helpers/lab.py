@@ -132,14 +132,20 @@ class Lab:
     def wait_for_text(self, *texts: str, seconds: float = 60) -> None:
         """Waits until all the texts are to be read somewhere in the notebook."""
         deadline = time.monotonic() + seconds
+        shown, looks = "", 0
         while time.monotonic() < deadline:
-            shown = "\n".join(self.page.locator(".jp-Notebook .jp-OutputArea").all_inner_texts()).replace(
-                "\\", "/"
-            )
+            looks += 1
+            # Cells far from the middle of the page may not be drawn: now and then the whole notebook is looked at.
+            cells = self.code_cells() if looks % 40 == 0 else self._outputs()
+            shown = "\n".join(cells).replace("\\", "/")
             if all(text in shown for text in texts):
                 return
             self.page.wait_for_timeout(250)
         raise AssertionError(f"{texts} did not appear within {seconds:.0f} s; shown: {shown[-3000:]}")
+
+    def _outputs(self) -> list[str]:
+        texts: list[str] = self.page.locator(".jp-Notebook .jp-OutputArea").all_inner_texts()
+        return texts
 
     def click_button(self, text: str) -> None:
         """Presses a widget's button."""
