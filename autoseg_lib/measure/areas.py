@@ -28,6 +28,32 @@ class SliceMeasurement:
         pixels: pixels of the ROI on this slice.
         area_mm2: pixels × row spacing × column spacing; None where the pixel spacing is unknown.
         slice_name: base name of the slice's mask file.
+
+    The columns from here on are explained, with formulas, in docs/measurements.md. None, or "", is a value that
+    was not measured or cannot be told.
+
+    Attributes:
+        area_mm2_low: lower end of the 90 % interval of the area.
+        area_mm2_high: its upper end.
+        perimeter_mm: length of all outlines, those of holes included.
+        centroid_row: mean row of the ROI's pixels, from 0 at the centre of the first row.
+        centroid_column: mean column, likewise.
+        centroid_x_mm: the same point in the patient, x towards the left.
+        centroid_y_mm: y towards posterior.
+        centroid_z_mm: z towards superior.
+        intensity_mean: mean grey value (HU for CT).
+        intensity_sd: its standard deviation over the pixels (n - 1).
+        in_window_percent: share of pixels whose grey value lies in ``tissue_window``.
+        fat_fraction_percent: mean of fat / (fat + water) over the pixels of a Dixon pair.
+        diameter_mm: longest straight line between two pixels of one component.
+        diameter_perpendicular_mm: longest line at right angles to it in that component.
+        diameter_ends: its ends, "row,column row,column", from 0.
+        diameter_perpendicular_ends: likewise.
+        components: parts that hang together (8 neighbours).
+        touches_border: "yes" where the ROI reaches the edge of the picture, else "no"; "" for an absent ROI.
+        obliquity_degrees: angle between the ROI's own axis and the slice's normal.
+        area_orthogonal_mm2: area × cosine of that angle.
+        flag: reasons not to trust this row, joined by "; ".
     """
 
     case: str
@@ -39,6 +65,27 @@ class SliceMeasurement:
     pixels: int
     area_mm2: float | None
     slice_name: str = ""
+    area_mm2_low: float | None = None
+    area_mm2_high: float | None = None
+    perimeter_mm: float | None = None
+    centroid_row: float | None = None
+    centroid_column: float | None = None
+    centroid_x_mm: float | None = None
+    centroid_y_mm: float | None = None
+    centroid_z_mm: float | None = None
+    intensity_mean: float | None = None
+    intensity_sd: float | None = None
+    in_window_percent: float | None = None
+    fat_fraction_percent: float | None = None
+    diameter_mm: float | None = None
+    diameter_perpendicular_mm: float | None = None
+    diameter_ends: str = ""
+    diameter_perpendicular_ends: str = ""
+    components: int | None = None
+    touches_border: str = ""
+    obliquity_degrees: float | None = None
+    area_orthogonal_mm2: float | None = None
+    flag: str = ""
 
 
 def count_pixels(mask: Mask, labels: LabelTable, case: str = "") -> npt.NDArray[np.int64]:

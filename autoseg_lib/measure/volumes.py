@@ -28,6 +28,18 @@ class VolumeMeasurement:
         mean_area_mm2: mean area over the slices on which the ROI occurs; None where there is none or no
             spacing.
         note: why there is no volume, "" where there is one.
+        volume_ml_low: lower end of the 90 % interval of the volume.
+        volume_ml_high: its upper end.
+        volume_trapezoid_ml: volume by the trapezoidal rule between the slices' centres.
+        mean_area_mm2_low: lower end of the 90 % interval of the mean area.
+        mean_area_mm2_high: its upper end.
+        length_mm: length along the ROI's own axis.
+        surface_area_mm2: area of the ROI's surface.
+        diameter_3d_mm: longest straight line between two pixels of the ROI.
+        components: parts that hang together (26 neighbours).
+        volume_difference_ml: left minus right, for ROIs named as the two sides of one structure.
+        asymmetry_percent: that difference as a share of the mean of both.
+        flag: reasons not to trust this row, joined by "; ".
     """
 
     case: str
@@ -41,6 +53,18 @@ class VolumeMeasurement:
     max_area_slice: int | None
     mean_area_mm2: float | None = None
     note: str = ""
+    volume_ml_low: float | None = None
+    volume_ml_high: float | None = None
+    volume_trapezoid_ml: float | None = None
+    mean_area_mm2_low: float | None = None
+    mean_area_mm2_high: float | None = None
+    length_mm: float | None = None
+    surface_area_mm2: float | None = None
+    diameter_3d_mm: float | None = None
+    components: int | None = None
+    volume_difference_ml: float | None = None
+    asymmetry_percent: float | None = None
+    flag: str = ""
 
 
 def why_no_volume(geometry: Geometry) -> str:
