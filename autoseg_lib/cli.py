@@ -142,7 +142,12 @@ def _parser() -> argparse.ArgumentParser:
     segment = command("segment", "segment scans and measure the ROIs", _segment)
     segment.add_argument("input", type=Path, metavar="INPUT", help="folder, file or CSV manifest")
     segment.add_argument(
-        "--model", type=str, action="append", required=True, metavar="FILE", help="model file (.safetensors)"
+        "--model",
+        type=str,
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="model file (.safetensors); several answer together",
     )
     segment.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     segment.add_argument("--formats", help="kinds of files, e.g. png,jpg,nifti")
@@ -372,18 +377,15 @@ def _segment(options: argparse.Namespace) -> int:
     values = _values(options)
     if options.formats:
         values["formats"] = options.formats
-    if len(options.model) > 1:
-        raise SettingsError(
-            "--model was given more than once: this version segments with one model at a time. Give one."
-        )
     settings = make_settings(SegmentSettings, {**values, "model_filename": options.model[0]})
     from autoseg_lib.workflow.checking import model_folder
-    from autoseg_lib.workflow.segmenting import find_model, segment
+    from autoseg_lib.workflow.model_choice import find_models
+    from autoseg_lib.workflow.segmenting import segment
 
-    model = find_model(settings, model_folder(settings.model_dir, Path.cwd()))
+    models = find_models(settings, options.model, model_folder(settings.model_dir, Path.cwd()))
     with Terminal() as terminal, StopOnSignals() as stop:
         result = segment(
-            options.input, model, options.output, settings, mode=options.mode, on_event=terminal, stop=stop
+            options.input, models, options.output, settings, mode=options.mode, on_event=terminal, stop=stop
         )
     if options.json:
         _print_json(result.to_dict())

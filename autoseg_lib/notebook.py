@@ -56,10 +56,11 @@ from autoseg_lib.widgets.views import (
 from autoseg_lib.workflow.checking import Study, model_folder
 from autoseg_lib.workflow.finished import choose_run_folder
 from autoseg_lib.workflow.folds import wants_folds
+from autoseg_lib.workflow.model_choice import find_model, list_models
 from autoseg_lib.workflow.preview import preview_batch
 from autoseg_lib.workflow.run_history import find_history
 from autoseg_lib.workflow.runs import PreparedRun, prepare_run, train_run
-from autoseg_lib.workflow.segmenting import SegmentResult, find_model, list_models
+from autoseg_lib.workflow.segmenting import SegmentResult
 from autoseg_lib.workflow.segmenting import segment as segment_folder
 from autoseg_lib.workflow.training_result import TrainingResult
 

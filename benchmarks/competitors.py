@@ -40,7 +40,7 @@ from autoseg_lib.settings import SegmentSettings, make_settings
 from autoseg_lib.train.validate import ValidationScan
 from autoseg_lib.volume import Mask
 from autoseg_lib.workflow.checking import check_study
-from autoseg_lib.workflow.segmenting import make_predictor
+from autoseg_lib.workflow.model_choice import make_predictor
 from autoseg_lib.workflow.training import prepare_training, train
 
 MakeRecipe = Callable[..., Recipe]

@@ -58,7 +58,6 @@ def test_system_json_is_one_object(capsys):
         (("segment", "nowhere", "--model", "m", "--output", "o"), "not found"),
         (("measure", "nowhere", "--output", "o"), "not found"),
         (("evaluate", "--reference", "nowhere", "--prediction", ".", "--output", "o.csv"), "not found"),
-        (("segment", ".", "--model", "m", "--model", "n", "--output", "o"), "one model at a time"),
         (("segment", ".", "--model", "m", "--output", "o", "--formats", "gif"), "formats = 'gif'"),
     ],
 )

@@ -37,9 +37,10 @@ from autoseg_lib.workflow.folds import (
     train_prepared_folds,
 )
 from autoseg_lib.workflow.folds_result import FoldsResult
+from autoseg_lib.workflow.model_choice import find_model, make_predictor
 from autoseg_lib.workflow.run_history import find_history
 from autoseg_lib.workflow.runs import require_one_run
-from autoseg_lib.workflow.segmenting import find_model, make_predictor, segment
+from autoseg_lib.workflow.segmenting import segment
 from autoseg_lib.workflow.training_data import validation_scans
 from tests.helpers.stopping import StopAfter
 from tests.helpers.studies import write_png_study

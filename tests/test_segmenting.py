@@ -21,7 +21,8 @@ from autoseg_lib.io.volume_files import read_volume_file
 from autoseg_lib.settings import SegmentSettings, TrainSettings, make_settings
 from autoseg_lib.train.machine import Machine
 from autoseg_lib.workflow.checking import check_study
-from autoseg_lib.workflow.segmenting import SegmentResult, find_model, segment
+from autoseg_lib.workflow.model_choice import find_model
+from autoseg_lib.workflow.segmenting import SegmentResult, segment
 from autoseg_lib.workflow.training import prepare_training, train
 from tests.helpers.studies import write_volume_study
 

@@ -152,7 +152,7 @@ def _as_volume_label(path: Path) -> None:
 
 def _as_model(path: Path) -> None:
     from autoseg_lib.networks.model_file import load_model  # torch takes seconds to import
-    from autoseg_lib.workflow.segmenting import check_against_model, list_models, make_predictor
+    from autoseg_lib.workflow.model_choice import check_against_model, list_models, make_predictor
 
     list_models(path.parent)
     model = load_model(path)

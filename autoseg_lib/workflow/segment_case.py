@@ -1,0 +1,262 @@
+"""One scan through everything: read → predict → post-process → measure → write.
+
+The three steps of ``CaseSegmenter`` (read, answer, write) share nothing but their arguments, so that reading the next scan and
+writing the last one may go on while the network works.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoseg_lib.data.discover import ImageSource
+from autoseg_lib.data.scan import Scan, SpacingOverride, load_scan
+from autoseg_lib.errors import DataError
+from autoseg_lib.events import Listener, StopFlag
+from autoseg_lib.export.animation import write_animation
+from autoseg_lib.export.masks import NIFTI_NAME, write_masks, write_nifti, write_overlays
+from autoseg_lib.export.report import case_report
+from autoseg_lib.export.run_folder import RunFolder, safe_name
+from autoseg_lib.infer.predictor import Predictor
+from autoseg_lib.labels import LabelTable
+from autoseg_lib.measure.areas import SliceMeasurement, measure_slices
+from autoseg_lib.measure.volumes import VolumeMeasurement, measure_volumes, why_no_volume
+from autoseg_lib.networks.model_file import LoadedModel
+from autoseg_lib.settings import SegmentSettings, to_table
+from autoseg_lib.volume import Mask
+from autoseg_lib.workflow.finished import input_checksums, read_mask, result_key
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What came out for one scan. Pixels are read again, and masks unpacked, only when someone looks at them.
+
+    Attributes:
+        name: the case.
+        folder: its sub-folder of the run.
+        measurements: its rows of measurements.csv.
+        volumes: its rows of volumes.csv.
+        warnings: what was assumed.
+        how_measured: one sentence on where spacing and slice distances come from.
+        already_done: it was finished by an earlier run into the same folder.
+        flags: reasons not to trust the scan as a whole; those of a slice are in its rows.
+    """
+
+    name: str
+    folder: Path
+    measurements: tuple[SliceMeasurement, ...]
+    volumes: tuple[VolumeMeasurement, ...]
+    warnings: tuple[str, ...]
+    how_measured: str
+    already_done: bool = False
+    flags: tuple[str, ...] = ()
+    _source: ImageSource | None = field(default=None, repr=False)
+    _load: tuple[Any, ...] = field(default=(), repr=False)
+    _packed: bytes = field(default=b"", repr=False)
+    _dtype: str = "uint8"
+
+    @cached_property
+    def scan(self) -> Scan:
+        """The scan, read from its files.
+
+        Raises:
+            DataError: the files are gone.
+        """
+        if self._source is None:
+            raise DataError(
+                f"'{self.name}': the scan's files are not known any more. Segment it again to look at it."
+            )
+        return load_scan(self._source, slice_axis=self._load[0], override=self._load[1])
+
+    @cached_property
+    def mask(self) -> Mask:
+        """The label values on the scan's slices; those of an earlier run are read back from its files.
+
+        Raises:
+            DataError: the files are gone.
+        """
+        if not self._packed:
+            return read_mask(self.folder, self.scan)
+        geometry = self.scan.volume.geometry
+        array = np.frombuffer(zlib.decompress(self._packed), dtype=self._dtype).reshape(geometry.shape_zyx)
+        return Mask(array, geometry)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The label values of a scan and what was measured on them.
+
+    Attributes:
+        mask: label values on the scan's own grid.
+        measurements: rows of measurements.csv.
+        volumes: rows of volumes.csv.
+        notes: what has to be said of this scan.
+        flags: reasons not to trust the scan as a whole.
+    """
+
+    mask: Mask = field(repr=False)
+    measurements: tuple[SliceMeasurement, ...]
+    volumes: tuple[VolumeMeasurement, ...]
+    notes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class CaseSegmenter:
+    """Everything that is the same for all scans of a run.
+
+    Attributes:
+        model: the network with what its file says.
+        model_hash: of the model file(s).
+        settings: of the run.
+        predictor: the network with all that is done before and after it.
+    """
+
+    model: LoadedModel
+    model_hash: str
+    settings: SegmentSettings
+    predictor: Predictor
+
+    @property
+    def labels(self) -> LabelTable:
+        """The ROIs."""
+        return self.model.labels
+
+    @cached_property
+    def _override(self) -> SpacingOverride:
+        return SpacingOverride.from_settings(self.settings)
+
+    def key(self, source: ImageSource) -> str:
+        """Returns what must be equal for an earlier result of this scan to hold."""
+        return result_key(source, self.model_hash, to_table(self.settings))
+
+    def read(self, name: str, source: ImageSource) -> Scan:
+        """Returns the scan under the name it has in this run.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        scan = load_scan(source, slice_axis=self.settings.slice_axis, override=self._override)
+        return replace(scan, name=name)
+
+    def answer(self, scan: Scan, on_event: Listener, stop: StopFlag) -> Answer:
+        """Returns what the model finds, measured on the scan's own grid.
+
+        Raises:
+            DataError: the scan does not suit the model.
+            Stopped: the user asked to stop.
+        """
+        mask = self.predictor.predict(scan.volume, on_event, stop)
+        rows = measure_slices(
+            mask, self.labels, slice_names=scan.slice_names, slice_files=scan.slice_files, case=scan.name
+        )
+        volumes = measure_volumes(mask, self.labels, case=scan.name)
+        return Answer(mask, tuple(rows), tuple(volumes), tuple(self._modality_note(scan)))
+
+    def write(
+        self, run: RunFolder, source: ImageSource, scan: Scan, answer: Answer, clock: float
+    ) -> tuple[CaseResult, list[Path], dict[str, Any]]:
+        """Writes the files of a scan.
+
+        Args:
+            run: the run folder.
+            source: where the scan comes from.
+            scan: the scan.
+            answer: what was found.
+            clock: ``time.monotonic()`` when the scan was begun.
+
+        Returns:
+            the result, the files, and what run_report.json says of the scan.
+        """
+        folder = run.begin_case(scan.name)
+        files, notes = self._write_files(folder, scan, answer.mask)
+        scan = replace(scan, warnings=(*scan.warnings, *answer.notes, *notes))
+        report = case_report(
+            scan,
+            answer.volumes,
+            checksums=input_checksums(source, scan),
+            seconds=time.monotonic() - clock,
+            files=[path.relative_to(run.path).as_posix() for path in files],
+        )
+        report["flags"] = list(answer.flags)
+        result = CaseResult(
+            scan.name,
+            folder,
+            answer.measurements,
+            answer.volumes,
+            tuple(scan.warnings),
+            how_measured(scan),
+            flags=answer.flags,
+            _source=source,
+            _load=(self.settings.slice_axis, self._override),
+            _packed=zlib.compress(answer.mask.array.tobytes(), level=1),
+            _dtype=str(answer.mask.array.dtype),
+        )
+        return result, files, report
+
+    def taken_over(
+        self,
+        run: RunFolder,
+        name: str,
+        source: ImageSource,
+        rows: tuple[list[SliceMeasurement], list[VolumeMeasurement]],
+        flags: tuple[str, ...] = (),
+    ) -> CaseResult:
+        """Returns a scan that an earlier run into this folder has finished: shown, not done again."""
+        scan = self.read(name, source)
+        return CaseResult(
+            name,
+            run.path / safe_name(name),
+            tuple(rows[0]),
+            tuple(rows[1]),
+            tuple(scan.warnings),
+            how_measured(scan),
+            already_done=True,
+            flags=flags,
+            _source=source,
+            _load=(self.settings.slice_axis, self._override),
+        )
+
+    def _modality_note(self, scan: Scan) -> list[str]:
+        """A model of one kind of image finds something in every other kind, too."""
+        trained = str(self.model.metadata.get("data", {}).get("modality", ""))
+        given = scan.volume.modality
+        if not trained or not given or given in trained.split("/"):
+            return []
+        return [
+            f"this is a {given} scan, and the model was trained on {trained}: do not trust what it found."
+        ]
+
+    def _write_files(self, folder: Path, scan: Scan, mask: Mask) -> tuple[list[Path], list[str]]:
+        formats, notes = self.settings.formats, []
+        files = write_masks(folder, mask, scan.slice_names, formats)
+        if "jpg" in formats:
+            files += write_overlays(folder, scan, mask, self.labels)
+        if "nifti" in formats and scan.source_geometry.is_even:
+            files += write_nifti(folder / NIFTI_NAME, scan, mask)
+        elif "nifti" in formats:
+            notes.append(
+                f"{NIFTI_NAME} was left out: NIfTI cannot hold slices that are not evenly spaced, or several images at one "
+                "position. masks/ and the tables are complete."
+            )
+        files += write_animation(folder / "animation.html", scan, mask, self.labels)
+        return files, notes
+
+
+def how_measured(scan: Scan) -> str:
+    """Returns the sentence that says where the millimetres come from."""
+    geometry = scan.volume.geometry
+    if not geometry.spacing_known:
+        return "No pixel spacing: areas in mm² are unknown. Fill in fov and matrix_size (from the scan protocol) in Settings."
+    rows, columns = geometry.spacing_zyx_mm[1:]
+    text = f"In-plane pixel spacing {rows:.4g} × {columns:.4g} mm ({scan.volume.spacing_source})"
+    reason = why_no_volume(geometry)
+    if reason:
+        return f"{text}; no volume: {reason}"
+    return f"{text}; slices {geometry.spacing_text} apart by position."
