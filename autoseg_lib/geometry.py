@@ -306,6 +306,21 @@ class Geometry:
             self, shape_zyx=(stop - start, *self.shape_zyx[1:]), affine=affine, slice_positions_mm=positions
         )
 
+    def boxed(self, box: tuple[slice, slice, slice]) -> Geometry:
+        """Returns the grid of ``array[box]``; slices without step, evenly spaced or not.
+
+        Raises:
+            GeometryError: the box is empty.
+        """
+        ranges = [part.indices(size) for part, size in zip(box, self.shape_zyx, strict=True)]
+        if any(step != 1 or last <= first for first, last, step in ranges):
+            raise GeometryError(f"an index box within {self.shape_zyx} is expected, found {box}.")
+        (z0, z1, _), (y0, y1, _), (x0, x1, _) = ranges
+        part = self if (z0, z1) == (0, self.shape_zyx[0]) else self.slices(z0, z1)
+        if (y0, y1, x0, x1) == (0, self.shape_zyx[1], 0, self.shape_zyx[2]):
+            return part
+        return part.cropped_or_padded((0, -y0, -x0), (z1 - z0, y1 - y0, x1 - x0))
+
     def respaced(self, spacing_zyx_mm: Sequence[float]) -> Geometry:
         """Returns a grid over the same space with other spacing: same directions, same centre.
 

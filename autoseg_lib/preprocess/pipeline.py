@@ -13,6 +13,7 @@ measured on the scan's own pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -20,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg_lib.errors import GeometryError, ModelError
-from autoseg_lib.geometry import DISPLAY_ORIENTATION, FloatArray, Geometry
+from autoseg_lib.geometry import DISPLAY_ORIENTATION, Geometry
 from autoseg_lib.preprocess.intensity import IntensityPlan, apply_intensity
-from autoseg_lib.preprocess.resample import SLICES_PER_CHUNK, index_map, resample, resample_index
-from autoseg_lib.volume import Mask, Volume
+from autoseg_lib.preprocess.resample import index_map, resample, resample_index
+from autoseg_lib.preprocess.way_back import Labels, WayBack, likeliest_labels
+from autoseg_lib.volume import Box, Mask, Volume
 
 # The 3D network's axes: slices towards Superior, rows towards Posterior, columns towards Left.
 ORIENTATION_3D = "SPL"
@@ -38,7 +40,15 @@ _FINEST_MM, _COARSEST_MM, _MOST_PIXELS = 1e-4, 1000.0, 16_384
 
 _PLANES = {2: "axial", 1: "coronal", 0: "sagittal"}
 
-Labels = npt.NDArray[np.unsignedinteger]
+__all__ = [
+    "ORIENTATION_3D",
+    "SAME_SPACING_TOLERANCE",
+    "Labels",
+    "Preprocessing",
+    "likeliest_labels",
+    "plane_of",
+    "runs_backwards",
+]
 
 
 def plane_of(geometry: Geometry) -> str | None:
@@ -190,6 +200,29 @@ class Preprocessing:
             )
         return volume.with_array(pixels, target)
 
+    def prepare_channels(self, volume: Volume) -> tuple[npt.NDArray[np.float32], Geometry]:
+        """Returns the scan as network input: (channel, slice, row, column) float32, and the network's grid.
+
+        The scan is what ``crop_box`` left of it (``volume.cut(box)``). In 2D with neighbouring slices the network's
+        channels are, for each channel here, the slices in the order of ``neighbour_order``.
+
+        Raises:
+            GeometryError: see network_geometry.
+        """
+        prepared = self.prepare(volume)
+        return np.asarray(prepared.array, dtype=np.float32)[None], prepared.geometry
+
+    def crop_box(self, volume: Volume, region: Mask | None = None) -> Box | None:
+        """Returns the index box of the scan that is worked on; None: all of it. What lies outside is background.
+
+        The way there is ``volume.cut(box)``; back, the labels found on the part's own grid are laid into zeros at ``box``.
+
+        Args:
+            volume: the scan.
+            region: for a crop to a mask: what to keep, on the scan's grid.
+        """
+        return None
+
     def prepare_mask(self, mask: Mask) -> Mask:
         """Returns the labels on the network's grid; each pixel takes the nearest one's value.
 
@@ -220,7 +253,25 @@ class Preprocessing:
                 f"the network's answer has the shape {probabilities.shape}; for this scan "
                 f"(channels, {', '.join(str(n) for n in network.shape_zyx)}) is expected."
             )
-        return likeliest_labels(probabilities, index_map(network, target), target.shape_zyx)
+        back = self.way_back(network, target, probabilities.shape[0])
+        back.take(probabilities)
+        return back.finish().labels
+
+    def way_back(
+        self, network: Geometry, target: Geometry, channels: int, limits: Sequence[float] = ()
+    ) -> WayBack:
+        """Returns what takes the network's answer in parts and puts it onto the scan's own grid.
+
+        Args:
+            network: the grid of the answer, as ``prepare`` gave it.
+            target: the scan's own grid.
+            channels: number of label values, background included.
+            limits: probabilities to count the pixels at or above.
+
+        Raises:
+            GeometryError: one grid is unevenly spaced and the slices of the two are not the same ones.
+        """
+        return WayBack(network.shape_zyx, index_map(network, target), target.shape_zyx, channels, limits)
 
 
 def _fitted(geometry: Geometry, shape: tuple[int, int]) -> Geometry:
@@ -242,105 +293,3 @@ def _fitted(geometry: Geometry, shape: tuple[int, int]) -> Geometry:
 
 def _mm_text(spacing: tuple[float, float, float]) -> str:
     return " × ".join(f"{step:g}" for step in spacing) + " mm"
-
-
-def likeliest_labels(
-    probabilities: npt.NDArray[Any], matrix: FloatArray, shape_zyx: tuple[int, int, int]
-) -> Labels:
-    """Returns argmax over channels of the probabilities interpolated at ``matrix @ index``, one channel at a
-    time.
-
-    Memory stays bounded: some slices at a time and one channel at a time. Only where a channel can win is it
-    worked out: the largest of C probabilities that sum to 1 is at least 1/C, an interpolated value is at
-    least that only beside a pixel that is, so the rest of the channel need not be looked at.
-
-    Args:
-        probabilities: (channel, slice, row, column).
-        matrix: (4, 4) from index of the result to index of the probabilities.
-        shape_zyx: shape of the result.
-    """
-    channels = probabilities.shape[0]
-    labels = np.zeros(shape_zyx, np.uint8 if channels <= 256 else np.uint16)
-    # A little below 1/C: half-precision probabilities sum to 1 within a few thousandths.
-    floor = 0.95 / channels
-    for first in range(0, shape_zyx[0], SLICES_PER_CHUNK):
-        begin = np.array([first, 0, 0])
-        end = np.array([min(first + SLICES_PER_CHUNK, shape_zyx[0]), *shape_zyx[1:]])
-        best = _part(probabilities[0], matrix, begin, end)
-        chunk = labels[begin[0] : end[0]]
-        low, high = _source_range(matrix, begin, end, probabilities.shape[1:])
-        near = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        for channel in range(1, channels):
-            box = _box(probabilities[channel][near] >= floor)
-            if box is None:
-                continue
-            a, b = _target_range(matrix, box[0] + low, box[1] + low, probabilities.shape[1:], begin, end)
-            if (a >= b).any():
-                continue
-            values = _part(probabilities[channel], matrix, a, b)
-            inside = tuple(slice(x - o, y - o) for x, y, o in zip(a, b, begin, strict=True))
-            wins = values > best[inside]
-            best[inside][wins] = values[wins]
-            chunk[inside][wins] = channel
-    return labels
-
-
-def _corners(matrix: FloatArray, begin: npt.NDArray[Any], end: npt.NDArray[Any]) -> FloatArray:
-    """The eight images of the corners of the index box begin .. end - 1."""
-    corners = np.array(np.meshgrid(*zip(begin, end - 1, strict=True), indexing="ij")).reshape(3, -1)
-    return matrix[:3, :3] @ corners + matrix[:3, 3:]
-
-
-def _source_range(
-    matrix: FloatArray, begin: npt.NDArray[Any], end: npt.NDArray[Any], shape: tuple[int, ...]
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Source indices [low, high) that linear interpolation of the target box begin .. end - 1 can touch."""
-    corners = _corners(matrix, begin, end)
-    last = np.array(shape) - 1
-    low = np.clip(np.floor(corners.min(axis=1) + 1e-6).astype(int), 0, last)
-    high = np.clip(np.ceil(corners.max(axis=1) - 1e-6).astype(int), 0, last) + 1
-    return low, high
-
-
-def _target_range(
-    matrix: FloatArray,
-    low: npt.NDArray[Any],
-    high: npt.NDArray[Any],
-    shape: tuple[int, ...],
-    begin: npt.NDArray[Any],
-    end: npt.NDArray[Any],
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Target indices within begin .. end - 1 that source pixels low .. high - 1 have a part in."""
-    # A pixel at the source's edge also stands for everything beyond the edge.
-    far = 1e6
-    first: FloatArray = np.where(low == 0, -far, low - 1.0)
-    last: FloatArray = np.where(high == np.array(shape), far, high.astype(float))
-    inverse: FloatArray = np.linalg.inv(matrix).astype(np.float64)
-    corners = _corners(inverse, first, last + 1)
-    a = np.maximum(begin, np.floor(np.maximum(corners.min(axis=1), -far)).astype(int))
-    b = np.minimum(end, np.ceil(np.minimum(corners.max(axis=1), far)).astype(int) + 1)
-    return a, b
-
-
-def _box(where: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
-    """The smallest index box [low, high) that holds all True values; None if there are none."""
-    low, high = np.zeros(3, int), np.zeros(3, int)
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        hits = np.flatnonzero(where.any(axis=others))
-        if hits.size == 0:
-            return None
-        low[axis], high[axis] = hits[0], hits[-1] + 1
-    return low, high
-
-
-def _part(
-    channel: npt.NDArray[Any], matrix: FloatArray, begin: npt.NDArray[Any], end: npt.NDArray[Any]
-) -> npt.NDArray[np.float32]:
-    """One channel interpolated on the target box begin .. end - 1; beyond the edge the edge's value holds."""
-    low, high = _source_range(matrix, begin, end, channel.shape)
-    shifted = matrix.copy()
-    shifted[:3, 3] += matrix[:3, :3] @ begin - low
-    near = channel[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    n = end - begin
-    return resample_index(near, shifted, (int(n[0]), int(n[1]), int(n[2])), fill=None, smooth=False)
