@@ -20,6 +20,8 @@ from autoseg_lib.data.dataset import neighbour_order
 from autoseg_lib.errors import DataError
 from autoseg_lib.events import Listener, Progress, StopFlag, nobody
 from autoseg_lib.geometry import Geometry
+from autoseg_lib.infer.prediction import Prediction
+from autoseg_lib.infer.soft import LIKELY, SURE, SoftSlices
 from autoseg_lib.preprocess.pipeline import Preprocessing, runs_backwards
 from autoseg_lib.volume import Mask, Volume
 
@@ -67,7 +69,13 @@ class Predictor:
     neighbours: int = 0
 
     def predict(self, volume: Volume, on_event: Listener = nobody, stop: StopFlag | None = None) -> Mask:
-        """Returns the label values of a scan on its own grid.
+        """Returns the label values of a scan on its own grid; see ``predict_soft``."""
+        return self.predict_soft(volume, on_event, stop).mask
+
+    def predict_soft(
+        self, volume: Volume, on_event: Listener = nobody, stop: StopFlag | None = None
+    ) -> Prediction:
+        """Returns the label values of a scan on its own grid, and how soft the answer is.
 
         Args:
             volume: the scan.
@@ -78,24 +86,28 @@ class Predictor:
             DataError: the scan does not suit the model.
             Stopped: ``stop`` was set.
         """
-        if self.window is None:
-            return self._predict_in_parts(volume, on_event, stop)
-        probabilities = self.probabilities(volume, on_event, stop)
-        return Mask(self.preprocessing.restore(probabilities, volume.geometry), volume.geometry)
-
-    def _predict_in_parts(self, volume: Volume, on_event: Listener, stop: StopFlag | None) -> Mask:
-        """2D: some slices at a time from image to labels, so that memory does not grow with the scan."""
         count = volume.array.shape[0]
+        step = count if self.window else SLICES_PER_PART
         parts = []
-        for first in range(0, count, SLICES_PER_PART):
-            last = min(first + SLICES_PER_PART, count)
+        for first in range(0, count, step):
+            last = min(first + step, count)
             # With the neighbours that the outermost slices need.
             begin, end = max(0, first - self.neighbours), min(last + self.neighbours, count)
             part = volume.with_array(volume.array[begin:end], volume.geometry.slices(begin, end))
-            probabilities = self.probabilities(part, nobody, stop)[:, first - begin : last - begin]
-            parts.append(self.preprocessing.restore(probabilities, volume.geometry.slices(first, last)))
-            on_event(Progress("Slices", last, count))
-        return Mask(np.concatenate(parts), volume.geometry)
+            heard = on_event if self.window else nobody
+            probabilities = self.probabilities(part, heard, stop)
+            if not self.window:
+                probabilities = probabilities[:, first - begin : last - begin]
+            own = volume.geometry.slices(first, last)
+            network = self.preprocessing.network_geometry(own)
+            back = self.preprocessing.way_back(network, own, self.classes, (LIKELY, SURE))
+            back.take(probabilities)
+            parts.append(back.finish())
+            if not self.window:
+                on_event(Progress("Slices", last, count))
+        labels = np.concatenate([part.labels for part in parts])
+        likely, sure = (np.concatenate([part.counts[i] for part in parts]) for i in range(2))
+        return Prediction(Mask(labels, volume.geometry), SoftSlices(likely, sure))
 
     def probabilities(
         self, volume: Volume, on_event: Listener = nobody, stop: StopFlag | None = None

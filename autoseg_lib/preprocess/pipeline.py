@@ -24,7 +24,7 @@ from autoseg_lib.errors import GeometryError, ModelError
 from autoseg_lib.geometry import DISPLAY_ORIENTATION, Geometry
 from autoseg_lib.preprocess.intensity import IntensityPlan, apply_intensity
 from autoseg_lib.preprocess.resample import index_map, resample, resample_index
-from autoseg_lib.preprocess.way_back import Labels, WayBack, likeliest_labels
+from autoseg_lib.preprocess.way_back import Labels, WayBack
 from autoseg_lib.volume import Box, Mask, Volume
 
 # The 3D network's axes: slices towards Superior, rows towards Posterior, columns towards Left.
@@ -39,16 +39,6 @@ SAME_SPACING_TOLERANCE = 0.01
 _FINEST_MM, _COARSEST_MM, _MOST_PIXELS = 1e-4, 1000.0, 16_384
 
 _PLANES = {2: "axial", 1: "coronal", 0: "sagittal"}
-
-__all__ = [
-    "ORIENTATION_3D",
-    "SAME_SPACING_TOLERANCE",
-    "Labels",
-    "Preprocessing",
-    "likeliest_labels",
-    "plane_of",
-    "runs_backwards",
-]
 
 
 def plane_of(geometry: Geometry) -> str | None:
