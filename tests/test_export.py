@@ -88,7 +88,7 @@ def test_measurements_and_volumes_have_the_agreed_columns_and_read_back(tmp_path
     assert ",".join(rows_of(tmp_path / "m.csv")[0]).startswith(header)
     header = "case,label,roi,voxels,volume_mm3,volume_ml,slices,max_area_mm2,max_area_slice"
     assert ",".join(rows_of(tmp_path / "v.csv")[0]).startswith(header)
-    assert rows_of(tmp_path / "m.csv")[5] == [
+    assert rows_of(tmp_path / "m.csv")[5][:9] == [
         "ä",
         "3",
         "IM_0003.dcm",
