@@ -377,12 +377,12 @@ def _segment(options: argparse.Namespace) -> int:
     values = _values(options)
     if options.formats:
         values["formats"] = options.formats
-    settings = make_settings(SegmentSettings, {**values, "model_filename": options.model[0]})
+    settings = make_settings(SegmentSettings, {**values, "model_filename": options.model})
     from autoseg_lib.workflow.checking import model_folder
     from autoseg_lib.workflow.model_choice import find_models
     from autoseg_lib.workflow.segmenting import segment
 
-    models = find_models(settings, options.model, model_folder(settings.model_dir, Path.cwd()))
+    models = find_models(settings, model_folder(settings.model_dir, Path.cwd()))
     with Terminal() as terminal, StopOnSignals() as stop:
         result = segment(
             options.input, models, options.output, settings, mode=options.mode, on_event=terminal, stop=stop

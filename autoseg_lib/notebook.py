@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from autoseg_lib.data.example_study import ExampleStudy, write_example_study
 from autoseg_lib.data.label_map import map_text
 from autoseg_lib.errors import DataError
 from autoseg_lib.events import Listener, PlanChanged, StopFlag
-from autoseg_lib.io.files import sha256_of
 from autoseg_lib.settings import (
     AUTO,
     SegmentSettings,
@@ -56,7 +55,7 @@ from autoseg_lib.widgets.views import (
 from autoseg_lib.workflow.checking import Study, model_folder
 from autoseg_lib.workflow.finished import choose_run_folder
 from autoseg_lib.workflow.folds import wants_folds
-from autoseg_lib.workflow.model_choice import find_model, list_models
+from autoseg_lib.workflow.model_choice import find_models, hash_of, list_models
 from autoseg_lib.workflow.preview import preview_batch
 from autoseg_lib.workflow.run_history import find_history
 from autoseg_lib.workflow.runs import PreparedRun, prepare_run, train_run
@@ -335,7 +334,7 @@ def segment_settings(**values: Any) -> SegmentSettings:
     """
     checked: SegmentSettings = _take_settings(_segmenting, values or assigned_values(), advanced=False)
     folder = model_folder(checked.model_dir, project_folder())
-    show_html(models_html(list_models(folder), find_model(checked, folder)))
+    show_html(models_html(list_models(folder), find_models(checked, folder)))
     return checked
 
 
@@ -407,9 +406,9 @@ async def segment(choice: Choice) -> LiveRun:
         choice: of the folder cell.
     """
     settings = choice.settings
-    model = find_model(settings, model_folder(settings.model_dir, project_folder()))
+    models = find_models(settings, model_folder(settings.model_dir, project_folder()))
     # The picker may choose other series later.
-    run = LiveRun(lambda folder, on_event, stop: _segment(folder, model, choice.settings, on_event, stop))
+    run = LiveRun(lambda folder, on_event, stop: _segment(folder, models, choice.settings, on_event, stop))
     choice.run = run
     await run.run(choice.folder)
     # Somebody may have selected another folder meanwhile.
@@ -418,14 +417,14 @@ async def segment(choice: Choice) -> LiveRun:
 
 
 def _segment(
-    folder: Path, model: Path, settings: SegmentSettings, on_event: Listener, stop: StopFlag
+    folder: Path, models: Sequence[Path], settings: SegmentSettings, on_event: Listener, stop: StopFlag
 ) -> SegmentResult:
     predictions = project_folder() / "predictions"
     if settings.predictions_dir != AUTO:
         predictions = Path(settings.predictions_dir).expanduser()
     found = discover(folder, series=settings.series)
-    output, mode = choose_run_folder(predictions, folder, found, sha256_of(model), to_table(settings))
-    return segment_folder(folder, model, output, settings, mode=mode, on_event=on_event, stop=stop)
+    output, mode = choose_run_folder(predictions, folder, found, hash_of(models), to_table(settings))
+    return segment_folder(folder, models, output, settings, mode=mode, on_event=on_event, stop=stop)
 
 
 @plainly

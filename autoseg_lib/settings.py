@@ -60,6 +60,14 @@ def _text(value: Any) -> str:
     return value.strip()
 
 
+def _text_or_texts(value: Any) -> str | list[str]:
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError("a text in quotes, or a list of them")
+        return [_text(item) for item in value]
+    return _text(value)
+
+
 def _filename(value: Any) -> str:
     name = _text(value)
     bad = set('/\\:*?"<>|') & set(name)
@@ -264,7 +272,7 @@ def _resume(value: Any) -> Any:
     raise ValueError("True, False or the path of a NAME_last.ckpt")
 
 
-FORMATS = ("png", "npy", "jpg", "nifti")
+FORMATS = ("png", "npy", "jpg", "nifti", "seg", "rtstruct")
 
 
 def _formats(value: Any) -> list[str]:
@@ -417,7 +425,9 @@ class SegmentSettings:
     """All settings of test.ipynb and of ``autoseg segment --set``."""
 
     model_filename: Any = _setting(
-        AUTO, _or_auto(_text), "model file; auto is the newest in the models' folder"
+        AUTO,
+        _or_auto(_text_or_texts),
+        "model file, or a list of them that answer together; auto is the newest in the models' folder",
     )
     model_dir: str = _setting(AUTO, _or_auto(_text), "folder the models are in")
     labels_list: Any = _setting(

@@ -12,16 +12,18 @@ import pandas as pd
 import pydicom
 import pytest
 import SimpleITK as sitk
+import torch
 from PIL import Image
 
 from autoseg_lib.data.example_study import ExampleStudy, write_example_study
 from autoseg_lib.errors import DataError, ExportError, ModelError, SettingsError
 from autoseg_lib.events import Event, Progress, StopFlag, nobody
 from autoseg_lib.io.volume_files import read_volume_file
+from autoseg_lib.networks.model_file import load_model, read_metadata, save_model
 from autoseg_lib.settings import SegmentSettings, TrainSettings, make_settings
 from autoseg_lib.train.machine import Machine
 from autoseg_lib.workflow.checking import check_study
-from autoseg_lib.workflow.model_choice import find_model
+from autoseg_lib.workflow.model_choice import find_model, find_models, load_models, make_predictor
 from autoseg_lib.workflow.segmenting import SegmentResult, segment
 from autoseg_lib.workflow.training import prepare_training, train
 from tests.helpers.studies import write_volume_study
@@ -397,3 +399,40 @@ def test_nothing_of_the_person_in_any_output(example: ExampleStudy, model: Path,
             if secret in content.lower() or secret in path.name.lower():
                 told.append((path.name, secret))
     assert told == []
+
+
+def test_several_models_answer_together(example: ExampleStudy, model: Path, tmp_path: Path):
+    """Their answer is that of the mean of their probabilities; the calibration of one does not hold for both."""
+    second = tmp_path / "second.safetensors"
+    table = {**read_metadata(model), "calibration": {"level": 0.9}}
+    loaded = load_model(model)
+    with torch.no_grad():
+        for weight in loaded.network.parameters():
+            weight += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    save_model(second, loaded.network, table)
+    folder = example.test_images / example.test_scans[0]
+    together = segment(folder, [model, second], tmp_path / "both", make_settings(SegmentSettings, {}))
+
+    scan = together.cases[0].scan
+    parts = []
+    for path in (model, second):
+        notes: list[str] = []
+        one = make_predictor(load_model(path), make_settings(SegmentSettings, {}), notes)
+        parts.append(one.probabilities(scan.volume))
+    wanted = one.preprocessing.restore((parts[0] + parts[1]) / 2, scan.volume.geometry)
+    assert (wanted == together.cases[0].mask.array).mean() > 0.9995  # half-precision arithmetic at the border
+    report = json.loads((together.run_folder / "run_report.json").read_text(encoding="utf-8"))
+    assert [item["file"] for item in report["models"]] == [model.name, second.name]
+    assert any("2 networks answer together" in text for text in together.notes)
+    assert "calibration" not in load_models([model, second], "cpu").metadata
+    assert "calibration" in load_models([second], "cpu").metadata
+
+
+def test_models_are_named_in_a_list(model: Path):
+    folder = model.parent
+    found = find_models(make_settings(SegmentSettings, {"model_filename": ["m", "m_best", "m"]}), folder)
+    assert [path.name for path in found] == ["m_best.safetensors"]
+    with pytest.raises(ModelError, match="model 'other': not found"):
+        find_models(make_settings(SegmentSettings, {"model_filename": ["m", "other"]}), folder)
+    with pytest.raises(SettingsError, match="a text in quotes, or a list of them"):
+        make_settings(SegmentSettings, {"model_filename": []})

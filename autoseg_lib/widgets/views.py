@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,15 +159,15 @@ def cases_html(title: str, cases: Sequence[CaseScore], labels: LabelTable) -> Ma
     return render("cases.html.j2", title=text, items=items)
 
 
-def models_html(models: Sequence[tuple[Path, Mapping[str, Any]]], chosen: Path | None) -> Markup:
-    """Returns the table of the models there are, the chosen one marked."""
+def models_html(models: Sequence[tuple[Path, Mapping[str, Any]]], chosen: Collection[Path]) -> Markup:
+    """Returns the table of the models there are, the chosen ones marked."""
     rows = []
     for path, metadata in models[:12]:
         validation = metadata.get("validation") or {}
         names = list(metadata.get("labels", ()))
         rois = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         made = str(metadata.get("created", ""))[:16].replace("T", " ")
-        mark = "✔ this one" if chosen is not None and path == chosen else ""
+        mark = "✔ this one" if path in chosen else ""
         rows.append((mark, path.stem, made, rois, number(validation.get("mean_dice"), 3)))
     return table_html(rows, ("", "model", "made", "ROIs", "validation Dice"), numeric=(4,))
 

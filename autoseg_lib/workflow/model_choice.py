@@ -75,19 +75,20 @@ def find_model(settings: SegmentSettings, model_dir: Path) -> Path:
     return best[0]
 
 
-def find_models(settings: SegmentSettings, names: Sequence[str], model_dir: Path) -> tuple[Path, ...]:
-    """Returns the model files of several names, each once; see ``find_model``.
+def find_models(settings: SegmentSettings, model_dir: Path) -> tuple[Path, ...]:
+    """Returns the files of all models that ``model_filename`` names, each once; see ``find_model``.
 
     Args:
-        settings: everything else that was set.
-        names: paths, file names or names of models.
+        settings: one model, or a list of them that answer together.
         model_dir: folder the models are in.
 
     Raises:
         ModelError: one is not there.
     """
+    given = settings.model_filename
+    names = given if isinstance(given, list) else [given]
     paths = [find_model(replace(settings, model_filename=name), model_dir) for name in names]
-    return tuple(dict.fromkeys(path.resolve() for path in paths))
+    return tuple({path.resolve(): path for path in paths}.values())
 
 
 def load_models(paths: Sequence[Path], device: str) -> LoadedModel:
@@ -136,6 +137,11 @@ def check_against_model(settings: SegmentSettings, model: LoadedModel) -> None:
             )
     if problems:
         raise SettingsError("\n".join(problems))
+
+
+def segmenting_predictor(model: LoadedModel) -> Predictor:
+    """Returns the predictor that segments with default settings; what is promised of a model is measured with it."""
+    return make_predictor(model, SegmentSettings(), [])
 
 
 def make_predictor(model: LoadedModel, settings: SegmentSettings, notes: list[str]) -> Predictor:
