@@ -23,6 +23,7 @@ from autoseg_lib.io.files import atomic_write
 from autoseg_lib.io.label_codes import code_key
 from autoseg_lib.viz.finding_picture import color_of, encode
 from autoseg_lib.viz.html import render
+from autoseg_lib.viz.packing import MOST_ROIS, runs
 from autoseg_lib.viz.view import SliceView, resize, resize_labels, slice_view
 
 # Longest side of a picture in the file. The doctor's own are no larger, unless it is told otherwise.
@@ -40,8 +41,6 @@ _MOST_FINDINGS = 400
 _MOST_PRINTED = 600
 # Opacity of the fill: weaker than elsewhere, because the pictures are small.
 _FILL_ALPHA = 0.12
-# Run lengths are written as bytes.
-_LONGEST_RUN = 255
 
 
 def write_check_report(
@@ -81,7 +80,7 @@ def check_report_html(
     values = sorted({value for case in report.facts for value in case.values} - {0})
     names = {label.value: label.name for label in report.labels}
     # The runs hold places in this list, not values: these may be larger than a byte.
-    values = values[:_LONGEST_RUN]
+    values = values[:MOST_ROIS]
     place = {value: number for number, value in enumerate(values, start=1)}
     gallery = Gallery(report.facts)
     large = _with_large_picture(shown, concerned)
@@ -328,21 +327,8 @@ def _sheets(pictures: Sequence[npt.NDArray[np.uint8]]) -> Iterator[npt.NDArray[n
 def _runs(
     label: npt.NDArray[np.unsignedinteger], view: SliceView, shape: tuple[int, int], place: Mapping[int, int]
 ) -> str:
-    """Returns place, length, place, length ... of the pixels row by row, as bytes in base64."""
     turned = view.turn(label)
-    values = turned if turned.shape == shape else resize_labels(turned, shape)
-    flat = values.ravel()
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    lengths = np.diff(np.concatenate([starts, [flat.size]]))
-    written = bytearray()
-    for value, length in zip(flat[starts].tolist(), lengths.tolist(), strict=True):
-        code = place.get(value, 0)
-        whole, rest = divmod(length, _LONGEST_RUN)
-        written += bytes((code, _LONGEST_RUN)) * whole + (bytes((code, rest)) if rest else b"")
-    # What follows the last ROI is background anyway.
-    while len(written) >= 2 and written[-2] == 0:
-        del written[-2:]
-    return base64.b64encode(bytes(written)).decode("ascii")
+    return runs(turned if turned.shape == shape else resize_labels(turned, shape), place)
 
 
 def _runs_with_size(
