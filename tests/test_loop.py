@@ -14,10 +14,10 @@ import torch
 
 from autoseg_lib.errors import ModelError
 from autoseg_lib.events import EpochDone, Event, StepDone, StopFlag, nobody
+from autoseg_lib.networks.out_of_memory import OutOfMemoryError
 from autoseg_lib.train.checkpoint import load_checkpoint, load_newest
 from autoseg_lib.train.loop import LoopPlan, Trainer, epochs_in_all, wants_more
 from autoseg_lib.train.schedule import Schedule
-from autoseg_lib.train.step import OutOfMemoryError
 from tests.helpers.tiny_training import PLAN, Small, Squares, same, texts, tiny_trainer
 
 # What may differ between two runs that are otherwise equal to the bit.

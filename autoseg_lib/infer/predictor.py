@@ -1,40 +1,45 @@
 """One predictor for validation while training, for test.ipynb and for the command line.
 
-The scan is prepared as the model says, predicted slice by slice (2D) or window by window (3D), and its probabilities are
-brought back onto the scan's own grid in one resampling before the most likely label is taken.
+The scan is prepared as the model says and predicted slice by slice (2D) or window by window (3D). What is finished goes back
+onto the scan's own grid at once, in one resampling of its probabilities, before the likeliest label is taken: neither the
+probabilities of the whole scan nor anything else that grows with the number of classes is ever kept.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.inferers.utils import sliding_window_inference
 from torch import nn
 
-from autoseg_lib.augment.plan import swap_channels
 from autoseg_lib.data.dataset import neighbour_order
 from autoseg_lib.errors import DataError
 from autoseg_lib.events import Listener, Progress, StopFlag, nobody
 from autoseg_lib.geometry import Geometry
+from autoseg_lib.infer.answering import Answering, MemoryLimits, Mirror, Stopped, smaller_window
 from autoseg_lib.infer.prediction import Prediction
 from autoseg_lib.infer.soft import LIKELY, SURE, SoftSlices
+from autoseg_lib.infer.windows import Shape, windowed
+from autoseg_lib.networks.out_of_memory import OutOfMemoryError, make_room
 from autoseg_lib.preprocess.pipeline import Preprocessing, runs_backwards
+from autoseg_lib.preprocess.way_back import OwnGrid
 from autoseg_lib.volume import Mask, Volume
+
+__all__ = ["DEFAULT_OVERLAP", "Predictor", "Stopped"]
 
 # Half-overlapping windows with Gaussian weights, as in nnU-Net.
 DEFAULT_OVERLAP = 0.5
 DEFAULT_SLICES_AT_A_TIME = 8
 DEFAULT_WINDOWS_AT_A_TIME = 2
-# 64 slices of 512 x 512 with 10 classes are 0.7 GB of probabilities.
+# 64 prepared slices of 512 x 512 take 67 MB.
 SLICES_PER_PART = 64
 
-
-class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
-    """The user asked to stop in the middle of a scan."""
+Image = npt.NDArray[np.float32]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -51,22 +56,26 @@ class Predictor:
         batch_size: slices or windows at a time; None for a default that fits every computer.
         half_precision: use bfloat16 (CPU) or float16 (CUDA) arithmetic where the device is faster with it.
         mirror_pairs: with ``mirror_axis``: pairs of label values that trade places in the mirrored image.
-        mirror_axis: axis of the network grid that crosses left–right; the mirrored image is then predicted too and
-            averaged (test-time augmentation). None: no mirroring.
+        mirror_axis: axis of the network grid that crosses left–right; each slice or window is then predicted mirrored
+            too and averaged (test-time augmentation). None: no mirroring.
         neighbours: 2D: slices on each side that the network sees beside the slice itself.
+        window_multiple: 3D: where memory runs out, windows may have other sides that are multiples of this; None: the
+            network takes no other window than its own.
     """
 
     network: nn.Module
     preprocessing: Preprocessing
     classes: int
     device: torch.device
-    window: tuple[int, int, int] | None = None
+    window: Shape | None = None
     overlap: float = DEFAULT_OVERLAP
     batch_size: int | None = None
     half_precision: bool = False
     mirror_pairs: tuple[tuple[int, int], ...] = ()
     mirror_axis: int | None = None
     neighbours: int = 0
+    window_multiple: int | None = None
+    _limits: MemoryLimits = field(default_factory=MemoryLimits, repr=False, compare=False)
 
     def predict(self, volume: Volume, on_event: Listener = nobody, stop: StopFlag | None = None) -> Mask:
         """Returns the label values of a scan on its own grid; see ``predict_soft``."""
@@ -84,49 +93,53 @@ class Predictor:
 
         Raises:
             DataError: the scan does not suit the model.
+            OutOfMemoryError: memory is too small for the smallest part of the work.
             Stopped: ``stop`` was set.
         """
-        count = volume.array.shape[0]
-        step = count if self.window else SLICES_PER_PART
-        parts = []
-        for first in range(0, count, step):
-            last = min(first + step, count)
-            # With the neighbours that the outermost slices need.
-            begin, end = max(0, first - self.neighbours), min(last + self.neighbours, count)
-            part = volume.with_array(volume.array[begin:end], volume.geometry.slices(begin, end))
-            heard = on_event if self.window else nobody
-            probabilities = self.probabilities(part, heard, stop)
-            if not self.window:
-                probabilities = probabilities[:, first - begin : last - begin]
-            own = volume.geometry.slices(first, last)
-            network = self.preprocessing.network_geometry(own)
-            back = self.preprocessing.way_back(network, own, self.classes, (LIKELY, SURE))
-            back.take(probabilities)
-            parts.append(back.finish())
-            if not self.window:
-                on_event(Progress("Slices", last, count))
-        labels = np.concatenate([part.labels for part in parts])
-        likely, sure = (np.concatenate([part.counts[i] for part in parts]) for i in range(2))
-        return Prediction(Mask(labels, volume.geometry), SoftSlices(likely, sure))
+        notes: list[str] = []
+        box = self.preprocessing.crop_box(volume)
+        part = volume if box is None else volume.cut(box)
+        work = self._by_slices if self.window is None else self._by_windows
+        found = work(part, on_event, stop, notes)
+        if box is not None:
+            found = found.laid_into(volume.geometry.shape_zyx, box)
+        likely, sure = found.counts
+        return Prediction(Mask(found.labels, volume.geometry), SoftSlices(likely, sure), tuple(notes))
 
     def probabilities(
         self, volume: Volume, on_event: Listener = nobody, stop: StopFlag | None = None
     ) -> npt.NDArray[np.float32]:
-        """Returns (classes, slice, row, column) probabilities on the network's grid."""
+        """Returns (classes, slice, row, column) probabilities on the network's grid, all of them at once.
+
+        Raises:
+            DataError, OutOfMemoryError, Stopped: see predict_soft.
+        """
+        image, grid = self._prepared(volume)
+        answering = self._answering(grid, stop, [])
+        if self.window is None:
+            return np.concatenate(list(self._slices(image, grid, range(image.shape[1]), answering)), axis=1)
+        return self._fitting(
+            lambda window: np.concatenate(list(self._windows(image, window, answering, on_event)), axis=1),
+            answering.notes,
+        )
+
+    def _prepared(self, volume: Volume) -> tuple[Image, Geometry]:
+        """The scan as the network sees it: (channel, slice, row, column), and the grid of it."""
         if self.window is not None and not volume.geometry.is_even:
             raise DataError(
                 f"the slices lie {volume.geometry.spacing_text} apart; a 3D model needs evenly spaced slices. "
                 "Use a 2D model for this scan, or export the complete series."
             )
-        prepared = self.preprocessing.prepare(volume)
-        order = slice(None, None, -1 if self.neighbours and runs_backwards(prepared.geometry) else 1)
-        image = np.ascontiguousarray(prepared.array[order], dtype=np.float32)
-        values = self._forward(image, on_event, stop)
-        if self.mirror_axis is not None and self._crosses_left_right(prepared.geometry):
-            mirrored = self._forward(np.ascontiguousarray(np.flip(image, self.mirror_axis)), on_event, stop)
-            mirrored = np.flip(mirrored, self.mirror_axis + 1)
-            values = np.float32(0.5) * (values + mirrored[swap_channels(self.classes, self.mirror_pairs)])
-        return values[:, order]
+        return self.preprocessing.prepare_channels(volume)
+
+    def _answering(self, grid: Geometry, stop: StopFlag | None, notes: list[str]) -> Answering:
+        self.network.eval()
+        mirrors: tuple[Mirror, ...] = ()
+        if self.mirror_axis is not None and self._crosses_left_right(grid):
+            # 2D: an image has no axis of slices.
+            axis = self.mirror_axis - (1 if self.window is None else 0)
+            mirrors = (Mirror.across(axis, self.classes, self.mirror_pairs),)
+        return Answering(self.network, self.device, self.half_precision, mirrors, self._limits, stop, notes)
 
     def _crosses_left_right(self, grid: Geometry) -> bool:
         """Whether ``mirror_axis`` runs from the patient's left to right in this scan; another plane has no sides."""
@@ -136,64 +149,95 @@ class Predictor:
             and grid.orientation_code[self.mirror_axis] in "LR"
         )
 
-    def _forward(
-        self, image: npt.NDArray[np.float32], on_event: Listener, stop: StopFlag | None
-    ) -> npt.NDArray[np.float32]:
-        self.network.eval()
-        with torch.inference_mode(), self._precision():
-            return (
-                self._windows(image, self.window, stop)
-                if self.window
-                else self._slices(image, on_event, stop)
+    # --- 2D -----------------------------------------------------------------------------------------------------------
+
+    def _by_slices(
+        self, volume: Volume, on_event: Listener, stop: StopFlag | None, notes: list[str]
+    ) -> OwnGrid:
+        """Some slices at a time from image to labels, so that memory does not grow with the scan."""
+        count = volume.geometry.shape_zyx[0]
+        parts = []
+        for first in range(0, count, SLICES_PER_PART):
+            last = min(first + SLICES_PER_PART, count)
+            # With the neighbours that the outermost slices need.
+            begin, end = max(0, first - self.neighbours), min(last + self.neighbours, count)
+            image, grid = self._prepared(volume.slices(begin, end))
+            answering = self._answering(grid, stop, notes)
+            back = self.preprocessing.way_back(
+                grid.slices(first - begin, last - begin),
+                volume.geometry.slices(first, last),
+                self.classes,
+                (LIKELY, SURE),
             )
+            done = first
+            for answer in self._slices(image, grid, range(first - begin, last - begin), answering):
+                back.take(answer)
+                done += answer.shape[1]
+                on_event(Progress("Slices", done, count))
+            parts.append(back.finish())
+        return OwnGrid.joined(parts)
 
     def _slices(
-        self, image: npt.NDArray[np.float32], on_event: Listener, stop: StopFlag | None
-    ) -> npt.NDArray[np.float32]:
-        count = image.shape[0]
+        self, image: Image, grid: Geometry, wanted: range, answering: Answering
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Gives (classes, some slices, rows, columns) probabilities of the wanted slices of an image."""
+        count = image.shape[1]
+        upwards = -1 if self.neighbours and runs_backwards(grid) else 1
         step = self.batch_size or DEFAULT_SLICES_AT_A_TIME
-        result = np.empty((self.classes, *image.shape), dtype=np.float32)
-        for first in range(0, count, step):
-            _check(stop)
-            seen = [
-                neighbour_order(k, count, self.neighbours) for k in range(first, min(first + step, count))
-            ]
-            batch = torch.from_numpy(image[np.array(seen)]).to(self.device)
-            batch = batch.contiguous(memory_format=torch.channels_last)
-            soft = torch.softmax(self.network(batch).float(), dim=1)
-            result[:, first : first + step] = soft.movedim(1, 0).cpu().numpy()
-            on_event(Progress("Slices", min(first + step, count), count))
-        return result
+        for first in range(wanted.start, wanted.stop, step):
+            some = range(first, min(first + step, wanted.stop))
+            seen = np.array([neighbour_order(k, count, self.neighbours)[::upwards] for k in some])
+            # For each channel of the scan, the slice with its neighbours.
+            batch = image[:, seen].swapaxes(0, 1).reshape(len(some), -1, *image.shape[2:])
+            yield answering(torch.from_numpy(batch)).movedim(1, 0).cpu().numpy()
+
+    # --- 3D -----------------------------------------------------------------------------------------------------------
+
+    def _by_windows(
+        self, volume: Volume, on_event: Listener, stop: StopFlag | None, notes: list[str]
+    ) -> OwnGrid:
+        image, grid = self._prepared(volume)
+        answering = self._answering(grid, stop, notes)
+
+        def with_window(window: Shape) -> OwnGrid:
+            back = self.preprocessing.way_back(grid, volume.geometry, self.classes, (LIKELY, SURE))
+            for slab in self._windows(image, window, answering, on_event):
+                back.take(slab)
+            return back.finish()
+
+        return self._fitting(with_window, notes)
 
     def _windows(
-        self, image: npt.NDArray[np.float32], window: tuple[int, int, int], stop: StopFlag | None
-    ) -> npt.NDArray[np.float32]:
-        def network(windows: torch.Tensor) -> torch.Tensor:
-            _check(stop)
-            return torch.softmax(self.network(windows).float(), dim=1)
-
-        soft = sliding_window_inference(
-            torch.from_numpy(image[None, None]),
-            roi_size=window,
-            sw_batch_size=self.batch_size or DEFAULT_WINDOWS_AT_A_TIME,
-            predictor=network,
+        self, image: Image, window: Shape, answering: Answering, on_event: Listener
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Gives (classes, some slices, rows, columns) probabilities, from the first slice to the last."""
+        slabs = windowed(
+            torch.from_numpy(image),
+            window,
+            self.classes,
+            answering,
             overlap=self.overlap,
-            mode="gaussian",
-            padding_mode="constant",
-            cval=float(image.min()),
-            sw_device=self.device,
-            device=torch.device("cpu"),
-            progress=False,
+            at_a_time=self.batch_size or DEFAULT_WINDOWS_AT_A_TIME,
+            on_window=lambda done, total: on_event(Progress("Windows", done, total)),
         )
-        return soft[0].numpy()
+        return (slab.numpy() for slab in slabs)
 
-    def _precision(self) -> AbstractContextManager[object]:
-        if not self.half_precision or self.device.type == "mps":
-            return nullcontext()
-        dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype)
-
-
-def _check(stop: StopFlag | None) -> None:
-    if stop is not None and stop.is_set():
-        raise Stopped
+    def _fitting(self, work: Callable[[Shape], Result], notes: list[str]) -> Result:
+        """Does the work with windows that fit into memory: the model's own, smaller ones only where memory runs out."""
+        window = self._limits.window or self.window
+        if window is None:
+            raise DataError("a 2D model has no windows.")
+        while True:
+            try:
+                return work(window)
+            except OutOfMemoryError:
+                smaller = smaller_window(window, self.window_multiple)
+                if smaller is None:
+                    raise
+            make_room()
+            self._limits.window = window = smaller
+            sides = " × ".join(str(side) for side in window)
+            notes.append(
+                f"memory ran out: going on with smaller windows ({sides} voxels). The network then sees less around each place, "
+                "so the answer may differ a little."
+            )

@@ -17,9 +17,11 @@ import numpy.typing as npt
 from autoseg_lib.errors import GeometryError
 from autoseg_lib.geometry import FloatArray
 from autoseg_lib.preprocess.resample import SLICES_PER_CHUNK, resample_index
+from autoseg_lib.volume import Box
 
 Labels = npt.NDArray[np.unsignedinteger]
-Box = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+# First and last + 1 index along slices, rows and columns.
+Range = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 # A little below 1/C: half-precision probabilities sum to 1 within a few thousandths.
 _FLOOR = 0.95
@@ -36,6 +38,30 @@ class OwnGrid:
 
     labels: Labels = field(repr=False)
     counts: tuple[npt.NDArray[np.int64], ...] = ()
+
+    @classmethod
+    def joined(cls, parts: Sequence[OwnGrid]) -> OwnGrid:
+        """Returns consecutive slices of a scan as one."""
+        counts = zip(*(part.counts for part in parts), strict=True)
+        return cls(
+            np.concatenate([part.labels for part in parts]), tuple(np.concatenate(each) for each in counts)
+        )
+
+    def laid_into(self, shape_zyx: tuple[int, int, int], box: Box) -> OwnGrid:
+        """Returns the answer for a part of a scan as one for the whole scan: background outside.
+
+        Args:
+            shape_zyx: shape of the whole scan.
+            box: where in it the part lies.
+        """
+        labels = np.zeros(shape_zyx, self.labels.dtype)
+        labels[box] = self.labels
+        counts = []
+        for each in self.counts:
+            whole = np.zeros((shape_zyx[0], each.shape[1]), each.dtype)
+            whole[box[0]] = each
+            counts.append(whole)
+        return OwnGrid(labels, tuple(counts))
 
 
 class WayBack:
@@ -166,7 +192,7 @@ def likeliest_labels(
     return back.finish().labels
 
 
-def _slices(box: Box) -> tuple[slice, ...]:
+def _slices(box: Range) -> tuple[slice, ...]:
     return tuple(slice(int(low), int(high)) for low, high in zip(*box, strict=True))
 
 
@@ -178,7 +204,7 @@ def _corners(matrix: FloatArray, begin: npt.NDArray[Any], end: npt.NDArray[Any])
 
 def _source_range(
     matrix: FloatArray, begin: npt.NDArray[Any], end: npt.NDArray[Any], shape: tuple[int, ...]
-) -> Box:
+) -> Range:
     """Source indices [low, high) that linear interpolation of the target box begin .. end - 1 can touch."""
     corners = _corners(matrix, begin, end)
     last = np.array(shape) - 1
@@ -194,7 +220,7 @@ def _target_range(
     shape: tuple[int, ...],
     begin: npt.NDArray[Any],
     end: npt.NDArray[Any],
-) -> Box:
+) -> Range:
     """Target indices within begin .. end - 1 that source pixels low .. high - 1 have a part in."""
     # A pixel at the source's edge also stands for everything beyond the edge.
     far = 1e6
@@ -207,7 +233,7 @@ def _target_range(
     return a, b
 
 
-def _box(where: npt.NDArray[np.bool_]) -> Box | None:
+def _box(where: npt.NDArray[np.bool_]) -> Range | None:
     """The smallest index box [low, high) that holds all True values; None if there are none."""
     low, high = np.zeros(3, int), np.zeros(3, int)
     for axis in range(3):

@@ -32,6 +32,7 @@ from autoseg_lib.events import (
 )
 from autoseg_lib.infer.predictor import Predictor, Stopped
 from autoseg_lib.losses.registry import SegmentationLoss, build_loss
+from autoseg_lib.networks.out_of_memory import is_out_of_memory
 from autoseg_lib.train.averaging import WeightAverage
 from autoseg_lib.train.best_model import BestModel
 from autoseg_lib.train.checkpoint import is_sound, save_checkpoint
@@ -40,7 +41,7 @@ from autoseg_lib.train.files import RunFiles, write_history
 from autoseg_lib.train.keeping import Keeper
 from autoseg_lib.train.optimizers import build_optimizer
 from autoseg_lib.train.schedule import Schedule
-from autoseg_lib.train.step import Learner, is_out_of_memory
+from autoseg_lib.train.step import Learner
 from autoseg_lib.train.validate import CaseScore, Scores, ValidationScan, validate
 
 # The resume file is written so often that at most about this much work can be lost, twice that where writing is slow ...

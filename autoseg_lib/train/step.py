@@ -10,16 +10,13 @@ from lightning_fabric import Fabric
 
 from autoseg_lib.errors import ModelError
 from autoseg_lib.events import Listener, Message
+from autoseg_lib.networks.out_of_memory import OutOfMemoryError, is_out_of_memory, make_room
 from autoseg_lib.train.distributed import ALONE, Team
 
 # Largest gradient norm; nnU-Net uses 12, MONAI's bundles 1: in between, only outliers are cut.
 LARGEST_GRADIENT = 5.0
 # After so many steps in a row without a finite loss the run is beyond repair.
 MOST_BAD_STEPS = 20
-
-
-class OutOfMemoryError(ModelError):
-    """Memory ran out even with the smallest part of a batch."""
 
 
 @dataclass
@@ -112,8 +109,7 @@ class Learner:
 
     def _take_smaller_parts(self, size: int, on_event: Listener) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        make_room()
         parts = min(size, self.parts * 2)
         if parts == self.parts or size // parts < self.smallest_part:
             raise OutOfMemoryError(
@@ -134,16 +130,6 @@ def _too_large_here(images: int) -> str:
     return (
         f"memory ran out with {images} images at a time, and processes that train together cannot change that on the way. Use a "
         "smaller batch_size, input_shape or patch_size, or more processes."
-    )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory, of a GPU or of the computer, is too small."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        words in text for words in ("out of memory", "can't allocate memory", "not enough memory")
     )
 
 

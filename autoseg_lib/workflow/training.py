@@ -19,6 +19,7 @@ from autoseg_lib.data.split import Split
 from autoseg_lib.errors import AutosegError, ModelError, SettingsError, counted
 from autoseg_lib.events import EpochDone, Event, Listener, Message, Progress, StopFlag, nobody
 from autoseg_lib.networks.model_file import save_model
+from autoseg_lib.networks.out_of_memory import OutOfMemoryError
 from autoseg_lib.networks.registry import number_of_weights
 from autoseg_lib.settings import AUTO, TrainSettings, to_table
 from autoseg_lib.system import versions
@@ -37,7 +38,6 @@ from autoseg_lib.train.planning import (
 )
 from autoseg_lib.train.schedule import Schedule
 from autoseg_lib.train.smaller import plan_smaller
-from autoseg_lib.train.step import OutOfMemoryError
 from autoseg_lib.train.tensorboard_log import TensorboardLog, writer_class
 from autoseg_lib.train.validate import Scores, ValidationScan
 from autoseg_lib.workflow.checking import Study, model_folder
