@@ -59,6 +59,7 @@ class Parameter:
         lengths: numbers of items a list may have; empty: any up to MOST_ITEMS.
         optional: whether null is accepted.
         single: list kinds: whether one value without brackets is accepted too; it stays one value.
+        words: said instead of listing the choices, where these are many.
     """
 
     name: str
@@ -73,11 +74,14 @@ class Parameter:
     lengths: tuple[int, ...] = ()
     optional: bool = False
     single: bool = False
+    words: str = ""
 
     @property
     def takes(self) -> str:
         """What is accepted, in words: "a number above 0 and at most 100 (mm)"."""
-        if self.kind == "choice":
+        if self.words:
+            text = self.words
+        elif self.kind == "choice":
             text = "one of " + ", ".join(f'"{choice}"' for choice in self.choices)
         elif self.kind in _MANY:
             text = self._list_text()

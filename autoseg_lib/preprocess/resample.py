@@ -19,9 +19,17 @@ from autoseg_lib.errors import GeometryError
 from autoseg_lib.geometry import SAME_PLACE_TOLERANCE_MM, FloatArray, Geometry
 from autoseg_lib.volume import Mask, Volume
 
-Order = Literal["linear", "cubic", "nearest"]
+Order = Literal["linear", "cubic", "sinc", "nearest"]
 
-_INTERPOLATORS = {"linear": sitk.sitkLinear, "cubic": sitk.sitkBSpline, "nearest": sitk.sitkNearestNeighbor}
+_INTERPOLATORS = {
+    "linear": sitk.sitkLinear,
+    "cubic": sitk.sitkBSpline,
+    "sinc": sitk.sitkLanczosWindowedSinc,
+    "nearest": sitk.sitkNearestNeighbor,
+}
+
+# A cubic B-spline needs four pixels along each side; the windowed sinc of radius 4 does with any number.
+_FEWEST_FOR_CUBIC = 4
 
 # Index maps are products of affines in double precision; entries this close to a whole number are that
 # number. Over a scan of 1000 pixels the error stays below a thousandth of a pixel.
@@ -42,7 +50,7 @@ def resample(item: Any, target: Geometry, *, order: Order = "linear", fill: floa
     Args:
         item: a Volume (result float32) or a Mask (same type of whole numbers; always the nearest value).
         target: the grid to fill.
-        order: "linear" or "cubic" for a Volume. When pixels get larger, the image is smoothed first, so that
+        order: "nearest", "linear", "cubic" (B-spline) or "sinc" (Lanczos-windowed) for a Volume. When pixels get larger, the image is smoothed first, so that
             fine detail does not turn into false patterns.
         fill: value of pixels outside the source; None continues the nearest pixel outwards (images only).
 
@@ -71,7 +79,7 @@ def resample_array(
         array: pixels; the shape of ``source``.
         source: their grid.
         target: the wanted grid.
-        order: "linear", "cubic", or "nearest" (keeps the type of ``array``; the others give float32).
+        order: "linear", "cubic", "sinc", or "nearest" (keeps the type of ``array``; the others give float32).
         fill: value outside the source; None continues the nearest pixel outwards.
         smooth: whether to smooth before pixels get larger (never with "nearest").
 
@@ -125,7 +133,7 @@ def resample_index(
         array: (slice, row, column) source pixels.
         matrix: (4, 4) from target index to source index (see index_map).
         shape_zyx: shape of the result.
-        order: "linear", "cubic" or "nearest".
+        order: "linear", "cubic", "sinc" or "nearest".
         fill: value outside; None continues the nearest pixel outwards.
         smooth: whether to smooth before pixels get larger (never with "nearest").
     """
@@ -205,6 +213,11 @@ def _interpolated(
         pixels = np.ascontiguousarray(array, dtype=np.float32)
         if smooth:
             pixels = _smoothed(pixels, matrix)
+    if order in ("cubic", "sinc") and _keeps_slices(matrix) and pixels.shape[0] == shape_zyx[0]:
+        # Slices that stay where they are never lend each other grey values.
+        return np.stack([_plane(plane, matrix, shape_zyx[1:], order, fill) for plane in pixels])
+    if order == "cubic":
+        pixels = _long_enough(pixels)
     image = sitk.GetImageFromArray(pixels)
     # SimpleITK orders indices (column, row, slice); the images get unit grids, the transform carries the
     # index map.
@@ -218,6 +231,34 @@ def _interpolated(
     resampler.SetUseNearestNeighborExtrapolator(fill is None)
     resampled = sitk.GetArrayFromImage(resampler.Execute(image))
     return resampled.astype(bool) if array.dtype == bool else resampled
+
+
+def _plane(
+    plane: npt.NDArray[np.float32],
+    matrix: FloatArray,
+    shape: tuple[int, int],
+    order: Order,
+    fill: float | None,
+) -> npt.NDArray[np.float32]:
+    """One slice on other rows and columns."""
+    pixels = _long_enough(plane) if order == "cubic" else plane
+    transform = sitk.AffineTransform(
+        matrix[1:3, 1:3][::-1, ::-1].ravel().tolist(), matrix[1:3, 3][::-1].tolist()
+    )
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize([int(n) for n in reversed(shape)])
+    resampler.SetTransform(transform)
+    resampler.SetInterpolator(_INTERPOLATORS[order])
+    resampler.SetDefaultPixelValue(0.0 if fill is None else float(fill))
+    resampler.SetUseNearestNeighborExtrapolator(fill is None)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(pixels))
+    return np.asarray(sitk.GetArrayFromImage(resampler.Execute(image)))
+
+
+def _long_enough(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Goes on with the last pixel along sides that are too short for a cubic B-spline."""
+    missing = [(0, max(0, _FEWEST_FOR_CUBIC - n)) for n in pixels.shape]
+    return np.pad(pixels, missing, mode="edge") if any(after for _, after in missing) else pixels
 
 
 def _smoothed(pixels: npt.NDArray[np.float32], matrix: FloatArray) -> npt.NDArray[np.float32]:
