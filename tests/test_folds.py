@@ -57,7 +57,14 @@ QUICK = {
     "folds": 3,
     "network": "light_unet",
 }
-ENDINGS = ("_best.safetensors", "_history.csv", "_last.ckpt", "_report.json", "_settings.yaml")
+ENDINGS = (
+    "_best.safetensors",
+    "_calibration.csv",
+    "_history.csv",
+    "_last.ckpt",
+    "_report.json",
+    "_settings.yaml",
+)
 
 
 @pytest.fixture

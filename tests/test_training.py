@@ -66,6 +66,7 @@ def test_files_history_and_progress_lines(study_folder: Path):
         "tiny_2.safetensors",
         "tiny_4.safetensors",
         "tiny_best.safetensors",
+        "tiny_calibration.csv",
         "tiny_history.csv",
         "tiny_last.ckpt",
         "tiny_last.previous.ckpt",

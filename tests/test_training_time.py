@@ -16,7 +16,7 @@ from autoseg_lib.workflow.checking import Study, check_study
 from autoseg_lib.workflow.training_data import ValidationScans, prepare_data, validation_scans
 from autoseg_lib.workflow.training_start import initial_network
 from autoseg_lib.workflow.training_time import (
-    FINAL_LOOK_COST,
+    MIRRORED_LOOK_COST,
     SAVING_SECONDS,
     UNSEEN_SHARE,
     Speed,
@@ -49,7 +49,9 @@ def test_expected_time_adds_up_steps_looks_and_the_end(study: Study) -> None:
     plan = replace(plan, loop=replace(plan.loop, validate_every=2), validation_scans=2)
     speed = Speed(step_seconds=0.5, data_seconds=0.1, look_seconds=0.2, steps=10)
     steps = 10 * plan.steps_per_epoch  # five looks at two scans
-    end = SAVING_SECONDS + 0.2 * (2 + FINAL_LOOK_COST * 3)
+    # The mirrored scan is looked at too, as in segmenting.
+    assert plan.augmentation.mirrors
+    end = SAVING_SECONDS + 0.2 * (2 + MIRRORED_LOOK_COST * 3)
     assert seconds_after_last_step(plan, speed) == pytest.approx(end)
     assert expected_seconds(plan, speed, steps) == pytest.approx(
         (steps * 0.5 + 5 * 2 * 0.2) * (1 + UNSEEN_SHARE) + end

@@ -17,8 +17,9 @@ from autoseg_lib.errors import DataError, counted
 
 DEFAULT_VALIDATION_FRACTION = 0.2
 
-# From this many patients on a tenth is enough to judge by.
-MANY_PATIENTS, SHARE_OF_MANY = 100, 0.1
+# From this many patients on a tenth is enough to judge by, but never fewer than error bars can be calibrated on
+# (measure/calibration.py, FEWEST_PATIENTS). Smaller studies keep a fifth: with them every scan to learn from counts more.
+MANY_PATIENTS, SHARE_OF_MANY, FEWEST_OF_MANY = 100, 0.1, 20
 
 # Slices left out beside the block that is kept back, as a share of the scan: neighbours look almost the same.
 # At least one, at most three.
@@ -182,7 +183,19 @@ def _fold(units: Sequence[str], kept: set[str], number: int, folds: int, of_one:
 
 def validation_share(patients: int) -> float:
     """Returns the share to keep back where the user did not say."""
-    return SHARE_OF_MANY if patients >= MANY_PATIENTS else DEFAULT_VALIDATION_FRACTION
+    if patients < MANY_PATIENTS:
+        return DEFAULT_VALIDATION_FRACTION
+    return max(SHARE_OF_MANY, round(FEWEST_OF_MANY / patients, 4))
+
+
+def validation_reason(patients: int) -> str:
+    """Returns why that share, for the plan."""
+    who = counted(patients, "patient")
+    if patients >= MANY_PATIENTS:
+        return f"{who}; at least {FEWEST_OF_MANY} are kept back, so that areas and volumes get error bars"
+    if patients >= FEWEST_OF_MANY and validation_share(patients) * patients < FEWEST_OF_MANY - 0.5:
+        return f"{who}; error bars need {FEWEST_OF_MANY} kept back, which would leave too few to learn from: folds = 5 gives both"
+    return who
 
 
 def runs(indices: Sequence[int]) -> list[range]:

@@ -7,7 +7,6 @@ and disagreement both widen the distance between the two counts. The error bars 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,21 +43,3 @@ class SoftSlices:
             raise DataError(
                 "soft counts: found more sure than likely pixels; every sure pixel is a likely one."
             )
-
-
-def count_soft(probabilities: npt.NDArray[np.floating]) -> SoftSlices:
-    """Counts likely and sure pixels per slice.
-
-    Args:
-        probabilities: (ROIs, slices, rows, columns) on the scan's own grid, from 0 to 1, background left out.
-    """
-    likely = (probabilities >= LIKELY).sum(axis=(2, 3)).T
-    sure = (probabilities >= SURE).sum(axis=(2, 3)).T
-    return SoftSlices(likely.astype(np.int64), sure.astype(np.int64))
-
-
-def join_soft(parts: Sequence[SoftSlices]) -> SoftSlices:
-    """Joins consecutive parts of a scan, slice after slice."""
-    return SoftSlices(
-        np.concatenate([part.likely for part in parts]), np.concatenate([part.sure for part in parts])
-    )

@@ -13,7 +13,8 @@ from typing import Any
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import SliceMeasurement
-from autoseg_lib.measure.calibration import Calibration, SoftCounts
+from autoseg_lib.measure.calibration import Calibration
+from autoseg_lib.measure.softness import SoftCounts
 from autoseg_lib.measure.volumes import VolumeMeasurement
 from autoseg_lib.volume import Mask, Volume
 

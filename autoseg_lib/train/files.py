@@ -68,6 +68,11 @@ class RunFiles:
         """With folds: each scan's scores by the network that has not seen it."""
         return self.folder / f"{self.name}_folds.csv"
 
+    @property
+    def calibration(self) -> Path:
+        """What the model found on each slice kept back; error bars are calibrated on it."""
+        return self.folder / f"{self.name}_calibration.csv"
+
     def at_epoch(self, epoch: int) -> Path:
         """The model after ``epoch`` epochs."""
         return self.folder / f"{self.name}_{epoch}.safetensors"
@@ -77,6 +82,7 @@ class RunFiles:
         if not self.folder.is_dir():
             return []
         fixed = [self.last, self.previous, self.best, self.history, self.settings, self.report, self.folds]
+        fixed.append(self.calibration)
         periodic = [path for path in self.folder.glob("*.safetensors") if self._is_periodic(path)]
         return [path for path in fixed if path.is_file()] + sorted(periodic)
 

@@ -20,7 +20,7 @@ from autoseg_lib.data.dataset import DEFAULT_POSITIVE_SHARE
 from autoseg_lib.data.doctor.context import slices_with_roi
 from autoseg_lib.data.doctor.facts import CaseFacts
 from autoseg_lib.data.doctor.report import CheckReport
-from autoseg_lib.data.split import Split, split_cases, validation_share
+from autoseg_lib.data.split import Split, split_cases, validation_reason, validation_share
 from autoseg_lib.errors import DataError, counted
 from autoseg_lib.io.volume_files import stem_of
 from autoseg_lib.labels import LabelTable
@@ -203,7 +203,7 @@ def _choose_labels(chooser: Chooser, labels: LabelTable) -> None:
 
 def _choose_split(chooser: Chooser, facts: Sequence[CaseFacts]) -> Split:
     patients = len({f.patient for f in facts})
-    fraction = chooser.choose("validation_fraction", validation_share(patients), counted(patients, "patient"))
+    fraction = chooser.choose("validation_fraction", validation_share(patients), validation_reason(patients))
     return split_cases(
         facts,
         float(fraction),

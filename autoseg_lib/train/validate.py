@@ -12,6 +12,7 @@ import numpy.typing as npt
 from autoseg_lib.events import StopFlag, nobody
 from autoseg_lib.infer.predictor import Predictor
 from autoseg_lib.labels import LabelTable
+from autoseg_lib.measure.calibration import CalibrationScan
 from autoseg_lib.metrics.overlap import dice_per_roi
 from autoseg_lib.metrics.surface import surface_distances, why_no_distances
 from autoseg_lib.volume import Mask, Volume
@@ -19,12 +20,13 @@ from autoseg_lib.volume import Mask, Volume
 
 @dataclass(frozen=True)
 class ValidationScan:
-    """A scan kept back from training, with its truth."""
+    """A scan kept back from training, with its truth; ``patient`` is the same for scans of one patient."""
 
     name: str
     volume: Volume = field(repr=False)
     mask: Mask = field(repr=False)
     slice_names: tuple[str, ...] = ()
+    patient: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class CaseScore:
 
     Attributes:
         name: the scan.
-        loss: soft Dice loss on the network's grid, 0 best to 1.
+        loss: soft Dice loss on the network's grid, 0 best to 1; NaN in a thorough look.
         dice: Dice per ROI on the scan's own grid; None where neither truth nor prediction holds it.
         area_error_percent: per ROI, mean absolute difference of the areas, in percent of the mean true area; None where
             the truth does not hold it.
@@ -42,6 +44,7 @@ class CaseScore:
         hd95_mm: per ROI, the larger of the two directed 95th percentiles of the surfaces' distances; None where one of them
             is empty or the scan does not say how large it is. Empty unless asked for.
         answer: the whole scan's prediction on its own grid. None unless asked for.
+        counts: pixels of label and answer slice by slice, to calibrate error bars on. None unless asked for.
     """
 
     name: str
@@ -54,6 +57,7 @@ class CaseScore:
     prediction: npt.NDArray[np.unsignedinteger] = field(repr=False)
     hd95_mm: tuple[float | None, ...] = ()
     answer: npt.NDArray[np.unsignedinteger] | None = field(default=None, repr=False)
+    counts: CalibrationScan | None = field(default=None, repr=False)
 
     @property
     def mean_dice(self) -> float:
@@ -162,12 +166,21 @@ def score_case(
         scan: the scan and its truth.
         labels: the ROIs.
         stop: asked between batches.
-        thorough: also measures distances, and keeps the whole answer.
+        thorough: predicts just as segmenting does, also measures distances, and keeps the whole answer.
     """
-    probabilities = predictor.probabilities(scan.volume, nobody, stop)
-    truth_on_grid = predictor.preprocessing.prepare_mask(scan.mask)
-    loss = soft_dice_loss(probabilities, truth_on_grid.array)
-    prediction = predictor.preprocessing.restore(probabilities, scan.volume.geometry)
+    counts = None
+    if thorough:
+        loss, answer = float("nan"), predictor.predict_soft(scan.volume, nobody, stop)
+        prediction = answer.mask.array
+        if answer.soft is not None:
+            counts = CalibrationScan.compare(
+                scan.mask, answer.mask, answer.soft, labels, scan.name, scan.patient
+            )
+    else:
+        probabilities = predictor.probabilities(scan.volume, nobody, stop)
+        truth_on_grid = predictor.preprocessing.prepare_mask(scan.mask)
+        loss = soft_dice_loss(probabilities, truth_on_grid.array)
+        prediction = predictor.preprocessing.restore(probabilities, scan.volume.geometry)
     truth = scan.mask.array
     dice = dice_per_roi(truth, prediction, labels)
     wrong = np.count_nonzero(truth != prediction, axis=(1, 2))
@@ -183,6 +196,7 @@ def score_case(
         prediction=prediction[worst],
         hd95_mm=_distances(scan.mask, prediction, labels) if thorough else (),
         answer=prediction if thorough else None,
+        counts=counts,
     )
 
 

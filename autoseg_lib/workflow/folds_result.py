@@ -11,6 +11,7 @@ import numpy as np
 from autoseg_lib.data.split import Split
 from autoseg_lib.errors import counted
 from autoseg_lib.events import Listener, Message
+from autoseg_lib.measure.calibration import Calibration
 from autoseg_lib.metrics.bootstrap import MeanScore
 from autoseg_lib.networks.joining import join_models
 from autoseg_lib.networks.model_file import load_model, save_model
@@ -18,17 +19,18 @@ from autoseg_lib.networks.registry import number_of_weights
 from autoseg_lib.train.files import RunFiles, read_history, write_report
 from autoseg_lib.train.planning import Plan
 from autoseg_lib.train.validate import CaseScore, Scores
+from autoseg_lib.workflow.calibrating import calibrate_folds, error_bars_text
 from autoseg_lib.workflow.checking import Study
 from autoseg_lib.workflow.final_scores import EXTREMES, ShownScan, extremes, final_scores, mean_with_interval
 from autoseg_lib.workflow.fold_scores import write_fold_scores
 from autoseg_lib.workflow.methods_text import methods_paragraph
+from autoseg_lib.workflow.model_choice import segmenting_predictor
 from autoseg_lib.workflow.model_metadata import model_metadata, rounded
 from autoseg_lib.workflow.reasons import reasons
 from autoseg_lib.workflow.situation import situation_of
 from autoseg_lib.workflow.training_data import validation_scans
 from autoseg_lib.workflow.training_report import report_values
 from autoseg_lib.workflow.training_result import TrainingResult
-from autoseg_lib.workflow.training_start import make_run_predictor
 from autoseg_lib.workflow.verdict import ENDINGS, verdict, verdict_of
 
 
@@ -138,7 +140,11 @@ class FoldsResult(TrainingResult):
                 f"{name:<32} {dice:>6} {sd:>6} {interval:>16} {scans:>6}"
                 for name, dice, sd, interval, scans in self.interval_table()
             ]
-        lines += [text for text in (self.split_text, self.verdict, self.ending, self.outlook) if text]
+        lines += [
+            text
+            for text in (self.split_text, self.verdict, self.error_bars, self.ending, self.outlook)
+            if text
+        ]
         lines += [f"- {a.question} {a.found} {a.advice}" for a in self.answers if a.applies]
         if self.model_path:
             lines.append(f"Model: {self.model_path}")
@@ -188,9 +194,10 @@ def put_together(
     lines = tuple(_line(number, fold) for number, fold in done.items())
     seconds = sum(fold.seconds for fold in done.values())
     reason = _reason(done, all_done)
+    calibration = _calibration(plan, done)
     missing = not files.best.is_file()
     if missing or not already:
-        weights = _save_joined(plan, study, scores, means, lines, done, len(splits))
+        weights = _save_joined(plan, study, scores, means, lines, done, len(splits), calibration)
     else:
         weights = number_of_weights(load_model(files.best).network)
     history = _mean_history([fold.history for fold in done.values()])
@@ -227,12 +234,19 @@ def put_together(
         worst_loss=worst_loss,
         folds=len(splits),
         fold_lines=lines,
+        error_bars=error_bars_text(calibration),
     )
     if not already:
         write_fold_scores(files.folds, {n: fold.cases for n, fold in done.items()}, plan.labels)
     if missing or not already:
         write_report(files.report, {**report_values(plan, study, result), **_report_of_folds(result, done)})
     return result
+
+
+def _calibration(plan: Plan, done: Mapping[int, FoldDone]) -> Calibration:
+    """Error bars from the scans of all folds, each predicted by the network that has not seen it."""
+    scored = [(fold.plan.files, Scores(fold.cases)) for fold in done.values() if fold.cases]
+    return calibrate_folds(scored, plan.labels.names, plan.split.kind)
 
 
 def _scored(done: Mapping[int, FoldDone]) -> bool:
@@ -293,6 +307,7 @@ def _save_joined(
     lines: Sequence[FoldLine],
     done: Mapping[int, FoldDone],
     folds: int,
+    calibration: Calibration,
 ) -> int:
     """Writes NAME_best.safetensors with the networks of all folds; returns the number of their weights."""
     joined = join_models([load_model(fold.plan.files.best) for fold in done.values()])
@@ -300,6 +315,7 @@ def _save_joined(
     metadata["network"] = joined.spec.to_dict()
     metadata["validation"] |= {"cross_validated": True, "folds": folds, **_intervals(plan, means)}
     metadata["folds"] = [_fold_table(line) for line in lines]
+    metadata["calibration"] = calibration.to_dict()
     save_model(plan.files.best, joined.network, metadata)
     return number_of_weights(joined.network)
 
@@ -393,8 +409,9 @@ def _with_pictures(
 def _look_again(study: Study, fold: FoldDone, again: tuple[int, ...], on_event: Listener) -> FoldDone:
     part = replace(fold.plan, split=replace(fold.plan.split, validation=again))
     model = load_model(part.files.best, part.loop.device)
-    predictor = make_run_predictor(part, model.network, part.loop.device)
-    scores, shown = final_scores(predictor, validation_scans(study, part), part.labels, on_event, len(again))
+    scores, shown = final_scores(
+        segmenting_predictor(model), validation_scans(study, part), part.labels, on_event, len(again)
+    )
     seen = {case.name: case for case in (scores.cases if scores else ())}
     # The scores stay those of the file: a table does not change because somebody looked again.
     cases = tuple(

@@ -140,7 +140,7 @@ def read_validation_scan(study: Study, plan: Plan, index: int) -> ValidationScan
         first, last = plan.split.validation_slices[0], plan.split.validation_slices[-1]
         volume, mask = _cut(volume, mask, first, last + 1)
         names = names[first : last + 1]
-    return ValidationScan(facts.name, volume, mask, names)
+    return ValidationScan(facts.name, volume, mask, names, facts.patient)
 
 
 def _spread(indices: Sequence[int], most: int | None) -> list[int]:

@@ -69,6 +69,7 @@ def report_values(plan: Plan, study: Study, result: TrainingResult) -> dict[str,
         # Sentences on findings name files, and files may be named after patients: what was found, not where.
         "findings": [{"severity": f.severity, "code": f.code} for f in study.report.findings],
         "verdict": result.verdict,
+        "error_bars": result.error_bars,
         "reasons": [{"code": a.code, "applies": a.applies, "advice": a.advice} for a in result.answers],
         "methods": result.methods,
         "versions": versions(),

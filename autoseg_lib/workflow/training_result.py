@@ -14,14 +14,15 @@ from autoseg_lib.networks.registry import number_of_weights, output_weights
 from autoseg_lib.train.files import read_history
 from autoseg_lib.train.planning import Plan
 from autoseg_lib.train.validate import CaseScore, Scores
+from autoseg_lib.workflow.calibrating import calibrate_scores, error_bars_text, keep_calibration
 from autoseg_lib.workflow.checking import Study
 from autoseg_lib.workflow.final_scores import EXTREMES, ShownScan, final_scores, mean_with_interval
 from autoseg_lib.workflow.methods_text import methods_paragraph
+from autoseg_lib.workflow.model_choice import segmenting_predictor
 from autoseg_lib.workflow.reasons import Answer, reasons
 from autoseg_lib.workflow.situation import situation_of
 from autoseg_lib.workflow.training_data import validation_scans
 from autoseg_lib.workflow.training_report import is_reported, write_final_report
-from autoseg_lib.workflow.training_start import make_run_predictor
 from autoseg_lib.workflow.verdict import ENDINGS, ending, verdict_of
 
 
@@ -43,6 +44,7 @@ class TrainingResult:
         shown: the worst and best scans to scroll through, worst first.
         worst_loss: largest value of the training loss.
         outlook: what more labelled scans would bring, one sentence; "" where it was not asked for.
+        error_bars: whether areas and volumes will get error bars, one sentence.
     """
 
     name: str
@@ -65,6 +67,7 @@ class TrainingResult:
     shown: tuple[ShownScan, ...] = field(default=(), repr=False)
     worst_loss: float = 1.0
     outlook: str = ""
+    error_bars: str = ""
 
     @property
     def best_cases(self) -> tuple[CaseScore, ...]:
@@ -117,7 +120,7 @@ class TrainingResult:
                 f"{name:<32} {dice:>6} {sd:>6} {hd95:>8} {error:>18}"
                 for name, dice, sd, hd95, error in self.table()
             ]
-        lines += [text for text in (self.interval, self.verdict, self.outlook) if text]
+        lines += [text for text in (self.interval, self.verdict, self.error_bars, self.outlook) if text]
         lines += [f"- {a.question} {a.found} {a.advice}" for a in self.answers if a.applies]
         if self.model_path:
             lines.append(f"Model: {self.model_path}")
@@ -148,7 +151,7 @@ def training_result(
     if worst_loss is None:
         worst_loss = sum(output_weights(plan.network))
     history = tuple(read_history(plan.files.history)) if plan.files.history.is_file() else ()
-    scores, path, weights = None, None, 0
+    scores, path, weights, bars = None, None, 0, ""
     shown: tuple[ShownScan, ...] = ()
     if plan.files.best.is_file():
         path = plan.files.best
@@ -158,7 +161,7 @@ def training_result(
         which = "trained" if plan.loop.keep_last else "best"
         on_event(Message(f"Looking at all validation scans with the {which} model ..."))
         scores, shown = final_scores(
-            make_run_predictor(plan, model.network, plan.loop.device),
+            segmenting_predictor(model),
             validation_scans(study, plan),
             plan.labels,
             on_event,
@@ -168,6 +171,10 @@ def training_result(
         on_event(
             Message(f"Looked at {counted(len(scores.cases) if scores else 0, 'validation scan')}{looked}.")
         )
+        calibration = calibrate_scores(plan, scores)
+        bars = error_bars_text(calibration)
+        if not already or "calibration" not in model.metadata:
+            keep_calibration(plan, model, calibration, scores, on_event)
     facts = study.report.facts
     means = mean_with_interval(scores, [facts[i].patient for i in plan.split.validation]) if scores else None
     seconds = sum(row["seconds"] for row in history)
@@ -204,6 +211,7 @@ def training_result(
         means=means,
         shown=shown,
         worst_loss=worst_loss,
+        error_bars=bars,
     )
     # The process may have been killed between the end of the training and the report.
     if path and not (already and is_reported(plan.files.report, result)):

@@ -27,8 +27,8 @@ ENOUGH_STEPS = 40
 TIMED_SHARE, FEWEST_STEPS = 0.1, 3
 # Share of the time for measuring that goes into steps.
 STEPS_SHARE = 0.6
-# The last look also measures distances and keeps the answer.
-FINAL_LOOK_COST = 1.5
+# The last look also measures distances and keeps the answer; it predicts as segmenting does, in 3D the mirrored scan too.
+FINAL_LOOK_COST, MIRRORED_LOOK_COST = 1.5, 2.5
 # Saving the model, the state and the report at the end, starting the loop.
 SAVING_SECONDS = 1.0
 # Share of the run that goes into what is not measured: files, the live view, the work of an epoch's end.
@@ -151,7 +151,10 @@ def seconds_after_last_step(plan: Plan, speed: Speed) -> float:
 
 def _last_looks(plan: Plan) -> float:
     """Looks at one scan that are left after the last step: those of the last epoch, then thorough ones at all."""
-    return plan.validation_scans + FINAL_LOOK_COST * len(plan.split.validation)
+    mirrored = plan.window is not None and plan.augmentation.mirrors
+    return plan.validation_scans + (MIRRORED_LOOK_COST if mirrored else FINAL_LOOK_COST) * len(
+        plan.split.validation
+    )
 
 
 def expected_seconds(plan: Plan, speed: Speed, steps_left: int) -> float:
