@@ -141,6 +141,7 @@ def dossier_html(
         "printed": _MOST_PRINTED,
     }
     warnings = [(hide(case.name), hide(text)) for case in cases for text in (*case.flags, *case.warnings)]
+    volumes = _volume_rows(cases, shown, hide)
     return str(
         render(
             "dossier.html.j2",
@@ -150,7 +151,9 @@ def dossier_html(
             warnings=warnings[:_MOST_NOTES],
             more_warnings=max(0, len(warnings) - _MOST_NOTES),
             notes=[hide(text) for text in said][:_MOST_NOTES],
-            volumes=_volume_rows(cases, shown, hide),
+            volumes=volumes,
+            ranged=any(row["range"] for row in volumes),
+            flagged=any(row["flag"] for row in volumes),
             ways=_ways(cases, hide),
             model=_plain(model or {}, hide),
             settings=_plain(settings or {}, hide),

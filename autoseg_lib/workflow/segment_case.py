@@ -87,6 +87,15 @@ class CaseResult:
         array = np.frombuffer(zlib.decompress(self._packed), dtype=self._dtype).reshape(geometry.shape_zyx)
         return Mask(array, geometry)
 
+    def look(self) -> tuple[Scan, Mask]:
+        """Returns scan and label values, read anew; unlike with ``scan`` and ``mask`` nothing is kept, for going through many.
+
+        Raises:
+            DataError: the files are gone.
+        """
+        anew = replace(self)
+        return anew.scan, anew.mask
+
 
 @dataclass(frozen=True)
 class Answer:
