@@ -18,7 +18,7 @@ from autoseg_lib.errors import DataError, ModelError, counted
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import count_pixels
 from autoseg_lib.measure.conformal import pooled_quantile
-from autoseg_lib.measure.softness import Counts, Floats, SoftCounts, scales_of
+from autoseg_lib.measure.softness import Counts, Floats, SoftCounts, outline_of, scales_of
 from autoseg_lib.measure.volumes import why_no_volume
 from autoseg_lib.volume import Mask
 
@@ -123,8 +123,8 @@ class Calibration:
         reason: why there are no intervals; "" where there are.
         rois: names of the ROIs.
         areas, mean_areas, volumes: a Bound for each ROI; empty with a ``reason``.
-        pixel_mm: side of a pixel of the scans kept back (median); 1 where they had no spacing.
-        in_mm: whether they had.
+        outlines: of each ROI the area of a line one pixel wide around it, in mm² (pixels where the scans had no spacing).
+        in_mm: whether they had spacing.
         scans, patients: how many were calibrated on.
         what: what they were, for a sentence.
         unsure_above: softness above which a Dice below 0.8 is to be expected on a slice (see flags.py); None: not calibrated.
@@ -135,7 +135,7 @@ class Calibration:
     areas: tuple[Bound, ...] = ()
     mean_areas: tuple[Bound, ...] = ()
     volumes: tuple[Bound, ...] = ()
-    pixel_mm: float = 1.0
+    outlines: tuple[float, ...] = ()
     in_mm: bool = True
     scans: int = 0
     patients: int = 0
@@ -166,7 +166,7 @@ class Calibration:
                 **{
                     **values,
                     "rois": tuple(map(str, values["rois"])),
-                    "pixel_mm": float(values["pixel_mm"]),
+                    "outlines": tuple(float(each) for each in values["outlines"]),
                     "unsure_above": None if unsure is None else float(unsure),
                 }
             )
@@ -231,12 +231,20 @@ def calibrate(scans: Sequence[CalibrationScan], rois: Sequence[str], what: str) 
         return replace(base, reason=_too_few(len(scans), patients))
     known = [scan.pixel_area_mm2 for scan in scans if scan.pixel_area_mm2 is not None]
     in_mm = len(known) == len(scans)
-    pixel_mm = float(np.median(np.sqrt(known))) if in_mm else 1.0
+    pixel_areas = known if in_mm else [1.0] * len(scans)
+    outlines = _outlines(scans, pixel_areas, len(rois))
     errors = {kind: [_Errors.none() for _ in rois] for kind in _KINDS}
-    for scan in scans:
-        _gather(errors, scan, in_mm, pixel_mm)
+    for scan, pixel_area in zip(scans, pixel_areas, strict=True):
+        _gather(errors, scan, pixel_area, outlines)
     areas, means, volumes = (_bounds(errors[kind]) for kind in _KINDS)
-    return replace(base, areas=areas, mean_areas=means, volumes=volumes, pixel_mm=pixel_mm, in_mm=in_mm)
+    return replace(
+        base,
+        areas=areas,
+        mean_areas=means,
+        volumes=volumes,
+        outlines=tuple(outlines.tolist()),
+        in_mm=in_mm,
+    )
 
 
 def _too_few(scans: int, patients: int) -> str:
@@ -246,9 +254,20 @@ def _too_few(scans: int, patients: int) -> str:
     return f"{counted(scans, 'scan')}{of} were kept back to calibrate on, and at least {FEWEST_PATIENTS} patients are needed"
 
 
-def _gather(errors: dict[str, list[_Errors]], scan: CalibrationScan, in_mm: bool, pixel_mm: float) -> None:
-    pixel_area = scan.pixel_area_mm2 if in_mm and scan.pixel_area_mm2 is not None else 1.0
-    scales = scales_of(scan.found, scan, pixel_area, pixel_mm, scan.extents_mm)
+def _outlines(scans: Sequence[CalibrationScan], pixel_areas: Sequence[float], rois: int) -> Floats:
+    """The outline of each ROI as it usually is: around the median of the areas found; of all ROIs where it was never found."""
+    side = float(np.median(np.sqrt(pixel_areas)))
+    found = [scan.found * area for scan, area in zip(scans, pixel_areas, strict=True)]
+    each = [np.concatenate([areas[:, i][areas[:, i] > 0] for areas in found]) for i in range(rois)]
+    every = np.concatenate(each)
+    usual = float(np.median(every)) if every.size else side**2
+    return np.array([outline_of(float(np.median(one)) if one.size else usual, side) for one in each])
+
+
+def _gather(
+    errors: dict[str, list[_Errors]], scan: CalibrationScan, pixel_area: float, outlines: Floats
+) -> None:
+    scales = scales_of(scan.found, scan, pixel_area, outlines, scan.extents_mm)
     true, found = (np.asarray(each * pixel_area, dtype=np.float64) for each in (scan.true, scan.found))
     anywhere = np.asarray(scales.possible.any(axis=0))
     means = [_mean_where_present(each) for each in (true, found)]

@@ -50,7 +50,8 @@ def add_intervals(
     unit = 1.0 if calibration.in_mm else geometry.pixel_area_mm2
     found = np.array([row.pixels for row in rows], dtype=np.int64).reshape(shape)
     extents = None if why_no_volume(geometry) else geometry.slice_extents_mm
-    scales = scales_of(found, soft, geometry.pixel_area_mm2, calibration.pixel_mm * unit**0.5, extents)
+    outlines = np.array(calibration.outlines) * unit
+    scales = scales_of(found, soft, geometry.pixel_area_mm2, outlines, extents)
     filled_rows = [
         _row_with(
             row,

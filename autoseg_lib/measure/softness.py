@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-# Beside the soft band, an error of the outline by this share of a pixel on its whole length is always reckoned with; the length
-# is taken as that of a circle. It keeps bars of models that are too sure of themselves from shrinking to nothing.
-OUTLINE_PIXELS = 0.25
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -45,20 +42,27 @@ class Scales:
 
 
 def scales_of(
-    found: Counts, soft: SoftCounts, pixel_area: float, pixel_mm: float, extents_mm: Floats | None
+    found: Counts, soft: SoftCounts, pixel_area: float, outlines: Floats, extents_mm: Floats | None
 ) -> Scales:
-    """Returns the scales of one scan.
+    """Returns the scales of one scan: its soft band, and the ROI's usual outline one pixel wide.
+
+    Of the forms tried on hippocampus_msd (100 scans; with the slice's own outline, with the change to the next slices, without
+    the band) this one gave short intervals that hold alike on slices with much, little and nothing of an ROI.
 
     Args:
         found: (slices, ROIs) pixels of the answer.
         soft: likely and sure pixels of it; post-processing may have left less, or filled in more.
         pixel_area: of one pixel, in mm² (1 to reckon in pixels).
-        pixel_mm: side of a pixel of the scans calibrated on.
+        outlines: (ROIs,) area of a line one pixel wide around the ROI as it usually is, see outline_of.
         extents_mm: (slices,) what each slice stands for along the normal; None without a volume.
     """
     outer, inner = np.maximum(soft.likely, found), np.minimum(soft.sure, found)
-    outline = OUTLINE_PIXELS * pixel_mm * 2 * np.sqrt(np.pi * outer * pixel_area)
-    area = (outer - inner) * pixel_area + outline
+    area = np.where(outer > 0, (outer - inner) * pixel_area + outlines, 0.0)
     slices = np.maximum((found > 0).sum(axis=0), 1)
-    volume = None if extents_mm is None else (area * extents_mm[:, None]).sum(axis=0)
-    return Scales(area, outer > 0, volume, area.sum(axis=0) / slices)
+    volume = None if extents_mm is None else np.asarray(extents_mm @ area)
+    return Scales(area, outer > 0, volume, np.asarray(area.sum(axis=0) / slices))
+
+
+def outline_of(area: float, pixel_side: float) -> float:
+    """Returns the area of a line one pixel wide around a circle of this area."""
+    return 2 * math.sqrt(math.pi * area) * pixel_side
