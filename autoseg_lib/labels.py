@@ -131,6 +131,15 @@ class LabelTable(Sequence[Label]):
         return tuple(pairs)
 
     @property
+    def left_right_pairs(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of label values as (left, right), found by name."""
+        names = {label.value: label.name for label in self._labels}
+        return tuple(
+            (first, second) if _is_left_of(names[first], names[second]) else (second, first)
+            for first, second in self.mirror_pairs
+        )
+
+    @property
     def sides_known(self) -> bool:
         """Whether a flip across left–right is safe.
 
@@ -193,6 +202,17 @@ def _are_partners(first: str, second: str) -> bool:
     return ({a[0], b[0]} == {"l", "r"} and a[1:] == b[1:]) or (
         {a[-1], b[-1]} == {"l", "r"} and a[:-1] == b[:-1]
     )
+
+
+def _is_left_of(name: str, partner: str) -> bool:
+    """Whether the first of two partners is the left one."""
+    for ours, theirs in zip(_tokens(name), _tokens(partner), strict=False):
+        if ours != theirs:
+            if ours in _SIDE_WORDS or theirs in _SIDE_WORDS:
+                return ours in _SIDE_WORDS
+            # "LMF" and "RMF", "MFL" and "MFR".
+            return (ours[0], theirs[0]) == ("l", "r") or (ours[-1], theirs[-1]) == ("l", "r")
+    return False
 
 
 def _mirrored(tokens: tuple[str, ...]) -> tuple[str, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +27,8 @@ from autoseg_lib.export.tables import (
     write_volumes,
 )
 from autoseg_lib.labels import LabelTable
-from autoseg_lib.measure.areas import measure_slices
-from autoseg_lib.measure.volumes import measure_volumes
+from autoseg_lib.measure.areas import SliceMeasurement, measure_slices
+from autoseg_lib.measure.volumes import VolumeMeasurement, measure_volumes
 from tests.helpers.scans import small_scan
 
 TWO = LabelTable(["psoas left", "psoas right"])
@@ -78,6 +80,12 @@ def test_unknown_areas_are_empty_cells(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "csa.csv")[-2:] == [["mean", "", ""], ["std", "", ""]]
 
 
+def rounded(row: Any) -> Any:
+    """A row as a table keeps it: four decimals."""
+    numbers = {name: round(value, 4) for name, value in vars(row).items() if isinstance(value, float)}
+    return dataclasses.replace(row, **numbers)
+
+
 def test_measurements_and_volumes_have_the_agreed_columns_and_read_back(tmp_path: Path) -> None:
     scan, mask = small_scan()
     areas = measure_slices(mask, TWO, case="ä", slice_names=scan.slice_names, slice_files=scan.slice_files)
@@ -99,8 +107,21 @@ def test_measurements_and_volumes_have_the_agreed_columns_and_read_back(tmp_path
         "50.0",
         "IM_0003",
     ]
-    assert read_measurements(tmp_path / "m.csv") == areas
-    assert read_volumes(tmp_path / "v.csv") == volumes
+    assert read_measurements(tmp_path / "m.csv") == [rounded(row) for row in areas]
+    assert read_volumes(tmp_path / "v.csv") == [rounded(row) for row in volumes]
+
+
+def test_tables_of_earlier_versions_without_the_later_columns_are_read(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(
+        "case,slice_number,slice_file,slice_position_mm,label,roi,pixels,area_mm2\na,1,,,1,psoas,3,1.5\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "v.csv").write_text(
+        "case,label,roi,voxels,volume_mm3,volume_ml,slices,max_area_mm2,max_area_slice\na,1,psoas,3,,,1,1.5,1\n",
+        encoding="utf-8",
+    )
+    assert read_measurements(tmp_path / "m.csv") == [SliceMeasurement("a", 1, "", None, 1, "psoas", 3, 1.5)]
+    assert read_volumes(tmp_path / "v.csv") == [VolumeMeasurement("a", 1, "psoas", 3, None, None, 1, 1.5, 1)]
 
 
 def test_tables_that_are_not_ours_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,11 @@ import numpy.typing as npt
 from autoseg_lib.errors import DataError
 from autoseg_lib.geometry import FloatArray, Geometry
 from autoseg_lib.labels import LabelTable
-from autoseg_lib.volume import Mask
+from autoseg_lib.measure.axis import roi_axis
+from autoseg_lib.measure.frame import Frame
+from autoseg_lib.measure.grey_values import check_images
+from autoseg_lib.measure.plane import measure_plane
+from autoseg_lib.volume import Mask, Volume
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,9 @@ def measure_slices(
     case: str,
     slice_names: Sequence[str] = (),
     slice_files: Sequence[str] = (),
+    image: Volume | None = None,
+    tissue_window: Sequence[float] | None = None,
+    fat_image: Volume | None = None,
 ) -> list[SliceMeasurement]:
     """Measures every ROI on every slice; an ROI that is absent gets a row with area 0.
 
@@ -131,12 +139,18 @@ def measure_slices(
         case: name of the scan.
         slice_names: base names of the slices, one each, or none.
         slice_files: names of the image files, one each, or none.
+        image: the scan on the mask's grid, for grey values (the water image of a Dixon pair).
+        tissue_window: lowest and highest grey value that count for ``in_window_percent``, both included.
+        fat_image: the fat image of a Dixon pair on the same grid.
 
     Returns:
-        Rows slice by slice, ROIs in label order. ``area_mm2`` is None where the pixel spacing is unknown.
+        Rows slice by slice, ROIs in label order. ``area_mm2`` is None where the pixel spacing is unknown; see
+        docs/measurements.md for every column.
 
     Raises:
-        DataError: the mask holds values without a name, or the names do not fit the number of slices.
+        DataError: the mask holds values without a name, the names do not fit the number of slices, or an image lies on
+            another grid.
+        SettingsError: the window ends before it begins.
     """
     geometry, number = mask.geometry, mask.array.shape[0]
     for names in (slice_names, slice_files):
@@ -145,10 +159,15 @@ def measure_slices(
                 f"'{case}': found {number} slices, but {len(names)} names for them. One name each is "
                 "expected."
             )
+    window = None if tissue_window is None else (float(tissue_window[0]), float(tissue_window[1]))
+    check_images(mask, image, fat_image, window, case)
     counts = count_pixels(mask, labels, case)
-    positions = _positions(geometry)
+    positions = positions_or_none(geometry)
+    plane = Frame.of(geometry).plane if geometry.spacing_known else None
     rows = []
     for index in range(number):
+        pictures = [None if volume is None else volume.array[index] for volume in (image, fat_image)]
+        shapes = measure_plane(mask.array[index], len(labels), plane, pictures[0], pictures[1], window)
         for column, label in enumerate(labels):
             pixels = int(counts[index, column])
             rows.append(
@@ -162,12 +181,42 @@ def measure_slices(
                     pixels=pixels,
                     area_mm2=pixels * geometry.pixel_area_mm2 if geometry.spacing_known else None,
                     slice_name=slice_names[index] if slice_names else "",
+                    **shapes.get(label.value, _ABSENT),
                 )
             )
-    return rows
+    return _with_places(rows, geometry, len(labels))
 
 
-def _positions(geometry: Geometry) -> FloatArray | None:
+# What is known of an ROI that is not on the slice.
+_ABSENT: dict[str, Any] = {"components": 0}
+
+
+def _with_places(rows: list[SliceMeasurement], geometry: Geometry, count: int) -> list[SliceMeasurement]:
+    """Adds where the centres lie in the patient, and how obliquely each ROI is cut; rows are slice by slice."""
+    if not geometry.spacing_known or positions_or_none(geometry) is None:
+        return rows
+    frame, result = Frame.of(geometry), list(rows)
+    for column in range(count):
+        own = [n for n in range(column, len(rows), count) if rows[n].pixels]
+        if not own:
+            continue
+        slices = np.array([rows[n].slice_number - 1 for n in own])
+        centres = np.array([[rows[n].centroid_row, rows[n].centroid_column] for n in own])
+        points = frame.points_xyz_mm(np.column_stack([slices, centres]))
+        axis = roi_axis(geometry, points, slices)
+        for n, index, point in zip(own, slices, points, strict=True):
+            more: dict[str, Any] = {}
+            if geometry.orientation_known:
+                more = {f"centroid_{name}_mm": float(value) for name, value in zip("xyz", point, strict=True)}
+            if axis is not None:
+                angle = axis.at(int(index))
+                more["obliquity_degrees"] = angle
+                more["area_orthogonal_mm2"] = float((rows[n].area_mm2 or 0) * np.cos(np.radians(angle)))
+            result[n] = replace(rows[n], **more)
+    return result
+
+
+def positions_or_none(geometry: Geometry) -> FloatArray | None:
     """Returns the slices' positions along the normal; a single slice has one where the file places it."""
     placed = geometry.shape_zyx[0] == 1 and geometry.orientation_known and bool(geometry.origin_xyz_mm.any())
     return geometry.positions_mm if geometry.positions_known or placed else None

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
 
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import count_pixels
+from autoseg_lib.measure.body import measure_body
+from autoseg_lib.measure.pairs import compare_sides
 from autoseg_lib.volume import Mask
 
 
@@ -102,11 +108,13 @@ def measure_volumes(mask: Mask, labels: LabelTable, *, case: str) -> list[Volume
     counts = count_pixels(mask, labels, case)
     note = why_no_volume(geometry)
     pixel_area_mm2 = geometry.pixel_area_mm2 if geometry.spacing_known else None
+    boxes = _boxes(mask, counts)
     rows = []
     for column, label in enumerate(labels):
         pixels = counts[:, column]
         slices, largest = int((pixels > 0).sum()), int(pixels.argmax())
         volume_mm3 = None if note else float(pixels @ geometry.slice_extents_mm) * geometry.pixel_area_mm2
+        body = measure_body(mask, label.value, boxes[label.value], has_volume=not note)
         rows.append(
             VolumeMeasurement(
                 case=case,
@@ -124,6 +132,57 @@ def measure_volumes(mask: Mask, labels: LabelTable, *, case: str) -> list[Volume
                     else None
                 ),
                 note=note,
+                volume_trapezoid_ml=None if note else _trapezoid_ml(pixels, geometry),
+                length_mm=body.length_mm,
+                surface_area_mm2=body.surface_area_mm2,
+                diameter_3d_mm=body.diameter_mm,
+                components=body.components,
             )
         )
-    return rows
+    sides = compare_sides(labels, {row.label: row.volume_ml for row in rows})
+    return [
+        replace(row, volume_difference_ml=sides[row.label][0], asymmetry_percent=sides[row.label][1])
+        if row.label in sides
+        else row
+        for row in rows
+    ]
+
+
+def _boxes(mask: Mask, counts: npt.NDArray[np.int64]) -> dict[int, tuple[slice, slice, slice] | None]:
+    """Returns label value → the part of the array that holds it, None where it is absent.
+
+    Looked for slice by slice: the whole array is never held in another type.
+    """
+    low = np.full((counts.shape[1], 2), np.iinfo(np.int64).max)
+    high = np.zeros((counts.shape[1], 2), np.int64)
+    for index in np.flatnonzero(counts.any(axis=1)):
+        for number, box in enumerate(ndimage.find_objects(mask.array[index], counts.shape[1])):
+            if box is not None:
+                low[number] = np.minimum(low[number], [part.start for part in box])
+                high[number] = np.maximum(high[number], [part.stop for part in box])
+    boxes: dict[int, tuple[slice, slice, slice] | None] = {}
+    for number in range(counts.shape[1]):
+        own = np.flatnonzero(counts[:, number])
+        boxes[number + 1] = (
+            (
+                slice(int(own[0]), int(own[-1]) + 1),
+                slice(int(low[number, 0]), int(high[number, 0])),
+                slice(int(low[number, 1]), int(high[number, 1])),
+            )
+            if own.size
+            else None
+        )
+    return boxes
+
+
+def _trapezoid_ml(pixels: npt.NDArray[np.int64], geometry: Geometry) -> float | None:
+    """Returns the volume between the first and the last slice that have the ROI, by the trapezoidal rule."""
+    own = np.flatnonzero(pixels)
+    if own.size == 0:
+        return 0.0
+    if own.size < 2:
+        return None
+    part = slice(own[0], own[-1] + 1)
+    gaps = np.abs(np.diff(geometry.positions_mm[part]))
+    areas = pixels[part] * geometry.pixel_area_mm2
+    return float(gaps @ (areas[:-1] + areas[1:]) / 2) / 1000

@@ -1,0 +1,159 @@
+"""Length of an outline and area of a surface, without the staircase of the pixels.
+
+Counting pixel edges makes a slanted line up to 41 % too long, and marching squares or cubes on a mask of 0 and 1 still
+some 5 to 30 %. Here every pixel face on the boundary counts with its size as seen along the boundary's own direction:
+
+    L = sum over faces of |face · n|,   n = the unit normal there, from the smoothed mask
+
+A straight line or plane of any slant comes out right, because its faces seen along its normal fill exactly its own
+length. Projecting faces on a good normal is the estimator of Lenoir et al. (1996) for which Coeurjolly, Flin, Teytaud and
+Tougne, "Multigrid convergence and surface area estimation" (2003), show that it converges on the true area.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from autoseg_lib.geometry import FloatArray
+
+# How far the mask is smoothed for its normals, in the largest spacing. Measured on circles and ellipses, turned and
+# shifted, of 4 pixels radius and more, with pixels of 1 : 1 to 1 : 4: the mean error is within 1.2 %, at 1.0 and 1.5 no
+# better over all shapes (tests/test_truth_slices.py holds the bounds).
+OUTLINE_SMOOTHING = 1.2
+# In 3D, slices are often many times thicker than pixels are wide: 0.8 slice distances bridge the terraces and keep thin
+# bodies; 1.2 is the value for equal spacing, as in 2D.
+SURFACE_SMOOTHING = 0.8
+# Voxels smoothed at once.
+_CHUNK_VOXELS = 4_000_000
+
+Float32 = npt.NDArray[np.float32]
+
+
+@lru_cache(maxsize=64)
+def _kernels(sigma: float) -> tuple[Float32, Float32]:
+    """Returns a Gaussian and its derivative (per pixel), cut at three sigma."""
+    radius = max(1, int(np.ceil(3 * sigma)))
+    x = np.arange(-radius, radius + 1, dtype=np.float64)
+    smooth = np.exp(-0.5 * (x / sigma) ** 2)
+    smooth /= smooth.sum()
+    slope = smooth * x
+    return smooth.astype(np.float32), (slope / (slope @ x)).astype(np.float32)
+
+
+def outline_length_mm(inside: npt.NDArray[np.uint8], plane: FloatArray) -> float:
+    """Returns the length of all outlines of a region, those of its holes included.
+
+    Args:
+        inside: (rows, columns) 1 inside, 0 outside; beyond the array is outside.
+        plane: (2, 2) steps of a row and a column in mm (``Frame.plane``).
+    """
+    sigma = OUTLINE_SMOOTHING * float(np.linalg.norm(plane, axis=1).max())
+    padded = cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    (smooth_y, slope_y), (smooth_x, slope_x) = (
+        _kernels(sigma / float(np.linalg.norm(step))) for step in plane
+    )
+    border = cv2.BORDER_CONSTANT
+    rise = np.stack(
+        [
+            cv2.sepFilter2D(padded, cv2.CV_32F, smooth_x, slope_y, borderType=border),
+            cv2.sepFilter2D(padded, cv2.CV_32F, slope_x, smooth_y, borderType=border),
+        ],
+        axis=-1,
+    ).reshape(-1, 2)
+    metric = np.asarray(np.linalg.inv(plane @ plane.T), np.float64)
+    width, flat, total = padded.shape[1], padded.ravel(), 0.0
+    for axis, step in enumerate((width, 1)):
+        # The padding keeps the last pixel of a row and the first of the next both outside.
+        first = np.flatnonzero(flat[:-step] != flat[step:])
+        total += _projected(rise[first] + rise[first + step], metric, axis)
+    return total * abs(float(np.linalg.det(plane)))
+
+
+def _projected(rise: npt.NDArray[np.floating], metric: FloatArray, axis: int) -> float:
+    """Returns the sum over faces across ``axis`` of their size along the normal, in units of the cell's size.
+
+    With the grid's steps A (rows), the mask's slope g per step points along A⁻¹ g, and a face across axis a has the
+    direction and size det A · A⁻¹ e_a; their product needs only the metric M = (A Aᵀ)⁻¹: det A · (M g)_a / √(gᵀ M g).
+    """
+    turned = rise @ metric.astype(rise.dtype)
+    length = np.sqrt(np.einsum("ij,ij->i", turned, rise, dtype=np.float64))
+    parts = np.abs(turned[:, axis]) / np.maximum(length, 1e-12)
+    return float(parts.sum(dtype=np.float64))
+
+
+def surface_area_mm2(
+    inside: npt.NDArray[np.uint8], steps: FloatArray, extents_mm: FloatArray, distance_mm: float
+) -> float:
+    """Returns the area of the surface of a body, that of its hollows and of its first and last slice included.
+
+    Args:
+        inside: (slices, rows, columns) 1 inside, 0 outside; beyond the array is outside.
+        steps: (3, 3) what one mm along the normal, a row and a column move a point (``Frame.steps``).
+        extents_mm: (slices,) how much of the normal each slice stands for.
+        distance_mm: mean distance of the slices.
+    """
+    rows_mm, columns_mm = (float(np.linalg.norm(step)) for step in steps[1:])
+    spacing = sorted((distance_mm, rows_mm, columns_mm))
+    sigma = max(SURFACE_SMOOTHING * spacing[2], OUTLINE_SMOOTHING * spacing[1])
+    sigmas = (sigma / distance_mm, sigma / rows_mm, sigma / columns_mm)
+    halo = len(_kernels(sigmas[0])[0]) // 2 + 1
+    per_slice = (inside.shape[1] + 2) * (inside.shape[2] + 2)
+    depth = max(4, _CHUNK_VOXELS // per_slice)
+    metric = np.asarray(np.linalg.inv(steps @ steps.T), np.float64)
+    extents = np.concatenate([extents_mm[:1], extents_mm, extents_mm[-1:]])
+    total, count = 0.0, inside.shape[0]
+    for start in range(-1, count, depth):
+        # Faces that begin in the slices start .. stop - 1; -1 is the empty slice before the first.
+        stop = min(start + depth, count)
+        block = _padded(inside, start - halo, stop + 1 + halo)
+        rise = _slopes(block, sigmas)
+        total += _faces(
+            block[halo : len(block) - halo],
+            rise[halo : len(block) - halo],
+            metric,
+            extents[start + 1 : stop + 2],
+        )
+    return total * abs(float(np.linalg.det(steps)))
+
+
+def _padded(inside: npt.NDArray[np.uint8], start: int, stop: int) -> npt.NDArray[np.uint8]:
+    """Returns the slices start .. stop - 1 with an empty pixel around; slices that do not exist are empty."""
+    first, last = max(start, 0), min(stop, len(inside))
+    return np.pad(inside[first:last], ((first - start, stop - last), (1, 1), (1, 1)))
+
+
+def _slopes(block: npt.NDArray[np.uint8], sigmas: tuple[float, float, float]) -> Float32:
+    """Returns the (slices, rows, columns, 3) slopes of the smoothed mask, per slice, row and column."""
+    (smooth_z, slope_z), (smooth_y, slope_y), (smooth_x, slope_x) = (_kernels(sigma) for sigma in sigmas)
+    border, one = cv2.BORDER_CONSTANT, np.ones(1, np.float32)
+    result = np.empty((*block.shape, 3), np.float32)
+    kinds = ((smooth_x, smooth_y, slope_z), (smooth_x, slope_y, smooth_z), (slope_x, smooth_y, smooth_z))
+    for axis, (along_x, along_y, along_z) in enumerate(kinds):
+        flat = np.stack([cv2.sepFilter2D(s, cv2.CV_32F, along_x, along_y, borderType=border) for s in block])
+        through = cv2.sepFilter2D(flat.reshape(len(block), -1), cv2.CV_32F, one, along_z, borderType=border)
+        result[..., axis] = through.reshape(block.shape)
+    return result
+
+
+def _faces(block: npt.NDArray[np.uint8], rise: Float32, metric: FloatArray, extents: FloatArray) -> float:
+    """Returns the projected faces of a block whose last slice only ends faces (it belongs to the next block)."""
+    shape, total = block.shape, 0.0
+    flat, slopes = block.ravel(), rise.reshape(-1, 3)
+    per_slice = shape[1] * shape[2]
+    for axis, step in enumerate((per_slice, shape[2], 1)):
+        begin = flat[: (shape[0] - 1) * per_slice]
+        first = np.flatnonzero(begin != flat[step : step + len(begin)])
+        slope = slopes[first] + slopes[first + step]
+        extent = extents[first // per_slice]
+        if axis == 0:
+            extent = (extent + extents[first // per_slice + 1]) / 2
+        slope = np.column_stack([slope[:, 0] / extent, slope[:, 1:]])
+        turned = slope @ metric
+        length = np.sqrt(np.einsum("ij,ij->i", turned, slope))
+        parts = np.abs(turned[:, axis]) / np.maximum(length, 1e-12)
+        total += float(parts.sum() if axis == 0 else parts @ extent)
+    return total
