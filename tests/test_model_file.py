@@ -90,7 +90,7 @@ def test_files_that_are_no_models(saved: Path, tmp_path: Path, monkeypatch: pyte
     save_file({"weight": torch.zeros(3)}, bad, metadata={"autoseg": json.dumps({"labels": []})})
     refuses("its description is incomplete")
     save_file({"weight": torch.zeros(3)}, bad, metadata={"autoseg": json.dumps(metadata(format_version=99))})
-    refuses("written in format 99 by newer software; this one reads up to 2. Update")
+    refuses("written in format 99 by newer software; this one reads up to 3. Update")
 
 
 def test_parts_that_do_not_belong_together(tmp_path: Path) -> None:

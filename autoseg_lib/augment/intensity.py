@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from autoseg_lib.augment.plan import AugmentPlan
+from autoseg_lib.augment.plan import AugmentPlan, SeedKey, generator
 
 FloatPixels = npt.NDArray[np.float32]
 
@@ -45,6 +45,25 @@ def draw_intensity(plan: AugmentPlan, random: np.random.Generator) -> IntensityD
         noise=float(size[4] * plan.noise) if happens[4] else 0.0,
         noise_seed=int(random.integers(2**31)),
     )
+
+
+# Tells the random numbers of the second, third, ... channel's grey values from all others of the same sample.
+_CHANNELS = 16
+
+
+def draw_channels(
+    plan: AugmentPlan, random: np.random.Generator, key: SeedKey, channels: int
+) -> list[IntensityDraw]:
+    """Returns the changes of each channel of one sample: images of two kinds do not become brighter together.
+
+    Args:
+        plan: how strongly.
+        random: the sample's random numbers; the first channel takes them, as if it were alone.
+        key: (seed, epoch, index) of the sample.
+        channels: number of channels.
+    """
+    others = [draw_intensity(plan, generator(key, _CHANNELS + number)) for number in range(1, channels)]
+    return [draw_intensity(plan, random), *others]
 
 
 def apply_draw(image: FloatPixels, draw: IntensityDraw, *, planes: bool = False) -> FloatPixels:

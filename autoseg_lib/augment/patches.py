@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autoseg_lib.augment.intensity import apply_draw, draw_intensity
+from autoseg_lib.augment.intensity import apply_draw, draw_channels
 from autoseg_lib.augment.mosaic import Mosaic
 from autoseg_lib.augment.plan import (
     ANISOTROPY_THRESHOLD,
@@ -54,35 +54,53 @@ def augment_patch(
     shape_zyx: Sequence[int],
     plan: AugmentPlan | None,
     seed_key: SeedKey,
-    fill: float = 0.0,
+    fill: float | Sequence[float] = 0.0,
 ) -> tuple[FloatPixels, LabelPixels]:
     """Returns a patch of the volume and its labels, changed at random but alike.
 
     Args:
-        image: (slice, row, column) normalised grey values of the whole volume, float16 or float32.
+        image: (slice, row, column) normalised grey values of the whole volume, float16 or float32; or (channel, slice, row,
+            column): all channels are moved alike, the grey values of each are changed by themselves.
         mask: its label values; only the nearest pixel's value is ever taken.
         first_zyx: index of the patch's first pixel; may lie outside.
         shape_zyx: size of the patch.
         plan: how strongly; None: the patch is only cut.
         seed_key: (seed, epoch, index); the same key gives the same result, whatever was called before.
-        fill: grey value outside the volume.
+        fill: grey value outside the volume, or one for each channel.
     """
+    channels = image[None] if image.ndim == 3 else image
+    fills = [fill] * len(channels) if isinstance(fill, float | int) else list(fill)
     if plan is None:
-        pixels = cut_patch(image, first_zyx, shape_zyx, fill).astype(np.float32, copy=False)
-        return pixels, cut_patch(mask, first_zyx, shape_zyx, 0)
+        return _cut_channels(channels, first_zyx, shape_zyx, fills, image.ndim), cut_patch(
+            mask, first_zyx, shape_zyx, 0
+        )
     random = generator(seed_key)
     flips, moves, bends = random.random(3) < plan.probability
     grid = _draw_grid(first_zyx, shape_zyx, plan, random, bool(moves), bool(bends))
-    intensity = draw_intensity(plan, random)
+    intensity = draw_channels(plan, random, seed_key, len(channels))
     if grid is None:
-        pixels = cut_patch(image, first_zyx, shape_zyx, fill).astype(np.float32, copy=False)
+        pixels = _cut_channels(channels, first_zyx, shape_zyx, fills, 4)
         labels = cut_patch(mask, first_zyx, shape_zyx, 0)
     else:
-        pixels, labels = _sampled(image, mask, grid, fill)
+        pixels, labels = _sampled(channels, mask, grid, fills)
     if flips and plan.mirrors and plan.mirror_axis is not None:
-        pixels = np.ascontiguousarray(np.flip(pixels, plan.mirror_axis))
+        pixels = np.ascontiguousarray(np.flip(pixels, plan.mirror_axis + 1))
         labels = np.ascontiguousarray(swap_labels(np.flip(labels, plan.mirror_axis), plan.mirror_pairs))
-    return apply_draw(pixels, intensity), labels
+    changed = [apply_draw(channel, draw) for channel, draw in zip(pixels, intensity, strict=True)]
+    return (changed[0] if image.ndim == 3 else np.stack(changed)), labels
+
+
+def _cut_channels(
+    channels: npt.NDArray[Any],
+    first_zyx: Sequence[int],
+    shape_zyx: Sequence[int],
+    fills: Sequence[float],
+    ndim: int,
+) -> FloatPixels:
+    patches = [
+        cut_patch(channel, first_zyx, shape_zyx, fill) for channel, fill in zip(channels, fills, strict=True)
+    ]
+    return (patches[0] if ndim == 3 else np.stack(patches)).astype(np.float32, copy=False)
 
 
 def _draw_grid(
@@ -155,15 +173,20 @@ def _turn(axis: int, angle: float) -> npt.NDArray[np.float64]:
 
 
 def _sampled(
-    image: npt.NDArray[Any], mask: LabelPixels, grid: FloatPixels, fill: float
+    channels: npt.NDArray[Any], mask: LabelPixels, grid: FloatPixels, fills: Sequence[float]
 ) -> tuple[FloatPixels, LabelPixels]:
-    """The volume at the grid's indices: the image between its voxels, the mask at the nearest one."""
+    """The volume at the grid's indices: the channels between their voxels, the mask at the nearest one."""
     low = np.maximum(0, np.floor(grid.min(axis=(1, 2, 3))).astype(int))
-    high = np.minimum(image.shape, np.ceil(grid.max(axis=(1, 2, 3))).astype(int) + 1)
+    high = np.minimum(mask.shape, np.ceil(grid.max(axis=(1, 2, 3))).astype(int) + 1)
     if (high <= low).any():
-        return np.full(grid.shape[1:], fill, np.float32), np.zeros(grid.shape[1:], np.uint8)
+        empty = np.empty((len(channels), *grid.shape[1:]), np.float32)
+        empty[:] = np.array(fills, np.float32)[:, None, None, None]
+        return empty, np.zeros(grid.shape[1:], np.uint8)
     # Only the part in reach is copied.
     near = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     grid -= low.astype(np.float32)[:, None, None, None]
-    mosaic = Mosaic(image[near].shape, grid)
-    return mosaic.between(image[near], fill), mosaic.nearest(mask[near])
+    mosaic = Mosaic(mask[near].shape, grid)
+    pixels = np.empty((len(channels), *grid.shape[1:]), np.float32)
+    for channel, fill, result in zip(channels, fills, pixels, strict=True):
+        result[:] = mosaic.between(channel[near], fill)
+    return pixels, mosaic.nearest(mask[near])

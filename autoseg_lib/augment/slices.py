@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from albumentations.augmentations.geometric.functional import remap
 
-from autoseg_lib.augment.intensity import apply_draw, draw_intensity
+from autoseg_lib.augment.intensity import apply_draw, draw_channels
 from autoseg_lib.augment.plan import BEND_CELLS, BEND_REACH, AugmentPlan, SeedKey, generator, swap_labels
 
 FloatPixels = npt.NDArray[np.float32]
@@ -23,31 +23,43 @@ _SMOOTH_STEPS = 4
 
 
 def augment_slice(
-    image: FloatPixels, mask: npt.NDArray[np.uint8], plan: AugmentPlan, seed_key: SeedKey
+    image: FloatPixels,
+    mask: npt.NDArray[np.uint8],
+    plan: AugmentPlan,
+    seed_key: SeedKey,
+    *,
+    groups: int = 1,
 ) -> tuple[FloatPixels, npt.NDArray[np.uint8]]:
     """Returns a slice and its labels, changed at random but alike.
 
     Args:
-        image: (row, column) normalised grey values; or (channel, row, column), all channels changed alike.
+        image: (row, column) normalised grey values; or (channel, row, column), all channels moved alike.
         mask: (row, column) label values; only the nearest pixel's value is ever taken.
         plan: how strongly.
         seed_key: (seed, epoch, index); the same key gives the same result, whatever was called before.
+        groups: images the channels belong to, in equal parts (a slice and its neighbours are of one); the grey values of each
+            are changed by themselves.
     """
     random = generator(seed_key)
     flips, moves, bends = random.random(3) < plan.probability
     maps = _draw_maps(mask.shape, plan, random, bool(moves), bool(bends))
-    intensity = draw_intensity(plan, random)
+    intensity = draw_channels(plan, random, seed_key, groups)
     channels = image[None] if image.ndim == 2 else image
     if flips and plan.mirrors and plan.mirror_axis is not None:
         channels = np.ascontiguousarray(np.flip(channels, plan.mirror_axis + 1))
         mask = np.ascontiguousarray(swap_labels(np.flip(mask, plan.mirror_axis), plan.mirror_pairs))
     if maps is not None:
-        fill = float(channels.min())
         moved = np.empty(channels.shape, np.float32)
-        for channel, result in zip(channels, moved, strict=True):
-            result[:] = remap(channel, *maps, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT, fill)
+        for group, results in zip(np.split(channels, groups), np.split(moved, groups), strict=True):
+            fill = float(group.min())
+            for channel, result in zip(group, results, strict=True):
+                result[:] = remap(channel, *maps, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT, fill)
         channels, mask = moved, remap(mask, *maps, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, 0)
-    return apply_draw(channels, intensity, planes=True).reshape(image.shape), mask
+    changed = [
+        apply_draw(group, draw, planes=True)
+        for group, draw in zip(np.split(channels, groups), intensity, strict=True)
+    ]
+    return (changed[0] if groups == 1 else np.concatenate(changed)).reshape(image.shape), mask
 
 
 def _draw_maps(

@@ -61,8 +61,9 @@ def _drawn(values: npt.NDArray[np.integer], plan: AugmentPlan | None, key: SeedK
 class SliceDataset(Dataset[Sample]):
     """Every slice of every case once per epoch, changed at random.
 
-    ``dataset[epoch, index]`` gives {"image": (1 + 2 * neighbours, row, column) float32, "label": (1, row, column)
-    uint8, "drawn": (256,) whether each label value occurs in the slice}.
+    ``dataset[epoch, index]`` gives {"image": (channels * (1 + 2 * neighbours), row, column) float32, "label": (1, row,
+    column) uint8, "drawn": (256,) whether each label value occurs in the slice}. Of several channels, each comes with its
+    neighbouring slices before the next.
     """
 
     def __init__(
@@ -109,12 +110,15 @@ class SliceDataset(Dataset[Sample]):
 
     def _slice(self, epoch: int, index: int, plan: AugmentPlan | None) -> Sample:
         case, k = self.slices[index]
-        pixels = self._packed.image(case)
-        image = pixels[neighbour_order(k, len(pixels), self.neighbours)].astype(np.float32)
+        pixels = self._packed.image_channels(case)
+        seen = neighbour_order(k, pixels.shape[1], self.neighbours)
+        image = pixels[:, seen].astype(np.float32).reshape(-1, *pixels.shape[2:])
         label = self._packed.label(case)[k].copy()
         drawn = _drawn(np.unique(label), plan, (self.seed, epoch, index))
         if plan is not None:
-            image, label = augment_slice(image, label, plan, (self.seed, epoch, index))
+            image, label = augment_slice(
+                image, label, plan, (self.seed, epoch, index), groups=self._packed.channels
+            )
         return _sample(image, label, drawn)
 
 
@@ -135,7 +139,7 @@ def neighbour_order(k: int, count: int, neighbours: int) -> list[int]:
 class PatchDataset(Dataset[Sample]):
     """Patches of 3D scans, a set share of them placed on an ROI, each ROI equally often.
 
-    ``dataset[epoch, index]`` gives {"image": (1, slice, row, column) float32, "label": the same shape, uint8,
+    ``dataset[epoch, index]`` gives {"image": (channels, slice, row, column) float32, "label": (1, ...) uint8,
     "drawn": (256,) whether each label value occurs in the patch's scan}.
     """
 
@@ -198,15 +202,15 @@ class PatchDataset(Dataset[Sample]):
     def _patch(self, epoch: int, index: int, plan: AugmentPlan | None) -> Sample:
         case, first = self.place_of(epoch, index)
         image, label = augment_patch(
-            self._packed.image(case),
+            self._packed.image_channels(case),
             self._packed.label(case),
             first,
             self.patch_size,
             plan,
             (self.seed, epoch, index),
-            self._packed.darkest[case],
+            self._packed.fills[case],
         )
-        return _sample(image[None], label, _drawn(self._values[case], plan, (self.seed, epoch, index)))
+        return _sample(image, label, _drawn(self._values[case], plan, (self.seed, epoch, index)))
 
     def place_of(self, epoch: int, index: int) -> tuple[int, tuple[int, int, int]]:
         """Returns (case, first voxel) of a patch before any change; may start outside a small scan."""

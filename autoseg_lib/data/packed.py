@@ -33,7 +33,7 @@ class PreparedCase:
 
     Attributes:
         name: of the case.
-        image: (slice, row, column) normalised grey values.
+        image: (slice, row, column) or (channel, slice, row, column) normalised grey values.
         label: (slice, row, column) label values, uint8.
     """
 
@@ -42,7 +42,7 @@ class PreparedCase:
     label: npt.NDArray[np.uint8] = field(repr=False)
 
     def __post_init__(self) -> None:
-        if self.image.shape != self.label.shape or self.image.ndim != 3:
+        if self.image.shape[-3:] != self.label.shape or self.image.ndim not in (3, 4):
             raise DataError(
                 f"case '{self.name}': image {self.image.shape} and labels {self.label.shape} differ in shape."
             )
@@ -54,7 +54,9 @@ class PackedCases:
     Attributes:
         names: of the cases.
         shapes: (slices, rows, columns) of each.
-        darkest: smallest grey value of each, what lies outside the scan is filled with.
+        darkest: smallest grey value of each, over all its channels.
+        fills: smallest grey value of each channel of each, what lies outside the scan is filled with.
+        channels: of every scan.
     """
 
     def __init__(self, cases: Iterable[PreparedCase], store: _Store) -> None:
@@ -62,13 +64,22 @@ class PackedCases:
         self.names: list[str] = []
         self.shapes: list[tuple[int, int, int]] = []
         self.darkest: list[float] = []
+        self.fills: list[tuple[float, ...]] = []
+        self.channels = 0
         self._store = store
         for case in cases:
-            slices, rows, columns = case.image.shape
+            slices, rows, columns = case.label.shape
+            image = case.image.reshape(-1, slices, rows, columns)
+            if self.channels and len(image) != self.channels:
+                raise DataError(
+                    f"case '{case.name}' has {len(image)} channels, '{self.names[0]}' has {self.channels}; all need the same."
+                )
+            self.channels = len(image)
             self.names.append(case.name)
             self.shapes.append((slices, rows, columns))
-            store.add(_half(case.image).reshape(-1), np.ascontiguousarray(case.label, LABEL_TYPE).reshape(-1))
-            self.darkest.append(float(case.image.min()))
+            store.add(_half(image).reshape(-1), np.ascontiguousarray(case.label, LABEL_TYPE).reshape(-1))
+            self.fills.append(tuple(float(channel.min()) for channel in image))
+            self.darkest.append(min(self.fills[-1]))
         if not self.names:
             raise DataError("there is no scan to learn from. Check the data folder and the split.")
         store.close()
@@ -94,8 +105,12 @@ class PackedCases:
         return len(self.names)
 
     def image(self, case: int) -> npt.NDArray[np.float16]:
-        """(slice, row, column) view of a case's image."""
-        return self._store.image(case).reshape(self.shapes[case])
+        """(slice, row, column) view of a case's image; of several channels the first."""
+        return self.image_channels(case)[0]
+
+    def image_channels(self, case: int) -> npt.NDArray[np.float16]:
+        """(channel, slice, row, column) view of a case's channels."""
+        return self._store.image(case).reshape(self.channels, *self.shapes[case])
 
     def label(self, case: int) -> npt.NDArray[np.uint8]:
         """(slice, row, column) view of a case's labels."""
@@ -132,28 +147,30 @@ class _Memory:
         self.labels: list[torch.Tensor] = []
         self.places: list[tuple[int, int, int]] = []  # block, first voxel, last voxel + 1
         self.used = 0
+        self.channels = 1
 
     def add(self, pixels: npt.NDArray[np.float16], labels: npt.NDArray[np.uint8]) -> None:
-        if not self.images or self.used + pixels.size > self.images[-1].numel():
+        self.channels = pixels.size // labels.size
+        if not self.images or self.used + labels.size > self.labels[-1].numel():
             self.close()
-            size = max(pixels.size, VOXELS_PER_BLOCK)
-            self.images.append(torch.empty(size, dtype=torch.float16))
+            size = max(labels.size, VOXELS_PER_BLOCK // self.channels)
+            self.images.append(torch.empty(size * self.channels, dtype=torch.float16))
             self.labels.append(torch.empty(size, dtype=torch.uint8))
             self.used = 0
-        first, self.used = self.used, self.used + pixels.size
-        self.images[-1][first : self.used] = torch.from_numpy(pixels)
+        first, self.used = self.used, self.used + labels.size
+        self.images[-1][first * self.channels : self.used * self.channels] = torch.from_numpy(pixels)
         self.labels[-1][first : self.used] = torch.from_numpy(labels)
         self.places.append((len(self.images) - 1, first, self.used))
 
     def close(self) -> None:
         """Gives back what the last block has too much."""
-        if self.images and self.used < self.images[-1].numel():
-            self.images[-1] = self.images[-1][: self.used].clone()
+        if self.images and self.used < self.labels[-1].numel():
+            self.images[-1] = self.images[-1][: self.used * self.channels].clone()
             self.labels[-1] = self.labels[-1][: self.used].clone()
 
     def image(self, case: int) -> npt.NDArray[np.float16]:
         block, first, last = self.places[case]
-        return self.images[block][first:last].numpy()
+        return self.images[block][first * self.channels : last * self.channels].numpy()
 
     def label(self, case: int) -> npt.NDArray[np.uint8]:
         block, first, last = self.places[case]
@@ -166,6 +183,7 @@ class _Disk:
     def __init__(self, folder: Path | None) -> None:
         self.folder = scratch_folder(folder)
         self.starts = [0]
+        self.channels = 1
         self._open: tuple[BinaryIO, BinaryIO] | None = (
             (self.folder / "images").open("wb"),
             (self.folder / "labels").open("wb"),
@@ -184,7 +202,8 @@ class _Disk:
                 f"the prepared scans could not be written to '{self.folder.parent}' ({error.strerror}). "
                 'Free some space there, or set cache = "ram".'
             ) from error
-        self.starts.append(self.starts[-1] + pixels.size)
+        self.channels = pixels.size // labels.size
+        self.starts.append(self.starts[-1] + labels.size)
 
     def close(self) -> None:
         """Ends writing."""
@@ -193,19 +212,19 @@ class _Disk:
         self._open = None
 
     def image(self, case: int) -> npt.NDArray[np.float16]:
-        return self._view("images", case, IMAGE_TYPE)
+        return self._view("images", case, IMAGE_TYPE, self.channels)
 
     def label(self, case: int) -> npt.NDArray[np.uint8]:
         return self._view("labels", case, LABEL_TYPE)
 
-    def _view(self, name: str, case: int, kind: np.dtype[Any]) -> npt.NDArray[Any]:
-        first, last = self.starts[case], self.starts[case + 1]
+    def _view(self, name: str, case: int, kind: np.dtype[Any], channels: int = 1) -> npt.NDArray[Any]:
+        first, last = self.starts[case] * channels, self.starts[case + 1] * channels
         return np.memmap(
             self.folder / name, kind, mode="r", offset=first * kind.itemsize, shape=(last - first,)
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "starts": self.starts, "_open": None}
+        return {"folder": self.folder, "starts": self.starts, "channels": self.channels, "_open": None}
 
 
 def _remove(folder: Path, files: tuple[BinaryIO, BinaryIO]) -> None:

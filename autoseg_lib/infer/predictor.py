@@ -97,8 +97,7 @@ class Predictor:
             Stopped: ``stop`` was set.
         """
         notes: list[str] = []
-        box = self.preprocessing.crop_box(volume)
-        part = volume if box is None else volume.cut(box)
+        part, box = self.preprocessing.start(volume)
         work = self._by_slices if self.window is None else self._by_windows
         found = work(part, on_event, stop, notes)
         if box is not None:

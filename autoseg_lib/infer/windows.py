@@ -200,7 +200,10 @@ def _padded(image: torch.Tensor, window: Shape, before: list[int], fill: float |
     if not any(missing):
         return image
     pads = [side for b, m in zip(reversed(before), reversed(missing), strict=True) for side in (b, m - b)]
-    return functional.pad(image, pads, value=float(image.min()) if fill is None else fill)
+    if fill is not None or image.shape[0] == 1:
+        return functional.pad(image, pads, value=float(image.min()) if fill is None else fill)
+    # Channels differ in what is dark.
+    return torch.cat([functional.pad(one[None], pads, value=float(one.min())) for one in image])
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ from autoseg_lib.labels import LabelTable
 from autoseg_lib.networks.ensemble import MOST_MEMBERS, Ensemble
 from autoseg_lib.networks.registry import NetworkSpec, build_network
 from autoseg_lib.networks.shapes import weight_shapes
-from autoseg_lib.preprocess.pipeline import Preprocessing
+from autoseg_lib.preprocess.pipeline import FIRST_KEYS, Preprocessing
 
 # The version of the metadata's layout. A file with a higher one was written by newer software.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # Files of one network are as they were in version 1, so that older software reads them too.
 _VERSION_OF_ONE, _VERSION_OF_SEVERAL = 1, 2
+# Older software would leave out what it does not know of the preprocessing, and find something else without a word.
+_VERSION_OF_A_PIPELINE = 3
 METADATA_KEY = "autoseg"
 _NEEDED = ("format_version", "labels", "network", "preprocessing")
 # What is a table wherever it is there.
@@ -81,6 +83,11 @@ def save_model(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> N
     if isinstance(network, Ensemble) and members == 1:
         network = network.members[0]
     version = _VERSION_OF_ONE if members == 1 else _VERSION_OF_SEVERAL
+    if set(metadata.get("preprocessing", ())) - {
+        *FIRST_KEYS,
+        "neighbours",
+    }:  # the network says the latter too
+        version = _VERSION_OF_A_PIPELINE
     table = {"format_version": version, "members": members, **metadata}
     missing = [key for key in _NEEDED if key not in table]
     if missing:
@@ -158,6 +165,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
         preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
         labels = LabelTable(_names(metadata["labels"]))
         members = _number_of_members(metadata.get("members", 1))
+        preprocessing = _with_channels_of(preprocessing, spec)
+        preprocessing.require_steps()
     except (ModelError, SettingsError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"model '{path.name}': {error}") from error
     if spec.out_channels != len(labels) + 1 or spec.dimension != preprocessing.dimension:
@@ -182,6 +191,22 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
     except (SafetensorError, RuntimeError, OSError) as error:
         raise unfit from error
     return LoadedModel(path, network.to(device).eval(), metadata, spec, labels, preprocessing, members)
+
+
+def _with_channels_of(preprocessing: Preprocessing, spec: NetworkSpec) -> Preprocessing:
+    """The preprocessing, its neighbouring slices those of the network (older files say them there alone).
+
+    Raises:
+        ModelError: network and preprocessing have different channels.
+    """
+    if preprocessing.neighbours == 0:
+        preprocessing = replace(preprocessing, neighbours=spec.neighbours)
+    if len(preprocessing.channels) != spec.channels or preprocessing.neighbours != spec.neighbours:
+        raise ModelError(
+            f"the pipeline gives {len(preprocessing.channels)} channels with {preprocessing.neighbours} neighbouring slices on each "
+            f"side, the network was trained with {spec.channels} and {spec.neighbours}; these two cannot be edited."
+        )
+    return preprocessing
 
 
 def _shapes_of(spec: NetworkSpec, members: int) -> dict[str, tuple[int, ...]]:

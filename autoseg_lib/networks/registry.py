@@ -144,9 +144,10 @@ class NetworkSpec:
         input_shape: what it learns from: 2D: (rows, columns) of slices or patches of them; 3D: (slices, rows, columns) of
             patches.
         encoder: 2D: one of encoder_names() or "tu-" and a name of timm; "" where the network takes none.
-        in_channels: channels of the image.
+        in_channels: channels of the network's input: ``channels``, in 2D times the slices seen together.
         dropout: share of features dropped while training.
         options: further arguments of the network's class, by name; ``deep_supervision``: see output_weights.
+        channels: images and filters of a scan that the network sees, see preprocess.channels.
     """
 
     dimension: Literal["2D", "3D"]
@@ -157,6 +158,7 @@ class NetworkSpec:
     in_channels: int = 1
     dropout: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
+    channels: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_shape", tuple(int(n) for n in self.input_shape))
@@ -166,13 +168,17 @@ class NetworkSpec:
         object.__setattr__(self, "encoder", _encoder_of(self.dimension, self.name, entry, self.encoder))
         if len(self.input_shape) != (2 if self.dimension == "2D" else 3):
             raise ModelError(f"network: found the input size {self.input_shape} for {self.dimension}.")
+        slices, rest = divmod(self.in_channels, max(1, self.channels))
         if (
-            self.in_channels < 1
-            or self.in_channels % 2 == 0
-            or (self.dimension == "3D" and self.in_channels > 1)
+            self.channels < 1
+            or slices < 1
+            or rest
+            or slices % 2 == 0
+            or (self.dimension == "3D" and slices > 1)
         ):
+            times = "" if self.channels == 1 else f" times the {self.channels} channels of a scan"
             raise ModelError(
-                f"network: found {self.in_channels} channels; 1 is expected, in 2D also 3, 5, ... with neighbouring slices."
+                f"network: found {self.in_channels} channels; 1 is expected, in 2D also 3, 5, ... with neighbouring slices{times}."
             )
         if entry.options_for:
             object.__setattr__(self, "options", {**entry.options_for(self.input_shape), **self.options})
@@ -181,8 +187,11 @@ class NetworkSpec:
         check_input_shape(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns a table for JSON."""
-        return {**asdict(self), "input_shape": list(self.input_shape)}
+        """Returns a table for JSON; ``channels`` only where there are several, so that older software reads the others."""
+        table = {**asdict(self), "input_shape": list(self.input_shape)}
+        if self.channels == 1:
+            del table["channels"]
+        return table
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> NetworkSpec:
@@ -202,7 +211,7 @@ class NetworkSpec:
     @property
     def neighbours(self) -> int:
         """2D: slices on each side that are channels beside the slice itself."""
-        return (self.in_channels - 1) // 2
+        return (self.in_channels // self.channels - 1) // 2
 
     @property
     def title(self) -> str:

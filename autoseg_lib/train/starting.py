@@ -115,7 +115,10 @@ def require_same_network(start: Start, spec: NetworkSpec) -> None:
 
 
 def _kind(spec: NetworkSpec) -> str:
-    channels = "" if spec.in_channels == 1 else f" that sees {spec.in_channels} slices at a time"
+    slices = 2 * spec.neighbours + 1
+    seen = [f"{slices} slices at a time"] if slices > 1 else []
+    seen += [f"{spec.channels} channels"] if spec.channels > 1 else []
+    channels = f" that sees {' and '.join(seen)}" if seen else ""
     return f"{spec.dimension} {spec.title}{channels}"
 
 

@@ -10,6 +10,7 @@ from autoseg_lib.data.doctor.facts import CaseFacts
 from autoseg_lib.errors import counted
 from autoseg_lib.losses.registry import RECIPES
 from autoseg_lib.metrics.bootstrap import MeanScore
+from autoseg_lib.preprocess.channels import Channel
 from autoseg_lib.system import cpu_cores, find_gpu, versions
 from autoseg_lib.train.averaging import AVERAGE_DECAY
 from autoseg_lib.train.optimizers import OPTIMIZER_TITLES, WEIGHT_DECAY
@@ -69,11 +70,9 @@ def _network(plan: Plan, weights: int) -> str:
     library = "monai" if spec.dimension == "3D" else "segmentation-models-pytorch" if spec.encoder else ""
     used = ", ".join(f"{name} {found[name]}" for name in ("torch", library) if name in found)
     size = f" with {weights / 1e6:.2f} million weights" if weights else ""
-    channels = (
-        f", each slice seen with {(spec.in_channels - 1) // 2} neighbours on each side"
-        if spec.dimension == "2D" and spec.in_channels > 1
-        else ""
-    )
+    channels = f", each slice seen with {spec.neighbours} neighbours on each side" if spec.neighbours else ""
+    if plan.preprocessing.channels != (Channel(),):
+        channels += f", with the channels {', '.join(item.text for item in plan.preprocessing.channels)}"
     start = ""
     if plan.settings.start_from:
         start = ", starting from a model trained before"
