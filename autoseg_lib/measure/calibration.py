@@ -1,31 +1,25 @@
 """Error bars: a 90 % interval for every area and volume, from soft boundaries, calibrated on scans kept back from training.
 
 How far a boundary may be off is told by the model itself: between its likely and its sure pixels (``SoftCounts``) lies the
-band in which it wavers. By how many such bands areas are really off is learned from the scans kept back (``calibrate``), and a
-new scan's bands times that number are its error bars (``measure/intervals.py``). See docs/trust.md.
+band in which it wavers. By how many such bands areas are really off is learned from the scans kept back (``calibrate.py``), and
+a new scan's bands times that number are its error bars (``intervals.py``). See docs/trust.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from autoseg_lib.errors import DataError, ModelError, counted
+from autoseg_lib.errors import DataError, ModelError
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import count_pixels
-from autoseg_lib.measure.conformal import pooled_quantile
-from autoseg_lib.measure.softness import Counts, Floats, SoftCounts, outline_of, scales_of
+from autoseg_lib.measure.softness import Counts, Floats, SoftCounts
 from autoseg_lib.measure.volumes import why_no_volume
 from autoseg_lib.volume import Mask
 
 LEVEL = 0.90
-
-# Below this many patients a 90 % interval would rest on the one or two worst of them.
-FEWEST_PATIENTS = 20
 
 
 @dataclass(frozen=True)
@@ -157,7 +151,7 @@ class Calibration:
             return cls(reason="the model file holds no calibration")
         try:
             values = {key: table[key] for key in cls.__dataclass_fields__}
-            for kind in _KINDS:
+            for kind in KINDS:
                 values[kind] = tuple(_bound(each) for each in values[kind])
                 if values[kind] and len(values[kind]) != len(values["rois"]):
                     raise ValueError(f"{len(values[kind])} bounds for {len(values['rois'])} ROIs")
@@ -177,7 +171,7 @@ class Calibration:
             ) from None
 
 
-_KINDS = ("areas", "mean_areas", "volumes")
+KINDS = ("areas", "mean_areas", "volumes")
 
 
 def _bound(table: dict[str, Any]) -> Bound:
@@ -185,126 +179,3 @@ def _bound(table: dict[str, Any]) -> Bound:
     if any(value is not None and not 0 <= value < np.inf for value in (factor, absent)):
         raise ValueError("a width that is no number of at least 0")
     return Bound(factor, absent, int(table["patients"]), bool(table["pooled"]))
-
-
-# --- calibrating ------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Errors:
-    """Errors of one kind of value and one ROI, patient by patient.
-
-    Attributes:
-        scaled: where something was found or likely: |true - found| / scale.
-        missed: where nothing was: the true value.
-    """
-
-    scaled: dict[str, list[float]]
-    missed: dict[str, list[float]]
-
-    @classmethod
-    def none(cls) -> _Errors:
-        return cls({}, {})
-
-    def add(
-        self, patient: str, true: Floats, found: Floats, scale: Floats, possible: npt.NDArray[np.bool_]
-    ) -> None:
-        errors = np.abs(true - found)[possible] / scale[possible]
-        self.scaled.setdefault(patient, []).extend(errors.tolist())
-        self.missed.setdefault(patient, []).extend(true[~possible].tolist())
-
-
-def calibrate(scans: Sequence[CalibrationScan], rois: Sequence[str], what: str) -> Calibration:
-    """Learns from scans kept back how far areas and volumes are off.
-
-    Args:
-        scans: of the one pass over the scans kept back.
-        rois: names of the ROIs.
-        what: what the scans are, e.g. "scans kept back from training".
-
-    Returns:
-        a calibration; with fewer than ``FEWEST_PATIENTS`` patients one without intervals that says so.
-    """
-    patients = len({scan.patient for scan in scans})
-    base = Calibration(rois=tuple(rois), scans=len(scans), patients=patients, what=what)
-    if patients < FEWEST_PATIENTS:
-        return replace(base, reason=_too_few(len(scans), patients))
-    known = [scan.pixel_area_mm2 for scan in scans if scan.pixel_area_mm2 is not None]
-    in_mm = len(known) == len(scans)
-    pixel_areas = known if in_mm else [1.0] * len(scans)
-    outlines = _outlines(scans, pixel_areas, len(rois))
-    errors = {kind: [_Errors.none() for _ in rois] for kind in _KINDS}
-    for scan, pixel_area in zip(scans, pixel_areas, strict=True):
-        _gather(errors, scan, pixel_area, outlines)
-    areas, means, volumes = (_bounds(errors[kind]) for kind in _KINDS)
-    return replace(
-        base,
-        areas=areas,
-        mean_areas=means,
-        volumes=volumes,
-        outlines=tuple(outlines.tolist()),
-        in_mm=in_mm,
-    )
-
-
-def _too_few(scans: int, patients: int) -> str:
-    if scans == 0:
-        return "no scans were kept back from training to calibrate on"
-    of = "" if scans == patients else f" of {counted(patients, 'patient')}"
-    return f"{counted(scans, 'scan')}{of} were kept back to calibrate on, and at least {FEWEST_PATIENTS} patients are needed"
-
-
-def _outlines(scans: Sequence[CalibrationScan], pixel_areas: Sequence[float], rois: int) -> Floats:
-    """The outline of each ROI as it usually is: around the median of the areas found; of all ROIs where it was never found."""
-    side = float(np.median(np.sqrt(pixel_areas)))
-    found = [scan.found * area for scan, area in zip(scans, pixel_areas, strict=True)]
-    each = [np.concatenate([areas[:, i][areas[:, i] > 0] for areas in found]) for i in range(rois)]
-    every = np.concatenate(each)
-    usual = float(np.median(every)) if every.size else side**2
-    return np.array([outline_of(float(np.median(one)) if one.size else usual, side) for one in each])
-
-
-def _gather(
-    errors: dict[str, list[_Errors]], scan: CalibrationScan, pixel_area: float, outlines: Floats
-) -> None:
-    scales = scales_of(scan.found, scan, pixel_area, outlines, scan.extents_mm)
-    true, found = (np.asarray(each * pixel_area, dtype=np.float64) for each in (scan.true, scan.found))
-    anywhere = np.asarray(scales.possible.any(axis=0))
-    means = [_mean_where_present(each) for each in (true, found)]
-    for i in range(true.shape[1]):
-        errors["areas"][i].add(
-            scan.patient, true[:, i], found[:, i], scales.area[:, i], scales.possible[:, i]
-        )
-        one = slice(i, i + 1)
-        errors["mean_areas"][i].add(
-            scan.patient, means[0][one], means[1][one], scales.mean_area[one], anywhere[one]
-        )
-        if scales.volume is not None and scan.extents_mm is not None:
-            whole = [scan.extents_mm @ each[:, one] for each in (true, found)]
-            errors["volumes"][i].add(scan.patient, whole[0], whole[1], scales.volume[one], anywhere[one])
-
-
-def _mean_where_present(areas: Floats) -> Floats:
-    return np.asarray(areas.sum(axis=0) / np.maximum((areas > 0).sum(axis=0), 1), dtype=np.float64)
-
-
-def _bounds(errors: Sequence[_Errors]) -> tuple[Bound, ...]:
-    pooled = _Errors.none()
-    for one in errors:
-        for mine, all_ in ((one.scaled, pooled.scaled), (one.missed, pooled.missed)):
-            for patient, values in mine.items():
-                all_.setdefault(patient, []).extend(values)
-    bounds = []
-    for one in errors:
-        factor, patients, from_all = _quantile(one.scaled, pooled.scaled)
-        bounds.append(Bound(factor, _quantile(one.missed, pooled.missed)[0], patients, from_all))
-    return tuple(bounds)
-
-
-def _quantile(own: dict[str, list[float]], pooled: dict[str, list[float]]) -> tuple[float | None, int, bool]:
-    """The quantile of the ROI's own errors, or of all ROIs' where it is drawn in too few patients; None with too few of all."""
-    for values, from_all in ((own, False), (pooled, True)):
-        filled = [np.array(each) for each in values.values() if each]
-        if len(filled) >= FEWEST_PATIENTS:
-            return pooled_quantile(filled, LEVEL), len(filled), from_all
-    return None, len([each for each in own.values() if each]), False

@@ -66,3 +66,8 @@ def scales_of(
 def outline_of(area: float, pixel_side: float) -> float:
     """Returns the area of a line one pixel wide around a circle of this area."""
     return 2 * math.sqrt(math.pi * area) * pixel_side
+
+
+def softness(likely: Counts, sure: Counts) -> Floats:
+    """Returns (likely - sure) / (likely + sure), 0 (certain) to 1; 0 where nothing is likely."""
+    return np.asarray((likely - sure) / np.maximum(likely + sure, 1), dtype=np.float64)

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from autoseg_lib.errors import ExportError
 from autoseg_lib.events import Listener, Message
-from autoseg_lib.measure.calibration import Calibration, CalibrationScan, calibrate
+from autoseg_lib.measure.calibrate import calibrate
+from autoseg_lib.measure.calibration import Calibration, CalibrationScan
 from autoseg_lib.networks.model_file import LoadedModel, save_model
 from autoseg_lib.train.files import RunFiles
 from autoseg_lib.train.planning import Plan
