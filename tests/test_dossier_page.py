@@ -1,0 +1,258 @@
+"""report.html in a real browser: from a number to its slice, filtered, marked, saved, printed, by mouse and keyboard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoseg_lib.export.dossier import write_dossier
+from autoseg_lib.export.review import ReviewMark, read_review, write_review
+from autoseg_lib.labels import LabelTable
+from tests.helpers.lab import find_chromium
+from tests.helpers.made_runs import made_case
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+EVIL = "Fälle & <b>7</b>"
+LABELS = LabelTable([f"psoas {EVIL}", "right"])
+# The colour on the enlarged canvas at a share of its height and width.
+_PIXEL = """([row, column]) => { const c = document.getElementById('picture'), copy = new OffscreenCanvas(c.width, c.height);
+const pen = copy.getContext('2d', {willReadFrequently: true}); pen.drawImage(c, 0, 0);
+return Array.from(pen.getImageData(Math.floor(column * c.width), Math.floor(row * c.height), 1, 1).data).slice(0, 3); }"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@contextmanager
+def opened(browser: Any, path: Path, scheme: str = "light") -> Iterator[Any]:
+    """The page in Chromium; fails where it reports an error or asks for anything on a network."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
+    faults: list[str] = []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on("console", lambda note: faults.append(note.text) if note.type in ("error", "warning") else None)
+    tab.on(
+        "request",
+        lambda ask: faults.append(ask.url) if ask.url[:5] not in ("file:", "data:", "blob:") else None,
+    )
+    tab.on("dialog", lambda question: question.accept())
+    tab.goto(path.as_uri())
+    tab.wait_for_selector(".tile canvas")
+    yield tab
+    assert faults == []
+    tab.close()
+
+
+@pytest.fixture
+def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    cases = [
+        made_case(EVIL, 12, labels=LABELS, flags={(3, 1): EVIL, (3, 2): EVIL, (5, 2): "touches the border"}),
+        replace(made_case("lumbar_02", 12, seed=1, labels=LABELS), flags=("CT, the model knows MR",)),
+    ]
+    write_review(tmp_path / "review.csv", [ReviewMark("lumbar_02", 4, "pass"), ReviewMark("gone", 1, "fail")])
+    path = write_dossier(
+        tmp_path / "report.html",
+        title=f"Run {EVIL}",
+        cases=cases,
+        labels=LABELS,
+        model={"model": EVIL},
+        settings={"overlap": 0.5, "tta": True},
+        failures=[("lumbar_03", "'lumbar_03': two rows are missing.")],
+    )
+    with opened(browser, path) as tab:
+        yield tab
+
+
+def tiles(page: Any) -> list[str]:
+    return [text.strip() for text in page.locator(".tile .name").all_text_contents()]
+
+
+def large(page: Any) -> str:
+    return str(page.inner_text("#name")) if page.evaluate("dialog.open") else ""
+
+
+def inked(page: Any, row: float, column: float) -> bool:
+    """Whether an ROI's fill colours the enlarged picture there; the picture itself is grey."""
+    page.wait_for_timeout(500)
+    red, _, blue = page.evaluate(_PIXEL, [row, column])
+    return bool(abs(red - blue) > 8)
+
+
+def test_summary_and_what_to_know_first(page: Any) -> None:
+    assert page.title() == f"Run {EVIL}"
+    assert page.locator(".fact").all_inner_texts() == [
+        "2 scans", "2 ROIs", "24 slices", "2 flagged slices", "1 scan not to trust unseen", "1 failed",
+        "1 of 24 slices marked",
+    ]  # fmt: skip
+    said = page.locator(".said").all_inner_texts()
+    assert said[0] == "✖ lumbar_03: 'lumbar_03': two rows are missing."
+    assert said[1] == "⚠ lumbar_02: CT, the model knows MR"
+    made = page.inner_text("section[aria-labelledby=made]")
+    assert "How lumbar_02 was measured. (lumbar_02)" in made
+    assert EVIL in made and "tta\tyes" in made
+
+
+def test_from_a_volume_and_from_an_area_to_their_slice(page: Any) -> None:
+    # The discs shrink from the first slice on, so that is the largest one.
+    page.locator("button.go[data-case='1'][data-slice='1']").first.click()
+    assert large(page) == "lumbar_02 · slice 1"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.dataset.case") == "1"
+
+    assert "Choose a scan above" in page.inner_text("#unit")
+    page.select_option("#scan", "0")
+    assert page.inner_text("#unit").startswith(f"{EVIL}, mm²")
+    rows = page.locator("#numbers tbody tr")
+    assert rows.count() == 12
+    assert page.locator("#numbers tfoot td").first.inner_text() == "mean"
+    area = page.evaluate("data.cases[0].areas[1][4]")
+    number = rows.nth(4).locator("button.go").nth(2)
+    assert number.inner_text() == f"{area:.1f}"
+    assert "touches the border" in rows.nth(4).inner_text()
+    number.click()
+    assert large(page) == f"{EVIL} · slice 5"
+    assert page.locator("#measured tr.now").inner_text().startswith("right")
+    assert f"{area:.1f}" in page.locator("#measured tr.now").inner_text()
+    assert page.inner_text("#reasons") == "⚠ right: touches the border"
+    # ROI 1 lies at 0.3, 0.3 and ROI 2 at 0.7, 0.7; the corner is grey.
+    assert inked(page, 0.3, 0.3) and inked(page, 0.7, 0.7) and not inked(page, 0.85, 0.15)
+
+
+def test_clicking_in_the_plot_shows_that_slice(page: Any) -> None:
+    page.select_option("#scan", "1")
+    page.wait_for_selector("#plots svg")
+    assert page.locator("#plots svg .band").count() == 2
+    page.locator("#plots svg").scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    box = page.locator("#plots svg").bounding_box()
+    x = page.evaluate("""() => { const svg = document.querySelector('#plots svg'), dot = svg.querySelectorAll('circle')[7];
+        return dot.getBoundingClientRect().left + 2; }""")
+    page.mouse.click(x, box["y"] + 60)
+    assert large(page) == "lumbar_02 · slice 8"
+    page.keyboard.press("Escape")
+    page.locator("#plots svg").focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    assert large(page) == "lumbar_02 · slice 3"
+
+
+def test_filters_and_flagged_slices(page: Any) -> None:
+    assert page.inner_text("#shown") == "24 slices"
+    page.select_option("#filter", "flagged")
+    assert tiles(page) == ["slice 3", "slice 5"]
+    assert page.inner_text("#shown") == "2 of 24 slices"
+    assert page.locator("#grid h3").all_inner_texts() == [EVIL]
+    page.locator(".tile").first.click()
+    # Both ROIs have it, so it is said of the slice.
+    assert page.inner_text("#reasons") == f"⚠ {EVIL}"
+    page.keyboard.press("ArrowRight")
+    assert large(page) == f"{EVIL} · slice 5"
+    page.keyboard.press("Escape")
+    page.select_option("#filter", "pass")
+    assert page.inner_text("#shown") == "1 of 24 slices"
+    page.select_option("#filter", "fail")
+    assert "No slice matches" in page.inner_text("#nothing")
+    page.select_option("#filter", "all")
+
+
+def test_marks_are_saved_as_a_table_that_is_read_back(page: Any, tmp_path: Path) -> None:
+    page.select_option("#scan", "0")
+    page.locator(".tile").nth(1).click()
+    page.click("#fail")
+    assert page.get_attribute("#fail", "aria-pressed") == "true"
+    page.fill("#comment", '=leaks, "left"')
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("p")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("f")
+    page.keyboard.press("u")
+    page.keyboard.press("Escape")
+    assert page.inner_text("#looked") == "3"
+    assert page.locator(".tile .mark").all_inner_texts() == ["✖", "✔"]
+    with page.expect_download() as waiting:
+        page.click("#save")
+    saved = tmp_path / "downloaded.csv"
+    waiting.value.save_as(saved)
+    assert waiting.value.suggested_filename == "review.csv"
+    text = saved.read_bytes().decode("utf-8")
+    assert text == (
+        "case,slice_number,mark,comment\n"
+        f'{EVIL},2,fail,"\'=leaks, ""left"""\n'
+        f"{EVIL},3,pass,\n"
+        "lumbar_02,4,pass,\n"
+        "gone,1,fail,\n"
+    )
+    assert page.input_value("#text") == text
+    assert read_review(saved) == (
+        ReviewMark(EVIL, 2, "fail", '=leaks, "left"'),
+        ReviewMark(EVIL, 3, "pass"),
+        ReviewMark("lumbar_02", 4, "pass"),
+        ReviewMark("gone", 1, "fail"),
+    )
+
+
+def test_keyboard_and_roi_buttons(page: Any) -> None:
+    page.keyboard.press("n")
+    assert large(page) == f"{EVIL} · slice 3"
+    page.keyboard.press("n")
+    assert large(page) == f"{EVIL} · slice 5"
+    assert inked(page, 0.3, 0.3)
+    page.keyboard.down(" ")
+    assert not inked(page, 0.3, 0.3)
+    page.keyboard.up(" ")
+    page.keyboard.press("2")
+    assert not inked(page, 0.3, 0.3) and inked(page, 0.7, 0.7)
+    page.keyboard.press("0")
+    page.keyboard.press("ArrowLeft")
+    assert large(page) == f"{EVIL} · slice 4"
+    page.keyboard.press("Escape")
+    assert large(page) == ""
+    # Escape leads back to the tile of the slice that was looked at last.
+    assert page.evaluate("document.activeElement.dataset.index") == "3"
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert large(page) == f"{EVIL} · slice 5"
+    page.keyboard.press("Escape")
+    assert page.locator(".roi").all_inner_texts() == [f"psoas {EVIL}", "right"]
+    page.click(".roi >> nth=0")
+    assert page.get_attribute(".roi >> nth=0", "aria-pressed") == "false"
+    page.keyboard.press("0")
+    assert page.get_attribute(".roi >> nth=0", "aria-pressed") == "true"
+
+
+def test_printed_with_every_picture(page: Any, tmp_path: Path) -> None:
+    page.emulate_media(media="print")
+    paper = page.pdf(format="A4")
+    assert paper.startswith(b"%PDF")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_timeout(800)
+    assert page.locator(".tile canvas").count() == 24
+    assert page.locator("#plots svg").count() == 2
+    assert not page.is_visible("#save")
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+
+
+def test_a_thousand_slices_open_fast_and_scroll(browser: Any, tmp_path: Path) -> None:
+    cases = [made_case(f"scan_{n}", 500, size=192, seed=n, labels=LABELS) for n in range(2)]
+    path = write_dossier(tmp_path / "report.html", title="many", cases=cases, labels=LABELS)
+    assert path.stat().st_size < 30_000_000
+    started = time.monotonic()
+    with opened(browser, path, scheme="dark") as tab:
+        assert time.monotonic() - started < 15  # about 1.5 s on an idle computer
+        tab.locator(".tile").nth(900).scroll_into_view_if_needed()
+        tab.wait_for_timeout(1500)
+        assert tab.locator(".tile").nth(900).locator("canvas").count() == 1
+        assert tab.locator(".tile canvas").count() < 200  # those that left the screen are given back
