@@ -18,7 +18,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +36,10 @@ from common import (
     start,
     write_layout,
 )
-from scipy import stats
 
 from autoseg_lib.data.example_study import write_example_study
 from autoseg_lib.measure.areas import measure_slices
-from autoseg_lib.measure.calibrate import LOW_DICE, calibrate
+from autoseg_lib.measure.calibrate import FEWEST_PATIENTS, LOW_DICE, calibrate
 from autoseg_lib.measure.calibration import Calibration, CalibrationScan
 from autoseg_lib.measure.flags import TrainingFacts, add_flags, scan_facts
 from autoseg_lib.measure.intervals import add_intervals, intervals_of
@@ -63,6 +61,8 @@ TRAINING_SCANS = 100
 # Two of seven scans of an example study are kept for testing.
 EXAMPLE_SCANS = 350
 SPLITS = 100
+DRAWS = 5000
+HEAD = f"{'':14}{'ROI':<32}{'coverage':>9}{'95 % interval':>18}{'mean width':>13}{'mean value':>12}{'patients':>10}"
 # Areas are whole pixels times their size; the last digits may differ.
 ROUNDING = 1e-6
 REASONS = (
@@ -167,51 +167,41 @@ def flags_of(rows: Path) -> Path:
 
 # --- random splits ------------------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class Tested:
-    """Of one split: name of a figure → its value on the part that was not calibrated on."""
-
-    values: dict[str, float]
+# Name of a figure ("coverage|area|anterior") → patient → its mean over the patient's slices or scans; for "flags" the numbers
+# of slices that are flagged and wrong, flagged, wrong, and found.
+Figures = dict[str, dict[str, np.ndarray]]
 
 
-def test_split(
-    calibrated_on: Sequence[CalibrationScan], others: Sequence[CalibrationScan], rois: Sequence[str]
-) -> Tested:
-    """Calibrates on some scans and counts on the others."""
-    return test_calibration(calibrate(calibrated_on, rois, ""), others, rois)
-
-
-def test_calibration(
-    calibration: Calibration, others: Sequence[CalibrationScan], rois: Sequence[str]
-) -> Tested:
-    """Counts, patient by patient, how often the intervals hold, how wide they are, and how well slices are flagged."""
-    sums: dict[str, dict[str, list[float]]] = {}
-    flagged, wrong = [], []
-    for scan in others:
-        ends = intervals_of(scan.found, scan, scan.pixel_area_mm2 or 1.0, scan.extents_mm, calibration)
-        area = scan.true * (scan.pixel_area_mm2 or 1.0)
-        possible = (scan.likely > 0) | (scan.found > 0)
-        drawn = np.maximum((scan.true > 0).sum(axis=0), 1)
-        values = {"area": (area, ends.area, possible), "nothing there": (area, ends.area, ~possible)}
-        values["mean area"] = (area.sum(axis=0) / drawn, ends.mean_area, possible.any(axis=0))
+def count_figures(calibration: Calibration, scans: Sequence[CalibrationScan], rois: Sequence[str]) -> Figures:
+    """Counts, patient by patient, how often the intervals hold, how wide they are, and which slices are flagged."""
+    lists: dict[str, dict[str, list[float]]] = {}
+    flags: dict[str, np.ndarray] = {}
+    limit = UNSURE_ABOVE if calibration.unsure_above is None else calibration.unsure_above
+    for scan in scans:
+        pixel = scan.pixel_area_mm2 or 1.0
+        ends = intervals_of(scan.found, scan, pixel, scan.extents_mm, calibration)
+        area, possible = scan.true * pixel, (scan.likely > 0) | (scan.found > 0)
+        mean = area.sum(axis=0) / np.maximum((scan.true > 0).sum(axis=0), 1)
+        values = {
+            "area": (area, ends.area, possible),
+            "nothing there": (area, ends.area, ~possible),
+            "mean area": (mean, ends.mean_area, possible.any(axis=0)),
+        }
         if scan.extents_mm is not None:
             values["volume"] = (scan.extents_mm @ area, ends.volume, possible.any(axis=0))
         for kind, (true, each, where) in values.items():
             for i, roi in enumerate(rois):
-                _count(sums, f"{kind}|{roi}", scan.patient, true[..., i], each[..., i, :], where[..., i])
+                _count(lists, f"{kind}|{roi}", scan.patient, true[..., i], each[..., i, :], where[..., i])
         there = scan.found > 0
-        limit = UNSURE_ABOVE if calibration.unsure_above is None else calibration.unsure_above
-        flagged.append((softness(scan.likely, scan.sure) > limit)[there])
-        wrong.append((scan.dice < LOW_DICE)[there])
-    result = {
-        name: float(np.mean([np.mean(v) for v in patients.values()])) for name, patients in sums.items()
-    }
-    return Tested(result | _found_wrong(np.concatenate(flagged), np.concatenate(wrong)))
+        wide, wrong = (softness(scan.likely, scan.sure) > limit)[there], (scan.dice < LOW_DICE)[there]
+        counts = np.array([np.count_nonzero(wide & wrong), wide.sum(), wrong.sum(), there.sum()], dtype=float)
+        flags[scan.patient] = flags.get(scan.patient, 0) + counts
+    figures = {name: {p: np.array([np.mean(v)]) for p, v in each.items()} for name, each in lists.items()}
+    return figures | {"flags": flags}
 
 
 def _count(
-    sums: dict[str, dict[str, list[float]]],
+    lists: dict[str, dict[str, list[float]]],
     name: str,
     patient: str,
     true: np.ndarray,
@@ -220,48 +210,54 @@ def _count(
 ) -> None:
     """Adds whether the truth lies within, and the width, of each value that has an interval."""
     where = where & ~np.isnan(ends[..., 1])
-    low, high, true = ends[..., 0][where], ends[..., 1][where], np.asarray(true)[where]
-    if not true.size:
+    low, high, value = ends[..., 0][where], ends[..., 1][where], np.asarray(true)[where]
+    if not value.size:
         return
-    held = (true >= low - ROUNDING) & (true <= high + ROUNDING)
-    sums.setdefault(f"coverage|{name}", {}).setdefault(patient, []).extend(held.tolist())
-    sums.setdefault(f"width|{name}", {}).setdefault(patient, []).extend((high - low).tolist())
-    sums.setdefault(f"size|{name}", {}).setdefault(patient, []).extend(true.tolist())
-
-
-def _found_wrong(flagged: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
-    hits = np.count_nonzero(flagged & wrong)
-    return {
-        "flag|precision": hits / max(1, np.count_nonzero(flagged)),
-        "flag|recall": hits / max(1, np.count_nonzero(wrong)),
-        "flag|flagged": float(np.mean(flagged)),
-        "flag|wrong": float(np.mean(wrong)),
-    }
+    held = (value >= low - ROUNDING) & (value <= high + ROUNDING)
+    for word, numbers in (("coverage", held), ("width", high - low), ("size", value)):
+        lists.setdefault(f"{word}|{name}", {}).setdefault(patient, []).extend(numbers.tolist())
 
 
 def random_splits(
-    scans: Sequence[CalibrationScan], rois: Sequence[str], count: int, seed: int
-) -> list[Tested]:
-    """Splits the patients in halves again and again: calibrated on one, tested on the other."""
-    patients = sorted({scan.patient for scan in scans})
-    tested = []
-    for number in range(count):
-        order = np.random.default_rng([seed, 71, number]).permutation(len(patients))
-        chosen = {patients[i] for i in order[: len(patients) // 2]}
-        parts = [[s for s in scans if (s.patient in chosen) == side] for side in (True, False)]
-        tested.append(test_split(parts[0], parts[1], rois))
-    return tested
+    scans: Sequence[CalibrationScan], rois: Sequence[str], splits: int, seed: int, share: float
+) -> Figures:
+    """Splits the patients again and again: calibrated on ``share`` of them, counted on the others.
 
-
-def interval_95(values: Sequence[float]) -> tuple[float, float, float]:
-    """Returns the mean over the splits and its 95 % interval.
-
-    The splits share their scans, so that their spread divided by their number would promise too much: the variance is
-    (1 / splits + tested / calibrated) × that of the splits (Nadeau & Bengio, Machine Learning 2003), with equal halves.
+    Returns:
+        of each patient the means over the splits in which the patient was counted.
     """
-    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * deviation * (1 / len(values) + 1) ** 0.5
-    return mean, mean - half, mean + half
+    patients = sorted({scan.patient for scan in scans})
+    number = round(share * len(patients))
+    gathered: dict[str, dict[str, list[np.ndarray]]] = {}
+    for split in range(splits):
+        order = np.random.default_rng([seed, 71, split]).permutation(len(patients))
+        chosen = {patients[i] for i in order[:number]}
+        parts = [[s for s in scans if (s.patient in chosen) == side] for side in (True, False)]
+        for name, each in count_figures(calibrate(parts[0], rois, ""), parts[1], rois).items():
+            for patient, value in each.items():
+                gathered.setdefault(name, {}).setdefault(patient, []).append(value)
+    return {name: {p: np.mean(v, axis=0) for p, v in each.items()} for name, each in gathered.items()}
+
+
+def over_patients(
+    each: dict[str, np.ndarray], ratio: tuple[int, int] | None = None
+) -> tuple[float, float, float]:
+    """Returns the mean over patients with its 95 % interval, from drawing the patients anew 5000 times.
+
+    Args:
+        each: patient → numbers.
+        ratio: which number over which, both summed over patients; None: the mean of the only one.
+    """
+    table = np.array(list(each.values()))
+    drawn = np.random.default_rng(5).integers(0, len(table), (DRAWS, len(table)))
+
+    def value(rows: np.ndarray) -> float:
+        if ratio is None:
+            return float(rows.mean())
+        return float(rows[:, ratio[0]].sum() / max(1e-9, rows[:, ratio[1]].sum()))
+
+    low, high = np.percentile([value(table[choice]) for choice in drawn], (2.5, 97.5))
+    return value(table), float(low), float(high)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------------
@@ -274,68 +270,68 @@ def tables(name: str, minutes: float, kept: Path, splits: int, seed: int) -> lis
     scans = read_calibration_scans(rows, rois)
     if scans is None:
         raise SystemExit(f"{rows}: cannot be read; remove it to predict again.")
+    patients = len({s.patient for s in scans})
     dice = float(np.mean([2 * s.overlap.sum() / max(1, (s.true + s.found).sum()) for s in scans]))
-    tested = random_splits(scans, rois, splits, seed)
+    halves = random_splits(scans, rois, splits, seed, 0.5)
     lines = [
-        f"\n{name}, {minutes:g} minutes: {len(scans)} scans of {len({s.patient for s in scans})} patients, mean Dice of a scan "
-        f"{dice:.3f}; {splits} random halves",
-        f"{'':14}{'ROI':<32}{'coverage':>10}{'95 % interval':>18}{'mean width':>13}{'mean value':>12}",
+        f"\n{name}, {minutes:g} minutes: {len(scans)} scans of {patients} patients, mean Dice of a scan {dice:.3f}",
+        f"calibrated on a random half of the patients and counted on the other, {splits} times:",
+        HEAD,
+        *_interval_lines(halves, rois),
+        *_flag_lines(halves),
     ]
+    if patients >= 2 * FEWEST_PATIENTS:
+        few = random_splits(scans, rois, splits, seed, FEWEST_PATIENTS / patients)
+        lines += [f"calibrated on {FEWEST_PATIENTS} random patients only:", HEAD, *_interval_lines(few, rois)]
+    return [*lines, *_own_lines(rows, scans, rois)]
+
+
+def _interval_lines(figures: Figures, rois: Sequence[str]) -> list[str]:
+    lines = []
     for kind in ("area", "nothing there", "mean area", "volume"):
-        lines += [line for roi in rois if (line := _line(tested, kind, roi))]
-    lines += _flag_lines(tested)
-    lines += _own_lines(rows, scans, rois)
+        factor, unit, digits = (1000, "ml", 2) if kind == "volume" else (1, "mm²", 1)
+        for roi in rois:
+            each = figures.get(f"coverage|{kind}|{roi}", {})
+            if len(each) < FEWEST_PATIENTS:
+                continue
+            mean, low, high = over_patients(each)
+            width, size = (over_patients(figures[f"{w}|{kind}|{roi}"])[0] / factor for w in ("width", "size"))
+            lines.append(
+                f"{kind:<14}{roi:<32}{mean:>9.3f}{f'{low:.3f} to {high:.3f}':>18}{f'{width:.{digits}f} {unit}':>13}"
+                f"{f'{size:.{digits}f} {unit}':>12}{len(each):>10}"
+            )
     return lines
 
 
-def _line(tested: Sequence[Tested], kind: str, roi: str) -> str:
-    key = f"coverage|{kind}|{roi}"
-    if not all(key in each.values for each in tested):
-        return ""
-    mean, low, high = interval_95([each.values[key] for each in tested])
-    width, size = (
-        np.mean([each.values[f"{word}|{kind}|{roi}"] for each in tested]) for word in ("width", "size")
-    )
-    factor, unit = (1000, "ml") if kind == "volume" else (1, "mm²")
-    digits = 2 if kind == "volume" else 1
-    return (
-        f"{kind:<14}{roi:<32}{mean:>10.3f}{f'{low:.3f} to {high:.3f}':>18}{f'{width / factor:.{digits}f} {unit}':>13}"
-        f"{f'{size / factor:.{digits}f} {unit}':>12}"
-    )
-
-
-def _flag_lines(tested: Sequence[Tested]) -> list[str]:
-    lines = []
-    for word in ("precision", "recall"):
-        mean, low, high = interval_95([each.values[f"flag|{word}"] for each in tested])
-        lines.append(
-            f"wide error bar as a flag for Dice < {LOW_DICE}: {word} {mean:.3f} ({low:.3f} to {high:.3f})"
-        )
-    shares = [np.mean([each.values[f"flag|{word}"] for each in tested]) for word in ("flagged", "wrong")]
+def _flag_lines(figures: Figures) -> list[str]:
+    each = figures["flags"]
+    words = {"precision": (0, 1), "recall": (0, 2)}
+    said = [
+        f"{word} {mean:.3f} ({low:.3f} to {high:.3f})"
+        for word, (mean, low, high) in ((w, over_patients(each, pair)) for w, pair in words.items())
+    ]
+    flagged, wrong = (100 * over_patients(each, pair)[0] for pair in ((1, 3), (2, 3)))
     return [
-        *lines,
-        f"    {100 * shares[0]:.1f} % of what was found is flagged, {100 * shares[1]:.1f} % is wrong",
+        f"flag 'the error bar is wide' for slices with Dice < {LOW_DICE}: {', '.join(said)}; "
+        f"{flagged:.1f} % are flagged, {wrong:.1f} % wrong"
     ]
 
 
 def _own_lines(rows: Path, scans: Sequence[CalibrationScan], rois: Sequence[str]) -> list[str]:
     """The product as it is: the model's own calibration and all its flags, on all scans."""
     own = Calibration.from_dict(read_metadata(rows.with_suffix(".safetensors")).get("calibration"))
-    lines = [f"own calibration: {own.reason or f'{own.patients} patients'}"]
+    lines = [f"the model's own calibration: {own.reason or f'{own.patients} patients'}"]
     if not own.reason:
-        values = test_calibration(own, scans, rois).values
-        for kind in ("area", "mean area", "volume"):
-            each = [f"{roi} {values[key]:.3f}" for roi in rois if (key := f"coverage|{kind}|{roi}") in values]
-            lines.append(f"    coverage of {kind}: {', '.join(each)}")
+        lines += [HEAD, *_interval_lines(count_figures(own, scans, rois), rois)]
     flags = json.loads(flags_of(rows).read_text(encoding="utf-8"))
     texts = [text for scan in flags for text in scan["slices"]]
     there = np.concatenate([scan.found.ravel() > 0 for scan in scans])
     wrong = np.concatenate([np.nan_to_num(scan.dice, nan=1.0).ravel() < LOW_DICE for scan in scans])
     flagged = np.array([bool(text) for text in texts])
-    of_all = _found_wrong(flagged, wrong)
+    hits = np.count_nonzero(flagged & wrong)
     lines.append(
-        f"all flags of slices: precision {of_all['flag|precision']:.3f}, recall {of_all['flag|recall']:.3f} "
-        f"(of slices with nothing found {np.count_nonzero(wrong & ~there)} are wrong, {np.count_nonzero(flagged & ~there)} flagged)"
+        f"all flags of slices: precision {hits / max(1, flagged.sum()):.3f}, recall {hits / max(1, wrong.sum()):.3f}; of slices where "
+        f"nothing was found {np.count_nonzero(wrong & ~there)} are wrong, {np.count_nonzero(flagged & ~there)} flagged"
     )
     for word in REASONS:
         given = np.array([word in text for text in texts])
