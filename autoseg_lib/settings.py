@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -158,6 +159,22 @@ def _label_names(value: Any) -> list[str]:
     return names[1:] if names[0].lower() == "background" and len(names) > 1 else names
 
 
+def _channel_names(value: Any) -> list[str]:
+    """Names of channels; which there are is known further up, where the plan is made."""
+    if isinstance(value, str):
+        value = value.split(",")
+    names = [str(item).strip() for item in value] if isinstance(value, list | tuple) else []
+    if not names or not all(names) or not all(isinstance(item, str) for item in value):
+        raise ValueError('a list of names, e.g. ["image", "log 2 mm", "sobel"]')
+    return names
+
+
+def _table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError('a table, e.g. {"resampling": "cubic", "crop": {"to": "body", "margin_mm": 10}}')
+    return dict(value)
+
+
 # Labels are kept in 8 bits while training; 255 is left for "none".
 MOST_LABELS = 254
 
@@ -272,7 +289,7 @@ def _resume(value: Any) -> Any:
     raise ValueError("True, False or the path of a NAME_last.ckpt")
 
 
-FORMATS = ("png", "npy", "jpg", "nifti", "seg", "rtstruct")
+FORMATS = ("png", "npy", "jpg", "nifti", "seg", "rtstruct", "xlsx")
 
 
 def _formats(value: Any) -> list[str]:
@@ -286,6 +303,22 @@ def _formats(value: Any) -> list[str]:
 
 
 _shape = _list_of(_whole(16, 4096), (2,), single=True)
+_two_numbers = _list_of(_number(-math.inf), (2,))
+
+
+def _window(value: Any) -> list[float]:
+    low, high = _two_numbers(value)
+    if not -math.inf < low < high < math.inf:
+        raise ValueError("two grey values, the lower one first, e.g. [-29, 150]")
+    return [low, high]
+
+
+def _sections(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError('a table of changes, e.g. {"postprocessing": []}')
+    return dict(value)
+
+
 _two_mm = _list_of(_number(0, above=True), (2,), single=True)
 _two_px = _list_of(_whole(1), (2,), single=True)
 _some_numbers = _list_of(_whole(1), None, single=True)
@@ -380,6 +413,16 @@ class TrainSettings:
     neighbour_slices: Any = _setting(
         AUTO, _or_auto(_whole(0, 5)), "2D: slices on each side that the network sees beside the slice itself"
     )
+    channels: Any = _setting(
+        AUTO,
+        _or_auto(_channel_names),
+        'what the network sees: "image", "image 2", or filters, e.g. ["image", "log 2 mm", "sobel"]; auto: the images',
+    )
+    preprocessing: Any = _setting(
+        None,
+        _optional(_table),
+        'keys of docs/pipeline.md for crop, pad, resize, orientation, resampling and own steps, e.g. {"resampling": "cubic"}',
+    )
     deep_supervision: Any = _setting(
         AUTO, _or_auto(_flag), "3D networks that can: compare coarser outputs with the labels too"
     )
@@ -455,6 +498,14 @@ class SegmentSettings:
     series: Any = _setting(AUTO, _series, "numbers of the series to segment, as the folder picker lists them")
     slice_axis: str = _setting(AUTO, _axis, "volumes: axial, coronal or sagittal slices")
     batch_size: Any = _setting(AUTO, _or_auto(_whole(1)), "slices or windows at a time")
+    tissue_window: Any = _setting(
+        None, _optional(_window), "grey values that count as tissue, e.g. [-29, 150] HU for muscle on CT"
+    )
+    pipeline: Any = _setting(
+        None,
+        _optional(_sections),
+        "changes to what the model does before and after its network (docs/pipeline.md)",
+    )
 
 
 AnySettings = TypeVar("AnySettings", TrainSettings, SegmentSettings)

@@ -14,7 +14,7 @@ from autoseg_lib.data.naming import image_stem
 from autoseg_lib.errors import DataError
 from autoseg_lib.geometry import DISPLAY_ORIENTATION, Geometry
 from autoseg_lib.io import raster
-from autoseg_lib.io.dicom_series import read_series
+from autoseg_lib.io.dicom_series import DicomSeries, read_series
 from autoseg_lib.io.volume_files import read_volume_file
 from autoseg_lib.settings import SegmentSettings, TrainSettings
 from autoseg_lib.volume import Mask, Volume, reorient, reorient_like
@@ -76,6 +76,7 @@ class Scan:
         kind: "dicom", "volume" or "raster".
         patient: the patient's key.
         warnings: sentences for the user.
+        series: the DICOM series it comes from, None for other files.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Scan:
     kind: str
     patient: str
     warnings: tuple[str, ...] = ()
+    series: DicomSeries | None = field(default=None, repr=False)
 
     @property
     def is_turned(self) -> bool:
@@ -118,7 +120,9 @@ def load_scan(
     keeps = source.kind != "volume" and volume.geometry.is_same_grid(own)
     names = source.slice_names if keeps else tuple(f"slice_{number:04d}" for number in range(1, count + 1))
     files = _shown_files(source) if keeps else ("",) * count
-    return Scan(source.name, volume, own, names, files, source.kind, source.patient, tuple(notes))
+    return Scan(
+        source.name, volume, own, names, files, source.kind, source.patient, tuple(notes), source.series
+    )
 
 
 def scan_of(name: str, volume: Volume, slice_axis: str = "auto", *, own_slices: bool = False) -> Scan:

@@ -29,6 +29,9 @@ _NAMED_SLICE_SHARE = 0.5
 # More than this share of contours off the slices means that they were drawn on other slices than these.
 _MOST_OFF_SLICES = 0.1
 
+# Half a pixel around the centres belongs to the picture; the rest is rounding of decimal text.
+_TO_THE_EDGE = 0.501
+
 # Fewer slices than this, apart from each other, are rather pieces of their own than a gap in the drawing.
 _FEWEST_IN_A_ROW = 3
 
@@ -352,8 +355,11 @@ def _place(
         if high[0] < 0 or high[1] < 0 or low[0] > rows - 1 or low[1] > columns - 1:
             counts.outside += 1
             continue
-        # Half a pixel around the centres belongs to the picture.
-        counts.cut += bool(low.min() < -0.5 or high[0] > rows - 0.5 or high[1] > columns - 0.5)
+        counts.cut += bool(
+            low.min() < -_TO_THE_EDGE
+            or high[0] > rows - 1 + _TO_THE_EDGE
+            or high[1] > columns - 1 + _TO_THE_EDGE
+        )
         counts.placed += 1
         placed[index].append(points)
     return placed
