@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from autoseg_lib import __version__
-from autoseg_lib.errors import AutosegError, SettingsError
+from autoseg_lib.errors import AutosegError, SettingsError, counted
 from autoseg_lib.events import (
     EpochDone,
     Event,
@@ -163,6 +163,20 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--images", type=Path, metavar="DIR", help="the scans, for pixel spacing and slice positions"
     )
+    measure.add_argument(
+        "--fat-images",
+        type=Path,
+        metavar="DIR",
+        help="fat images of Dixon pairs, of the names of --images (water)",
+    )
+    measure.add_argument(
+        "--tissue-window",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="grey values of a tissue, e.g. -29 150 (HU) for muscle: its share of each ROI is measured on --images",
+    )
+    measure.add_argument("--xlsx", action="store_true", help="write all tables into one Excel file too")
     measure.add_argument("--labels", help="ROI names in the order of their values, e.g. 'liver,spleen'")
     measure.add_argument("--label-map", metavar="MAP", help="what codes stand for, e.g. '63=1,126=2'")
     with_set(measure)
@@ -395,6 +409,12 @@ def _segment(options: argparse.Namespace) -> int:
                 f"{row.roi} {row.volume_ml:.2f} ml" for row in case.volumes if row.volume_ml is not None
             )
             _print(f"{case.name}: {volumes or 'areas in csa_results.csv'}")
+            for text in case.flags:
+                _print(f"  look again: {text}")
+            if case.flagged_slices:
+                _print(
+                    f"  look again: {counted(case.flagged_slices, 'slice')} with a reason in measurements.csv"
+                )
             for text in case.warnings:
                 _print(f"  note: {text}")
         for text in result.notes:
@@ -409,18 +429,20 @@ def _segment(options: argparse.Namespace) -> int:
 
 
 def _measure(options: argparse.Namespace) -> int:
-    from autoseg_lib.settings import TrainSettings, make_settings, parse_assignments
+    from autoseg_lib.settings import SegmentSettings, TrainSettings, make_settings, parse_assignments
     from autoseg_lib.workflow.measuring import measure_masks
 
-    for path in (options.masks, options.images):
+    for path in (options.masks, options.images, options.fat_images):
         _require_there(path)
     values = parse_assignments(options.set)
-    known = ("slice_axis", "label_map", "overlap_priority", "seg_threshold")
+    known = ("slice_axis", "label_map", "overlap_priority", "seg_threshold", "tissue_window")
     unknown = [name for name in values if name not in known]
     if unknown:
         raise SettingsError(f"--set {unknown[0]}: measure knows the settings {', '.join(known)}.")
     if options.label_map:
         values["label_map"] = _label_map(options.label_map, "--label-map")
+    given = values.pop("tissue_window", None)
+    window = make_settings(SegmentSettings, {"tissue_window": options.tissue_window or given}).tissue_window
     settings = make_settings(TrainSettings, values)
     with Terminal() as terminal:
         result = measure_masks(
@@ -432,6 +454,9 @@ def _measure(options: argparse.Namespace) -> int:
             slice_axis=settings.slice_axis,
             overlap_priority=settings.overlap_priority or (),
             seg_threshold=settings.seg_threshold,
+            tissue_window=window,
+            fat_images=options.fat_images,
+            xlsx=options.xlsx,
             mode=options.mode,
             on_event=terminal,
         )

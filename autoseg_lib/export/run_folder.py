@@ -54,6 +54,16 @@ class RunFolder:
         return self.path / "volumes.csv"
 
     @property
+    def workbook(self) -> Path:
+        """All tables in one Excel file, written on request."""
+        return self.path / "results.xlsx"
+
+    @property
+    def dossier(self) -> Path:
+        """Page to look through the run and sign it off."""
+        return self.path / "report.html"
+
+    @property
     def report(self) -> Path:
         """JSON report of the run."""
         return self.path / "run_report.json"

@@ -101,9 +101,14 @@ def read_volumes(path: Path) -> list[VolumeMeasurement]:
     return [VolumeMeasurement(**row) for row in _read_rows(path, VolumeMeasurement)]
 
 
-def _write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
+def table_of(kind: type[Row], rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
+    """Returns rows as header and cells: the columns are the fields."""
     names = [item.name for item in dataclasses.fields(kind)]
-    write_csv(path, names, ([getattr(row, name) for name in names] for row in rows))
+    return names, [[getattr(row, name) for name in names] for row in rows]
+
+
+def _write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
+    write_csv(path, *table_of(kind, rows))
 
 
 def _read_rows(path: Path, kind: type[Row]) -> list[dict[str, Any]]:

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 # Any of these means that the folder holds results.
-RESULT_FILES = ("csa_results.csv", "measurements.csv", "volumes.csv", "run_report.json")
+RESULT_FILES = (
+    "csa_results.csv",
+    "measurements.csv",
+    "volumes.csv",
+    "run_report.json",
+    "report.html",
+    "results.xlsx",
+)
 
 # Which files of the folder this software wrote, case by case: what "continue" skips and "overwrite" may remove.
 RECORD_FILE = "run_files.json"

@@ -36,12 +36,14 @@ class MaskJob:
         files: the mask's files.
         load: reads it.
         names: the ROIs that the mask's file names itself; empty where it holds numbers.
+        has_image: whether the scan that ``load`` gives is a picture; else it is the mask once more.
     """
 
     name: str
     files: tuple[Path, ...]
     load: Loader
     names: tuple[str, ...] = ()
+    has_image: bool = False
 
 
 def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> tuple[list[MaskJob], list[str]]:
@@ -147,7 +149,7 @@ def _training_job(
         return replace(scan, name=name), mask, (*notes, note) if note else notes
 
     own = names.get(case.label_volume, ()) if case.label_volume else ()
-    return MaskJob(name, case.labels, load, own)
+    return MaskJob(name, case.labels, load, own, has_image=True)
 
 
 # --- masks alone

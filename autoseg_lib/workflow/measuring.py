@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from autoseg_lib.data.discover import ImageSource, discover
 from autoseg_lib.data.label_map import (
     FIRST_CODE,
     LabelMap,
@@ -23,7 +24,7 @@ from autoseg_lib.data.label_map import (
 )
 from autoseg_lib.data.label_rules import LabelRules
 from autoseg_lib.data.masks import read_slices
-from autoseg_lib.data.scan import Scan
+from autoseg_lib.data.scan import Scan, load_scan
 from autoseg_lib.data.whole_labels import is_whole
 from autoseg_lib.errors import AutosegError, DataError, name_list
 from autoseg_lib.evaluate.names import RoiNames, find_names, with_files
@@ -32,6 +33,7 @@ from autoseg_lib.events import Listener, Message, Progress, nobody
 from autoseg_lib.export.report import build_run_report, case_report, write_json
 from autoseg_lib.export.run_folder import RunFolder, open_run
 from autoseg_lib.export.tables import csa_table, write_csa_results, write_measurements, write_volumes
+from autoseg_lib.export.workbook import require_workbooks, run_sheets, write_workbook
 from autoseg_lib.io.files import sha256_of
 from autoseg_lib.io.label_codes import FIRST_COLOUR, codes_text, is_mark
 from autoseg_lib.io.segments import tells_overlap
@@ -41,7 +43,7 @@ from autoseg_lib.measure.areas import SliceMeasurement, measure_slices
 from autoseg_lib.measure.volumes import VolumeMeasurement, measure_volumes
 from autoseg_lib.settings import MOST_LABELS
 from autoseg_lib.system import versions
-from autoseg_lib.volume import Mask
+from autoseg_lib.volume import Mask, Volume
 from autoseg_lib.workflow.mask_jobs import MaskJob, find_jobs
 
 
@@ -108,6 +110,9 @@ def measure_masks(
     slice_axis: str = "auto",
     overlap_priority: Sequence[str] = (),
     seg_threshold: float = 0.5,
+    tissue_window: Sequence[float] | None = None,
+    fat_images: Path | None = None,
+    xlsx: bool = False,
     mode: str = "new",
     on_event: Listener = nobody,
 ) -> MeasureResult:
@@ -126,6 +131,9 @@ def measure_masks(
         slice_axis: as in ``load_scan``: which way volumes are sliced.
         overlap_priority: names of ROIs, the first on top where they overlap.
         seg_threshold: share of a pixel from which a fractional DICOM SEG counts.
+        tissue_window: lowest and highest grey value of a tissue; its share of each ROI is measured on ``images``.
+        fat_images: the fat images of Dixon pairs, of the same names as ``images``, which are the water images then.
+        xlsx: whether all tables are written into one workbook too.
         mode: "new", "continue" or "overwrite", see ``open_run``; here both measure again, and only the tables and the
             report are replaced: masks that lie in ``output`` stay.
         on_event: told about progress and notes.
@@ -133,12 +141,20 @@ def measure_masks(
     Raises:
         DataError: no masks there, or nothing could be measured.
         ExportError: the output folder holds results already or cannot be written.
+        SettingsError: ``xlsx`` without the package that writes workbooks.
     """
+    if xlsx:
+        require_workbooks()
     started, clock = datetime.datetime.now().astimezone(), time.monotonic()
     jobs, notes = find_jobs(masks, images, slice_axis)
+    greys = GreyImages.find(fat_images, tissue_window, slice_axis)
+    if (tissue_window is not None or fat_images) and not any(job.has_image for job in jobs):
+        notes.append("no grey values were measured, there are only masks. Give the images (--images).")
     # The output may be the run folder whose masks are measured: nothing but the four tables is ever replaced.
     read = [path for job in jobs for path in job.files]
-    run = open_run(output, mode, inputs=[*read, *([images] if images else [])], tables_only=True)
+    run = open_run(
+        output, mode, inputs=[*read, *(path for path in (images, fat_images) if path)], tables_only=True
+    )
     names, roi_values = _names(masks, jobs, labels, label_map)
     rules = LabelRules(label_map or {}, roi_values, tuple(overlap_priority), seg_threshold)
     table, rules, found = _label_table(names, jobs, rules, notes)
@@ -152,9 +168,9 @@ def measure_masks(
             _require_names(job, jobs, names, roi_values)
             scan, mask, said = job.load(replace(rules, num_labels=len(table)))
             _require_numbers(mask)
-            rows, sizes = _measured(job, scan, mask, table)
+            rows, sizes = _measured(job, scan, mask, table, greys)
             if job.names and tells_overlap(said) and not rules.overlap_priority:
-                rows, sizes = _each_alone(job, rules, table, rows, sizes)
+                rows, sizes = _each_alone(job, rules, table, rows, sizes, greys)
                 said = (*(text for text in said if not tells_overlap([text])), _WHOLE)
         except AutosegError as error:
             failures.append((job.name, str(error)))
@@ -170,7 +186,7 @@ def measure_masks(
         raise DataError(
             f"nothing could be measured: {failures[0][1]}" if failures else "nothing could be measured."
         )
-    _write(run, measurements, volumes)
+    _write(run, measurements, volumes, xlsx)
     report = build_run_report(
         kind="measure",
         started=started.isoformat(timespec="seconds"),
@@ -190,10 +206,17 @@ _WHOLE = "its ROIs overlap; each was measured by itself, as a whole. To cut them
 
 
 def _measured(
-    job: MaskJob, scan: Scan, mask: Mask, table: LabelTable
+    job: MaskJob, scan: Scan, mask: Mask, table: LabelTable, greys: GreyImages
 ) -> tuple[list[SliceMeasurement], list[VolumeMeasurement]]:
     rows = measure_slices(
-        mask, table, case=job.name, slice_names=scan.slice_names, slice_files=scan.slice_files
+        mask,
+        table,
+        case=job.name,
+        slice_names=scan.slice_names,
+        slice_files=scan.slice_files,
+        image=scan.volume if job.has_image else None,
+        tissue_window=greys.tissue_window,
+        fat_image=greys.fat_of(job.name) if job.has_image else None,
     )
     return rows, measure_volumes(mask, table, case=job.name)
 
@@ -204,19 +227,63 @@ def _each_alone(
     table: LabelTable,
     rows: list[SliceMeasurement],
     sizes: list[VolumeMeasurement],
+    greys: GreyImages,
 ) -> tuple[list[SliceMeasurement], list[VolumeMeasurement]]:
     """Measures ROIs that overlap one by one, so that none is cut by another (a tumour lies inside its organ)."""
     alone_rows = {(row.slice_number, row.label): row for row in rows}
     alone_sizes = {size.label: size for size in sizes}
     for value in table.values:
         scan, mask, _ = job.load(rules.only(value))
-        more_rows, more_sizes = _measured(job, scan, mask, table)
+        more_rows, more_sizes = _measured(job, scan, mask, table, greys)
         alone_rows |= {(row.slice_number, row.label): row for row in more_rows if row.label == value}
         alone_sizes |= {size.label: size for size in more_sizes if size.label == value}
     return list(alone_rows.values()), list(alone_sizes.values())
 
 
-def _write(run: RunFolder, measurements: list[SliceMeasurement], volumes: list[VolumeMeasurement]) -> None:
+@dataclass(frozen=True)
+class GreyImages:
+    """What grey values are measured with, besides the scans themselves.
+
+    Attributes:
+        tissue_window: lowest and highest grey value of a tissue, or None.
+        fat: name → fat image of a Dixon pair.
+        slice_axis: as in ``load_scan``.
+    """
+
+    tissue_window: Sequence[float] | None
+    fat: dict[str, ImageSource]
+    slice_axis: str
+
+    @classmethod
+    def find(
+        cls, fat_images: Path | None, tissue_window: Sequence[float] | None, slice_axis: str
+    ) -> GreyImages:
+        """Lists the fat images of a folder by name."""
+        sources = discover(fat_images).sources if fat_images is not None else ()
+        return cls(tissue_window, {source.name: source for source in sources}, slice_axis)
+
+    def fat_of(self, name: str) -> Volume | None:
+        """Returns the fat image of a case; None where no fat images were given.
+
+        Raises:
+            DataError: there are fat images, and none of this name.
+        """
+        if not self.fat:
+            return None
+        if name not in self.fat:
+            raise DataError(
+                f"found no fat image of that name; there are {name_list(list(self.fat), 3)}. A fat image needs the name of "
+                "its scan."
+            )
+        return load_scan(self.fat[name], slice_axis=self.slice_axis).volume
+
+
+def _write(
+    run: RunFolder, measurements: list[SliceMeasurement], volumes: list[VolumeMeasurement], xlsx: bool
+) -> None:
+    # A workbook that an earlier run has left would show figures that are no longer true.
+    if xlsx or run.workbook.exists():
+        write_workbook(run.workbook, run_sheets(measurements, volumes))
     write_measurements(run.measurements, measurements)
     write_volumes(run.volumes, volumes)
     write_csa_results(run.csa_results, measurements)
