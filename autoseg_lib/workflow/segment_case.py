@@ -20,14 +20,22 @@ from autoseg_lib.data.scan import Scan, SpacingOverride, load_scan
 from autoseg_lib.errors import DataError
 from autoseg_lib.events import Listener, StopFlag
 from autoseg_lib.export.animation import write_animation
+from autoseg_lib.export.dicom_objects import write_segmentation_objects
 from autoseg_lib.export.masks import NIFTI_NAME, write_masks, write_nifti, write_overlays
 from autoseg_lib.export.report import case_report
 from autoseg_lib.export.run_folder import RunFolder, safe_name
 from autoseg_lib.infer.predictor import Predictor
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import SliceMeasurement, measure_slices
+from autoseg_lib.measure.calibration import Calibration
+from autoseg_lib.measure.flags import add_flags
+from autoseg_lib.measure.intervals import add_intervals
+from autoseg_lib.measure.scan_facts import scan_facts
+from autoseg_lib.measure.training_facts import TrainingFacts
 from autoseg_lib.measure.volumes import VolumeMeasurement, measure_volumes, why_no_volume
 from autoseg_lib.networks.model_file import LoadedModel
+from autoseg_lib.postprocess.names import with_structure_names
+from autoseg_lib.postprocess.pipeline import Postprocessing
 from autoseg_lib.settings import SegmentSettings, to_table
 from autoseg_lib.volume import Mask
 from autoseg_lib.workflow.finished import input_checksums, read_mask, result_key
@@ -60,6 +68,11 @@ class CaseResult:
     _load: tuple[Any, ...] = field(default=(), repr=False)
     _packed: bytes = field(default=b"", repr=False)
     _dtype: str = "uint8"
+
+    @property
+    def flagged_slices(self) -> int:
+        """Number of slices with a reason to look again."""
+        return len({row.slice_number for row in self.measurements if row.flag})
 
     @cached_property
     def scan(self) -> Scan:
@@ -107,6 +120,7 @@ class Answer:
         volumes: rows of volumes.csv.
         notes: what has to be said of this scan.
         flags: reasons not to trust the scan as a whole.
+        error_bars: one sentence on what the intervals rest on, or why there are none.
     """
 
     mask: Mask = field(repr=False)
@@ -114,6 +128,7 @@ class Answer:
     volumes: tuple[VolumeMeasurement, ...]
     notes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    error_bars: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +147,47 @@ class CaseSegmenter:
     settings: SegmentSettings
     predictor: Predictor
 
-    @property
+    @cached_property
     def labels(self) -> LabelTable:
-        """The ROIs."""
-        return self.model.labels
+        """The ROIs, under the names that tables and DICOM objects show.
+
+        Raises:
+            SettingsError: the model's names of structures do not fit its ROIs.
+        """
+        return with_structure_names(self.model.labels, self.model.metadata.get("structure_names") or {})
+
+    @cached_property
+    def postprocessing(self) -> Postprocessing:
+        """What is done to the network's answer before it is measured.
+
+        Raises:
+            SettingsError: the model's section does not fit its ROIs.
+        """
+        steps = Postprocessing.from_list(self.model.metadata.get("postprocessing") or [])
+        steps.check(self.model.labels)
+        return steps
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """What the error bars rest on.
+
+        Raises:
+            ModelError: the model's section is damaged.
+        """
+        return Calibration.from_dict(self.model.metadata.get("calibration"))
+
+    @cached_property
+    def training_facts(self) -> TrainingFacts:
+        """What the training scans were like."""
+        return TrainingFacts.from_metadata(self.model.metadata)
+
+    def require_sound(self) -> None:
+        """Looks at all sections of the model file before the first scan is read.
+
+        Raises:
+            ModelError, SettingsError: one is damaged or does not fit the ROIs.
+        """
+        _ = self.labels, self.postprocessing, self.calibration, self.training_facts
 
     @cached_property
     def _override(self) -> SpacingOverride:
@@ -161,12 +213,29 @@ class CaseSegmenter:
             DataError: the scan does not suit the model.
             Stopped: the user asked to stop.
         """
-        mask = self.predictor.predict(scan.volume, on_event, stop)
+        found = self.predictor.predict_soft(scan.volume, on_event, stop)
+        mask, tidied = self.postprocessing.apply(found.mask, self.model.labels)
         rows = measure_slices(
-            mask, self.labels, slice_names=scan.slice_names, slice_files=scan.slice_files, case=scan.name
+            mask,
+            self.labels,
+            case=scan.name,
+            slice_names=scan.slice_names,
+            slice_files=scan.slice_files,
+            image=scan.volume,
+            tissue_window=self.settings.tissue_window,
         )
         volumes = measure_volumes(mask, self.labels, case=scan.name)
-        return Answer(mask, tuple(rows), tuple(volumes), tuple(self._modality_note(scan)))
+        rows, volumes, bars = add_intervals(rows, volumes, found.soft, self.calibration, scan.volume.geometry)
+        rows, volumes, flags = add_flags(
+            rows,
+            volumes,
+            scan_facts(scan.volume, mask),
+            self.training_facts,
+            self.model.labels,
+            found.soft,
+            self.calibration,
+        )
+        return Answer(mask, tuple(rows), tuple(volumes), (*found.notes, *tidied), flags, bars)
 
     def write(
         self, run: RunFolder, source: ImageSource, scan: Scan, answer: Answer, clock: float
@@ -194,6 +263,7 @@ class CaseSegmenter:
             files=[path.relative_to(run.path).as_posix() for path in files],
         )
         report["flags"] = list(answer.flags)
+        report["error_bars"] = answer.error_bars
         result = CaseResult(
             scan.name,
             folder,
@@ -232,16 +302,6 @@ class CaseSegmenter:
             _load=(self.settings.slice_axis, self._override),
         )
 
-    def _modality_note(self, scan: Scan) -> list[str]:
-        """A model of one kind of image finds something in every other kind, too."""
-        trained = str(self.model.metadata.get("data", {}).get("modality", ""))
-        given = scan.volume.modality
-        if not trained or not given or given in trained.split("/"):
-            return []
-        return [
-            f"this is a {given} scan, and the model was trained on {trained}: do not trust what it found."
-        ]
-
     def _write_files(self, folder: Path, scan: Scan, mask: Mask) -> tuple[list[Path], list[str]]:
         formats, notes = self.settings.formats, []
         files = write_masks(folder, mask, scan.slice_names, formats)
@@ -254,8 +314,10 @@ class CaseSegmenter:
                 f"{NIFTI_NAME} was left out: NIfTI cannot hold slices that are not evenly spaced, or several images at one "
                 "position. masks/ and the tables are complete."
             )
+        objects, said = write_segmentation_objects(folder, scan, mask, self.labels, formats)
+        files += objects
         files += write_animation(folder / "animation.html", scan, mask, self.labels)
-        return files, notes
+        return files, notes + said
 
 
 def how_measured(scan: Scan) -> str:

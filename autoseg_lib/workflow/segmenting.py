@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ from typing import Any
 from autoseg_lib.data.discover import ImageSource, discover
 from autoseg_lib.errors import AutosegError, ExportError, OutOfSpaceError, name_list
 from autoseg_lib.events import Listener, Message, Progress, StopFlag, nobody
+from autoseg_lib.export.dossier import DossierCase, write_dossier
 from autoseg_lib.export.report import build_run_report, write_json
 from autoseg_lib.export.run_folder import RunFolder, open_run, unique_names
 from autoseg_lib.infer.predictor import Stopped
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import SliceMeasurement
 from autoseg_lib.measure.volumes import VolumeMeasurement
+from autoseg_lib.networks.model_file import LoadedModel
 from autoseg_lib.settings import SegmentSettings, to_table
 from autoseg_lib.system import device_name, versions
+from autoseg_lib.volume import Mask, Volume
 from autoseg_lib.workflow.finished import SETTINGS_WITH_PATHS, RunRows
 from autoseg_lib.workflow.model_choice import check_against_model, hash_of, load_models, make_predictor
 from autoseg_lib.workflow.privacy import without_identity
@@ -111,6 +114,7 @@ class _Segmenting:
         self.notes: list[str] = []
         predictor = make_predictor(self.model, settings, self.notes)
         self.segmenter = CaseSegmenter(self.model, hash_of(model_paths), settings, predictor)
+        self.segmenter.require_sound()
         if self.model.members > 1:
             self._say(
                 f"{self.model.members} networks answer together: it takes about {self.model.members} times as long as one, and is "
@@ -148,7 +152,7 @@ class _Segmenting:
                 {"file": path.name, "sha256": hash_of([path]), "epoch": self.model.metadata.get("epoch")}
                 for path in self.model_paths
             ],
-            labels=self.model.labels.names,
+            labels=self.segmenter.labels.names,
             settings={k: v for k, v in to_table(self.settings).items() if k not in SETTINGS_WITH_PATHS},
             cases=self.rows.reports(),
             failures=[(name, hide(reason)) for name, reason in self.failures],
@@ -157,14 +161,36 @@ class _Segmenting:
             notes=[hide(text) for text in self.notes],
         )
         write_json(run.report, report)
+        self._write_dossier(run, report, hide)
         return SegmentResult(
             run.path,
-            self.model.labels,
+            self.segmenter.labels,
             tuple(self.cases),
             tuple(self.failures),
             tuple(self.notes),
             self.stopped,
         )
+
+    def _write_dossier(self, run: RunFolder, report: dict[str, Any], hide: Callable[[str], str]) -> None:
+        """The page to look through; where it cannot be written, the results are complete without it."""
+        if not self.cases:
+            return
+        self.on_event(Message("Making the page to look through (report.html) ..."))
+        cases = [_shown(case) for case in self.cases]
+        try:
+            write_dossier(
+                run.dossier,
+                title=run.path.name,
+                cases=cases,
+                labels=self.segmenter.labels,
+                model=_model_facts(self.model),
+                settings=report["settings"],
+                notes=self.notes,
+                failures=self.failures,
+                hide=hide,
+            )
+        except ExportError as error:
+            self._failed("report.html", str(error))
 
     def _say(self, text: str) -> None:
         """Tells at once, and in the report."""
@@ -249,6 +275,29 @@ class _Segmenting:
             self.on_event(
                 Message(f"{error} Going on; the tables are written again after the next scan.", "warning")
             )
+
+
+def _shown(case: CaseResult) -> DossierCase:
+    def slices() -> tuple[Volume, Mask]:
+        scan, mask = case.look()
+        return scan.volume, mask
+
+    return DossierCase(
+        case.name, case.measurements, case.volumes, slices, case.how_measured, case.warnings, case.flags
+    )
+
+
+def _model_facts(model: LoadedModel) -> dict[str, Any]:
+    """What a reader of the results wants to know of the model."""
+    said = model.metadata
+    return {
+        "model": said.get("name") or model.path.stem,
+        "made": str(said.get("created", ""))[:16].replace("T", " "),
+        "network": f"{model.spec.dimension} {model.spec.title}",
+        "networks that answer together": model.members,
+        "scans learned from": (said.get("data") or {}).get("scans"),
+        "mean Dice on validation scans": (said.get("validation") or {}).get("mean_dice"),
+    }
 
 
 def _refuse_input_inside_output(input_path: Path, output: Path, mode: str) -> None:
