@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from autoseg_lib.data.doctor.facts import CaseFacts
-from autoseg_lib.data.packed import BYTES_PER_VOXEL
+from autoseg_lib.data.packed import IMAGE_TYPE, LABEL_TYPE
 from autoseg_lib.data.split import Split
 from autoseg_lib.errors import SettingsError
 from autoseg_lib.networks.registry import NetworkSpec, smallest_batch
@@ -63,13 +63,14 @@ def choose_cache(
         voxels = sum(len(f.counts) for f in train) * math.prod(preprocessing.input_shape or (1, 1))
     else:
         voxels = sum(math.prod(shape) for shape in shapes_on_grid(train, preprocessing.spacing_zyx_mm))
-    needed, most = voxels * BYTES_PER_VOXEL / GB, defaults.CACHE_SHARE * machine.ram_available_gb
-    size = f"{needed:.1f} GB" if needed >= 0.1 else f"{1000 * needed:.0f} MB"
+    size = len(preprocessing.channels) * IMAGE_TYPE.itemsize + LABEL_TYPE.itemsize
+    needed, most = voxels * size / GB, defaults.CACHE_SHARE * machine.ram_available_gb
+    text = f"{needed:.1f} GB" if needed >= 0.1 else f"{1000 * needed:.0f} MB"
     if 1000 * needed < 1:
-        size = "under 1 MB"
+        text = "under 1 MB"
     if needed <= most:
-        chooser.choose("cache", "ram", f"prepared scans take {size}")
+        chooser.choose("cache", "ram", f"prepared scans take {text}")
     else:
         chooser.choose(
-            "cache", "disk", f"prepared scans take {size}; {machine.ram_available_gb:.1f} GB are free"
+            "cache", "disk", f"prepared scans take {text}; {machine.ram_available_gb:.1f} GB are free"
         )

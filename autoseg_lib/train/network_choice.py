@@ -19,6 +19,7 @@ from autoseg_lib.networks.registry import (
 from autoseg_lib.preprocess.intensity import IntensityPlan
 from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.settings import AUTO
+from autoseg_lib.train.channel_choice import choose_channels, with_settings
 from autoseg_lib.train.choosing import Chooser
 from autoseg_lib.train.defaults import LARGEST_SIDE, NEIGHBOUR_SLICES
 from autoseg_lib.train.depth_width import choose_depth_and_width, multiple_of
@@ -77,10 +78,20 @@ def _network_2d(
     pair = choose_input_shape(chooser, name, multiple, facts, machine)
     patch = choose_slice_patch(chooser, name, encoder, multiple, facts, pair)
     neighbours = _choose_neighbours(chooser, facts)
+    channels = choose_channels(chooser, facts)
     spec = NetworkSpec(
-        "2D", name, classes, patch, encoder, in_channels=2 * neighbours + 1, dropout=dropout, options=options
+        "2D",
+        name,
+        classes,
+        patch,
+        encoder,
+        in_channels=len(channels) * (2 * neighbours + 1),
+        dropout=dropout,
+        options=options,
+        channels=len(channels),
     )
-    return spec, Preprocessing("2D", intensity, input_shape=pair), None
+    preprocessing = Preprocessing("2D", intensity, input_shape=pair)
+    return spec, with_settings(chooser, preprocessing, channels, neighbours), None
 
 
 def _choose_neighbours(chooser: Chooser, facts: Sequence[CaseFacts]) -> int:
@@ -112,8 +123,19 @@ def _network_3d(
     options = {**options, **choose_depth_and_width(chooser, "3D", name, sizes, machine)}
     multiple = multiple_of("3D", name, options, _PROBE["3D"])
     window = choose_patch(chooser, multiple, shapes, spacing, machine)
-    spec = NetworkSpec("3D", name, classes, window, dropout=dropout, options=options)
-    return spec, Preprocessing("3D", intensity, spacing_zyx_mm=spacing), window
+    channels = choose_channels(chooser, facts)
+    spec = NetworkSpec(
+        "3D",
+        name,
+        classes,
+        window,
+        in_channels=len(channels),
+        dropout=dropout,
+        options=options,
+        channels=len(channels),
+    )
+    preprocessing = Preprocessing("3D", intensity, spacing_zyx_mm=spacing)
+    return spec, with_settings(chooser, preprocessing, channels), window
 
 
 def _network(dimension: str, machine: Machine) -> tuple[str, str]:

@@ -26,6 +26,8 @@ TAKEN_FROM_THE_MODEL = (
     "network_depth",
     "network_width",
     "neighbour_slices",
+    "channels",
+    "preprocessing",
     "deep_supervision",
     "input_shape",
     "patch_size",
@@ -109,7 +111,7 @@ def require_same_network(start: Start, spec: NetworkSpec) -> None:
     if then != now:
         raise ModelError(
             f"start_from: '{start.path.name}' is a {then}; this training needs a {now}. "
-            'Leave dimension, network, encoder and neighbour_slices at "auto" (they then become those of the model), or leave '
+            'Leave dimension, network, encoder, neighbour_slices and channels at "auto" (they then become those of the model), or leave '
             "start_from empty."
         )
 

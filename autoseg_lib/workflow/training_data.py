@@ -75,16 +75,13 @@ def _prepared_cases(study: Study, plan: Plan, on_event: Listener) -> Iterator[Pr
         if plan.split.train_slices is not None:
             parts = [_cut(volume, mask, part.start, part.stop) for part in runs(plan.split.train_slices)]
         for part_volume, part_mask in parts:
-            image = plan.preprocessing.prepare(part_volume)
-            label = plan.preprocessing.prepare_mask(part_mask)
+            kept, box = plan.preprocessing.start(part_volume)
+            image, grid = plan.preprocessing.prepare_channels(kept)
+            label = plan.preprocessing.prepare_mask(part_mask if box is None else part_mask.cut(box))
             # A network that sees neighbouring slices finds the upper one always on the same side.
-            turned = plan.network.neighbours > 0 and runs_backwards(image.geometry)
+            turned = plan.network.neighbours > 0 and runs_backwards(grid)
             order = slice(None, None, -1 if turned else 1)
-            yield PreparedCase(
-                name,
-                np.asarray(image.array[order], dtype=np.float32),
-                label.array[order].astype(np.uint8, copy=False),
-            )
+            yield PreparedCase(name, image[:, order], label.array[order].astype(np.uint8, copy=False))
     on_event(Progress("Preparing scans", total, total))
 
 
@@ -118,7 +115,7 @@ class ValidationScans(Sequence[ValidationScan]):
         if index in self._kept:
             return self._kept[index]
         scan = read_validation_scan(self._study, self._plan, index)
-        size = scan.volume.array.nbytes + scan.mask.array.nbytes
+        size = sum(image.array.nbytes for image in scan.volume.images) + scan.mask.array.nbytes
         if size <= self._room:
             self._room -= size
             self._kept[index] = scan
@@ -156,7 +153,4 @@ def _load(study: Study, index: int) -> tuple[Volume, Mask]:
 
 
 def _cut(volume: Volume, mask: Mask, start: int, stop: int) -> tuple[Volume, Mask]:
-    geometry = volume.geometry.slices(start, stop)
-    return volume.with_array(volume.array[start:stop], geometry), mask.with_array(
-        mask.array[start:stop], geometry
-    )
+    return volume.slices(start, stop), mask.cut((slice(start, stop), slice(None), slice(None)))

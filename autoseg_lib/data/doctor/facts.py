@@ -118,6 +118,19 @@ class SliceFacts:
 
 
 @dataclass(frozen=True, eq=False)
+class OtherImage:
+    """An image beside the scan.
+
+    Attributes:
+        modality: DICOM's word, "" where unknown.
+        roi_grey_values: some grey values inside ROIs.
+    """
+
+    modality: str
+    roi_grey_values: npt.NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
 class CaseFacts:
     """What the checks know of one case.
 
@@ -134,6 +147,7 @@ class CaseFacts:
         header_study: StudyInstanceUID of its DICOM headers, "" where there is none.
         has_slice_names: whether the slices have names of their own (not slice_0001, ...).
         roi_grey_values: some grey values inside ROIs.
+        others: what is known of the images beside the scan (PET beside a CT, MR sequences), in order.
     """
 
     name: str
@@ -148,6 +162,12 @@ class CaseFacts:
     header_study: str = field(default="", repr=False)
     has_slice_names: bool = True
     roi_grey_values: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    others: tuple[OtherImage, ...] = ()
+
+    @property
+    def images(self) -> int:
+        """Images of the patient on one grid: the scan and those beside it."""
+        return 1 + len(self.others)
 
     @property
     def slice_names(self) -> tuple[str, ...]:
@@ -229,6 +249,8 @@ def gather_facts(case: TrainingCase, settings: TrainSettings, longest: int = SMA
         )
         digest.update(facts.checksum.encode() + facts.label_checksum.encode())
         slices.append(facts)
+    for other in scan.volume.others:
+        digest.update(_checksum(other.array).encode())
     return CaseFacts(
         name=case.name,
         patient=case.patient,
@@ -242,6 +264,9 @@ def gather_facts(case: TrainingCase, settings: TrainSettings, longest: int = SMA
         header_study=header.study_uid if header else "",
         has_slice_names=any(scan.slice_files),
         roi_grey_values=foreground_values(scan.volume, mask),
+        others=tuple(
+            OtherImage(other.modality, foreground_values(other, mask)) for other in scan.volume.others
+        ),
     )
 
 
