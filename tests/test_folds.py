@@ -58,6 +58,7 @@ QUICK = {
     "network": "light_unet",
 }
 ENDINGS = (
+    "_answers.zip",
     "_best.safetensors",
     "_calibration.csv",
     "_history.csv",

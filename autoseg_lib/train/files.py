@@ -73,6 +73,11 @@ class RunFiles:
         """What the model found on each slice kept back; error bars are calibrated on it."""
         return self.folder / f"{self.name}_calibration.csv"
 
+    @property
+    def answers(self) -> Path:
+        """With folds: labels and answers of the scans that this fold kept back, to try post-processing on."""
+        return self.folder / f"{self.name}_answers.zip"
+
     def at_epoch(self, epoch: int) -> Path:
         """The model after ``epoch`` epochs."""
         return self.folder / f"{self.name}_{epoch}.safetensors"
@@ -82,7 +87,7 @@ class RunFiles:
         if not self.folder.is_dir():
             return []
         fixed = [self.last, self.previous, self.best, self.history, self.settings, self.report, self.folds]
-        fixed.append(self.calibration)
+        fixed += [self.calibration, self.answers]
         periodic = [path for path in self.folder.glob("*.safetensors") if self._is_periodic(path)]
         return [path for path in fixed if path.is_file()] + sorted(periodic)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -196,6 +196,30 @@ def score_case(
         prediction=prediction[worst],
         hd95_mm=_distances(scan.mask, prediction, labels) if thorough else (),
         answer=prediction if thorough else None,
+        counts=counts,
+    )
+
+
+def rescored(case: CaseScore, truth: Mask, answer: Mask, labels: LabelTable) -> CaseScore:
+    """Returns the scores of a scan after its answer was post-processed.
+
+    Args:
+        case: the scores of a thorough look before.
+        truth: the label.
+        answer: the new answer, on the same grid.
+        labels: the ROIs.
+    """
+    counts = case.counts
+    if counts is not None:
+        counts = CalibrationScan.compare(truth, answer, counts, labels, counts.name, counts.patient)
+    has_picture = case.image.size > 0
+    return replace(
+        case,
+        dice=tuple(dice_per_roi(truth.array, answer.array, labels)),
+        area_error_percent=tuple(_area_error(truth.array, answer.array, value) for value in labels.values),
+        prediction=answer.array[case.slice_index] if has_picture else case.prediction,
+        hd95_mm=_distances(truth, answer.array, labels),
+        answer=None if case.answer is None else answer.array,
         counts=counts,
     )
 

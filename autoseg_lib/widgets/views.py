@@ -79,7 +79,11 @@ def performance_html(run: TrainingResult) -> Markup:
     """Returns the verdict, curves, scores per ROI, what would make it better, and the best and worst scans."""
     labels = LabelTable(run.roi_names)
     parts = [note_html(_kind(run), " ".join(text for text in (run.verdict, run.interval) if text))]
-    parts += [note_html("info", text) for text in (run.ending, run.outlook) if text]
+    parts += [
+        note_html("info", text)
+        for text in (run.ending, run.postprocessing, run.error_bars, run.outlook)
+        if text
+    ]
     if isinstance(run, FoldsResult):
         parts.append(folds_html(run))
     if run.history:

@@ -13,6 +13,7 @@ from autoseg_lib.labels import LabelTable
 from autoseg_lib.metrics.bootstrap import MeanScore, mean_scores
 from autoseg_lib.train.validate import CaseScore, Scores, ValidationScan, score_case
 from autoseg_lib.volume import Mask, Volume
+from autoseg_lib.workflow.kept_answers import KeptAnswers
 
 # So many scans from each end are shown.
 EXTREMES = 3
@@ -39,6 +40,7 @@ def final_scores(
     on_event: Listener,
     total: int,
     stop: StopFlag | None = None,
+    keep: KeptAnswers | None = None,
 ) -> tuple[Scores | None, tuple[ShownScan, ...]]:
     """Scores every scan thoroughly, one in memory at a time.
 
@@ -49,6 +51,7 @@ def final_scores(
         on_event: hears the progress.
         total: number of scans.
         stop: asked between batches.
+        keep: keeps every answer with its label.
 
     Returns:
         the scores (None without scans), and the worst and best scans, worst first, as far as memory allows.
@@ -59,6 +62,8 @@ def final_scores(
         on_event(Progress("Looking at the validation scans", number, total, scan.name))
         case = score_case(predictor, scan, labels, stop, thorough=True)
         if case.answer is not None:
+            if keep is not None:
+                keep.add(scan, case.answer)
             answer = scan.mask.with_array(case.answer)
             shown.append(
                 ShownScan(scan.name, case.mean_dice, scan.volume, scan.mask, answer, scan.slice_names)

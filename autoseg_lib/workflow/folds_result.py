@@ -11,21 +11,25 @@ import numpy as np
 from autoseg_lib.data.split import Split
 from autoseg_lib.errors import counted
 from autoseg_lib.events import Listener, Message
-from autoseg_lib.measure.calibration import Calibration
+from autoseg_lib.measure.calibration import Calibration, CalibrationScan
 from autoseg_lib.metrics.bootstrap import MeanScore
 from autoseg_lib.networks.joining import join_models
-from autoseg_lib.networks.model_file import load_model, save_model
+from autoseg_lib.networks.model_file import load_model, read_metadata, save_model
 from autoseg_lib.networks.registry import number_of_weights
+from autoseg_lib.postprocess.pipeline import Postprocessing
 from autoseg_lib.train.files import RunFiles, read_history, write_report
 from autoseg_lib.train.planning import Plan
 from autoseg_lib.train.validate import CaseScore, Scores
 from autoseg_lib.workflow.calibrating import calibrate_folds, error_bars_text
+from autoseg_lib.workflow.calibration_file import read_calibration_scans
 from autoseg_lib.workflow.checking import Study
 from autoseg_lib.workflow.final_scores import EXTREMES, ShownScan, extremes, final_scores, mean_with_interval
 from autoseg_lib.workflow.fold_scores import write_fold_scores
+from autoseg_lib.workflow.kept_answers import KeptAnswers
 from autoseg_lib.workflow.methods_text import methods_paragraph
 from autoseg_lib.workflow.model_choice import segmenting_predictor
 from autoseg_lib.workflow.model_metadata import model_metadata, rounded
+from autoseg_lib.workflow.postprocessing_scores import Postprocessed, with_postprocessing
 from autoseg_lib.workflow.reasons import reasons
 from autoseg_lib.workflow.situation import situation_of
 from autoseg_lib.workflow.training_data import validation_scans
@@ -142,7 +146,14 @@ class FoldsResult(TrainingResult):
             ]
         lines += [
             text
-            for text in (self.split_text, self.verdict, self.error_bars, self.ending, self.outlook)
+            for text in (
+                self.split_text,
+                self.verdict,
+                self.postprocessing,
+                self.error_bars,
+                self.ending,
+                self.outlook,
+            )
             if text
         ]
         lines += [f"- {a.question} {a.found} {a.advice}" for a in self.answers if a.applies]
@@ -187,6 +198,10 @@ def put_together(
         return _nothing_yet(study, files, splits)
     plan = _whole_plan(study, files, splits, done)
     done, shown = _with_pictures(study, done, on_event)
+    missing = not files.best.is_file()
+    known = read_metadata(files.best) if already and not missing else None
+    post = postprocessed_folds(plan, done, shown, known)
+    done, shown = _with_cases(done, post.scores), post.shown
     scores = Scores(tuple(case for fold in done.values() for case in fold.cases)) if _scored(done) else None
     order = [i for number in done for i in splits[number - 1].validation] if scores else []
     facts = study.report.facts
@@ -195,9 +210,9 @@ def put_together(
     seconds = sum(fold.seconds for fold in done.values())
     reason = _reason(done, all_done)
     calibration = _calibration(plan, done)
-    missing = not files.best.is_file()
     if missing or not already:
-        weights = _save_joined(plan, study, scores, means, lines, done, len(splits), calibration)
+        more = {"calibration": calibration.to_dict(), **post.metadata()}
+        weights = _save_joined(plan, study, scores, means, lines, done, len(splits), more)
     else:
         weights = number_of_weights(load_model(files.best).network)
     history = _mean_history([fold.history for fold in done.values()])
@@ -235,6 +250,7 @@ def put_together(
         folds=len(splits),
         fold_lines=lines,
         error_bars=error_bars_text(calibration),
+        postprocessing=post.text,
     )
     if not already:
         write_fold_scores(files.folds, {n: fold.cases for n, fold in done.items()}, plan.labels)
@@ -247,6 +263,41 @@ def _calibration(plan: Plan, done: Mapping[int, FoldDone]) -> Calibration:
     """Error bars from the scans of all folds, each predicted by the network that has not seen it."""
     scored = [(fold.plan.files, Scores(fold.cases)) for fold in done.values() if fold.cases]
     return calibrate_folds(scored, plan.labels.names, plan.split.kind)
+
+
+def postprocessed_folds(
+    plan: Plan,
+    done: Mapping[int, FoldDone],
+    shown: tuple[ShownScan, ...],
+    known: Mapping[str, Any] | None,
+) -> Postprocessed:
+    """Finds, over the scans of all folds, the post-processing that helps, and scores their answers with it.
+
+    Args:
+        plan: of the model that all folds make together.
+        done: folds with a model.
+        shown: scans to scroll through.
+        known: metadata of the joined model, where it is there already and only shown.
+    """
+    kept, counts = KeptAnswers(), dict[str, CalibrationScan]()
+    cases = tuple(case for fold in done.values() for case in fold.cases)
+    scores = Scores(cases) if cases else None
+    for fold in done.values():
+        answers = KeptAnswers.load(fold.plan.files.answers)
+        if answers is None and known is None and fold.cases:
+            text = f"Post-processing was not tried: '{fold.plan.files.answers.name}', the answers of a fold, is not there any more."
+            return Postprocessed(Postprocessing(), text, scores, shown)
+        kept.join(answers or KeptAnswers())
+        for scan in read_calibration_scans(fold.plan.files.calibration, plan.labels.names) or ():
+            # Patients are numbered in each file by itself.
+            counts[scan.name] = replace(scan, patient=f"{fold.plan.files.name} {scan.patient}")
+    return with_postprocessing(scores, shown, kept, plan.labels, known=known, counts=counts)
+
+
+def _with_cases(done: Mapping[int, FoldDone], scores: Scores | None) -> dict[int, FoldDone]:
+    """The folds with new scores of their scans, which are in the same order."""
+    cases = iter(scores.cases if scores else ())
+    return {n: replace(fold, cases=tuple(next(cases) for _ in fold.cases)) for n, fold in done.items()}
 
 
 def _scored(done: Mapping[int, FoldDone]) -> bool:
@@ -307,7 +358,7 @@ def _save_joined(
     lines: Sequence[FoldLine],
     done: Mapping[int, FoldDone],
     folds: int,
-    calibration: Calibration,
+    more: Mapping[str, Any],
 ) -> int:
     """Writes NAME_best.safetensors with the networks of all folds; returns the number of their weights."""
     joined = join_models([load_model(fold.plan.files.best) for fold in done.values()])
@@ -315,7 +366,7 @@ def _save_joined(
     metadata["network"] = joined.spec.to_dict()
     metadata["validation"] |= {"cross_validated": True, "folds": folds, **_intervals(plan, means)}
     metadata["folds"] = [_fold_table(line) for line in lines]
-    metadata["calibration"] = calibration.to_dict()
+    metadata |= more
     save_model(plan.files.best, joined.network, metadata)
     return number_of_weights(joined.network)
 

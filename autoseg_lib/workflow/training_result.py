@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from autoseg_lib.train.validate import CaseScore, Scores
 from autoseg_lib.workflow.calibrating import calibrate_scores, error_bars_text, keep_calibration
 from autoseg_lib.workflow.checking import Study
 from autoseg_lib.workflow.final_scores import EXTREMES, ShownScan, final_scores, mean_with_interval
+from autoseg_lib.workflow.kept_answers import KeptAnswers, keep_answers
 from autoseg_lib.workflow.methods_text import methods_paragraph
 from autoseg_lib.workflow.model_choice import segmenting_predictor
+from autoseg_lib.workflow.postprocessing_scores import with_postprocessing
 from autoseg_lib.workflow.reasons import Answer, reasons
 from autoseg_lib.workflow.situation import situation_of
 from autoseg_lib.workflow.training_data import validation_scans
@@ -45,6 +47,7 @@ class TrainingResult:
         worst_loss: largest value of the training loss.
         outlook: what more labelled scans would bring, one sentence; "" where it was not asked for.
         error_bars: whether areas and volumes will get error bars, one sentence.
+        postprocessing: what will be done to masks when segmenting, and why, one sentence; the scores are after it.
     """
 
     name: str
@@ -68,6 +71,7 @@ class TrainingResult:
     worst_loss: float = 1.0
     outlook: str = ""
     error_bars: str = ""
+    postprocessing: str = ""
 
     @property
     def best_cases(self) -> tuple[CaseScore, ...]:
@@ -120,7 +124,8 @@ class TrainingResult:
                 f"{name:<32} {dice:>6} {sd:>6} {hd95:>8} {error:>18}"
                 for name, dice, sd, hd95, error in self.table()
             ]
-        lines += [text for text in (self.interval, self.verdict, self.error_bars, self.outlook) if text]
+        said = (self.interval, self.verdict, self.postprocessing, self.error_bars, self.outlook)
+        lines += [text for text in said if text]
         lines += [f"- {a.question} {a.found} {a.advice}" for a in self.answers if a.applies]
         if self.model_path:
             lines.append(f"Model: {self.model_path}")
@@ -151,7 +156,7 @@ def training_result(
     if worst_loss is None:
         worst_loss = sum(output_weights(plan.network))
     history = tuple(read_history(plan.files.history)) if plan.files.history.is_file() else ()
-    scores, path, weights, bars = None, None, 0, ""
+    scores, path, weights, bars, steps_text = None, None, 0, "", ""
     shown: tuple[ShownScan, ...] = ()
     if plan.files.best.is_file():
         path = plan.files.best
@@ -160,20 +165,32 @@ def training_result(
         # Of folds the scans kept back choose nothing: the model is that of the last epoch.
         which = "trained" if plan.loop.keep_last else "best"
         on_event(Message(f"Looking at all validation scans with the {which} model ..."))
+        kept = KeptAnswers()
         scores, shown = final_scores(
             segmenting_predictor(model),
             validation_scans(study, plan),
             plan.labels,
             on_event,
             len(plan.split.validation),
+            keep=kept,
         )
+        told = already and "calibration" in model.metadata
+        if plan.loop.keep_last:
+            # Folds decide together (folds_result.py): the scans that one of them kept back choose nothing.
+            keep_answers(plan.files.answers, kept, on_event)
+        else:
+            after = with_postprocessing(
+                scores, shown, kept, plan.labels, known=model.metadata if told else None
+            )
+            scores, shown, steps_text = after.scores, after.shown, after.text
+            model = replace(model, metadata={**model.metadata, **after.metadata()})
         looked = f": mean Dice {scores.mean:.3f}" if scores else ", there are none"
         on_event(
             Message(f"Looked at {counted(len(scores.cases) if scores else 0, 'validation scan')}{looked}.")
         )
         calibration = calibrate_scores(plan, scores)
         bars = error_bars_text(calibration)
-        if not already or "calibration" not in model.metadata:
+        if not told:
             keep_calibration(plan, model, calibration, scores, on_event)
     facts = study.report.facts
     means = mean_with_interval(scores, [facts[i].patient for i in plan.split.validation]) if scores else None
@@ -212,6 +229,7 @@ def training_result(
         shown=shown,
         worst_loss=worst_loss,
         error_bars=bars,
+        postprocessing=steps_text,
     )
     # The process may have been killed between the end of the training and the report.
     if path and not (already and is_reported(plan.files.report, result)):
