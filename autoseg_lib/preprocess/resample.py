@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from autoseg_lib.errors import GeometryError
 from autoseg_lib.geometry import SAME_PLACE_TOLERANCE_MM, FloatArray, Geometry
+from autoseg_lib.preprocess.separable import parallel_axes, resample_parallel, sigma_for
 from autoseg_lib.volume import Mask, Volume
 
 Order = Literal["linear", "cubic", "sinc", "nearest"]
@@ -206,6 +207,8 @@ def _interpolated(
     fill: float | None,
     smooth: bool,
 ) -> npt.NDArray[Any]:
+    if order == "linear" and (axes := parallel_axes(matrix)) is not None:
+        return resample_parallel(array, matrix, axes, shape_zyx, fill=fill, smooth=smooth)
     if order == "nearest":
         # SimpleITK has no bool and no half floats; whole numbers keep their type.
         pixels = np.ascontiguousarray(array.view(np.uint8) if array.dtype == bool else array)
@@ -268,7 +271,7 @@ def _smoothed(pixels: npt.NDArray[np.float32], matrix: FloatArray) -> npt.NDArra
     linear = np.abs(matrix[:3, :3])
     order = max(permutations(range(3)), key=lambda axes: float(np.prod(linear[range(3), axes])))
     for axis, factor in enumerate(linear[range(3), order]):
-        sigma = (factor - 1) / 2
-        if sigma > 1e-3 and pixels.shape[axis] > 1:
+        sigma = sigma_for(factor)
+        if sigma and pixels.shape[axis] > 1:
             pixels = ndimage.gaussian_filter1d(pixels, sigma, axis=axis, mode="nearest", truncate=3.0)
     return pixels
