@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -102,7 +103,7 @@ def count_pixels(mask: Mask, labels: LabelTable, case: str = "") -> npt.NDArray[
     counts = np.zeros((mask.array.shape[0], len(labels) + 1), dtype=np.int64)
     unknown: set[int] = set()
     for index, plane in enumerate(mask.array):
-        found = np.bincount(plane.ravel(), minlength=len(labels) + 1)
+        found = _histogram(plane, len(labels) + 1)
         counts[index] = found[: len(labels) + 1]
         unknown.update(int(value) for value in np.flatnonzero(found[len(labels) + 1 :]) + len(labels) + 1)
     if unknown:
@@ -113,6 +114,22 @@ def count_pixels(mask: Mask, labels: LabelTable, case: str = "") -> npt.NDArray[
             "correct the mask."
         )
     return counts[:, 1:]
+
+
+def _histogram(plane: npt.NDArray[np.unsignedinteger], least: int) -> npt.NDArray[np.int64]:
+    """Returns how often each value occurs, from 0 up to the largest one or ``least`` - 1."""
+    if plane.dtype == np.uint8 and plane.size < _LARGEST_EXACT:
+        # A tenth of bincount's time, which copies the plane into 64 bits first.
+        counts = (
+            cv2.calcHist([np.ascontiguousarray(plane)], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+        )
+        last = int(np.flatnonzero(counts)[-1])
+        return np.asarray(counts[: max(last + 1, least)])
+    return np.bincount(plane.ravel(), minlength=least)
+
+
+# OpenCV counts in 32-bit floats, exact for whole numbers up to here.
+_LARGEST_EXACT = 2**24
 
 
 def _some(values: set[int], shown: int = 8) -> str:
@@ -164,6 +181,7 @@ def measure_slices(
     counts = count_pixels(mask, labels, case)
     positions = positions_or_none(geometry)
     plane = Frame.of(geometry).plane if geometry.spacing_known else None
+    pixel_area_mm2 = geometry.pixel_area_mm2
     rows = []
     for index in range(number):
         pictures = [None if volume is None else volume.array[index] for volume in (image, fat_image)]
@@ -179,7 +197,7 @@ def measure_slices(
                     label=label.value,
                     roi=label.name,
                     pixels=pixels,
-                    area_mm2=pixels * geometry.pixel_area_mm2 if geometry.spacing_known else None,
+                    area_mm2=pixels * pixel_area_mm2 if geometry.spacing_known else None,
                     slice_name=slice_names[index] if slice_names else "",
                     **shapes.get(label.value, _ABSENT),
                 )

@@ -14,14 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial.distance import pdist
 
 from autoseg_lib.geometry import FloatArray
-from autoseg_lib.measure.frame import Frame
+from autoseg_lib.measure.frame import Frame, InPlane
 
 # Two lines as long as each other but for rounding: the one with the longer perpendicular counts.
 _SAME_LENGTH = 1 - 1e-9
-# Up to so many points all pairs are compared at once (32 MB); more go through their convex hull first.
-_FEW_POINTS = 2000
+# More points than this go through their convex hull first; up to the larger number all pairs are compared at once (64 MB).
+_FEW_POINTS = 100
+_MANY_POINTS = 4000
 
 
 @dataclass(frozen=True)
@@ -54,38 +56,44 @@ def outer_contours(inside: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.int32]]
     ]
 
 
-def longest_in_plane(contours: Sequence[npt.NDArray[np.int32]], plane: FloatArray) -> Diameters | None:
+def longest_in_plane(contours: Sequence[npt.NDArray[np.int32]], plane: InPlane) -> Diameters | None:
     """Returns the longest diameter over all parts of an ROI on one slice; None where there is no part.
 
     Args:
         contours: the outer contours of its parts (``outer_contours``).
-        plane: (2, 2) steps of a row and a column in mm.
+        plane: the pixels in mm.
     """
     best: Diameters | None = None
     for contour in contours:
-        extent = contour.max(axis=0) - contour.min(axis=0)
-        reach = float(np.abs(extent[::-1]) @ np.linalg.norm(plane, axis=1)) if best else np.inf
-        if best is None or reach > best.longest_mm:
-            found = _of_hull(cv2.convexHull(contour).reshape(-1, 2)[:, ::-1].astype(np.float64), plane)
-            if best is None or found.longest_mm > best.longest_mm:
-                best = found
+        # A part whose box is too small for a longer line is not looked at: noise can be hundreds of specks.
+        if best is not None:
+            columns, rows = (contour.max(axis=0) - contour.min(axis=0)).tolist()
+            if rows * plane.lengths_mm[0] + columns * plane.lengths_mm[1] <= best.longest_mm:
+                continue
+        found = _of_hull(cv2.convexHull(contour).reshape(-1, 2)[:, ::-1].astype(np.float64), plane)
+        if best is None or found.longest_mm > best.longest_mm:
+            best = found
     return best
 
 
-def _of_hull(hull: FloatArray, plane: FloatArray) -> Diameters:
+def _of_hull(hull: FloatArray, plane: InPlane) -> Diameters:
     """Returns the diameters of a convex outline of (row, column) corners in order."""
-    points = hull @ plane
-    apart = points[:, None] - points[None]
-    squared = np.einsum("ijk,ijk->ij", apart, apart)
+    points = hull @ plane.steps
+    x, y = points[:, 0], points[:, 1]
+    squared = np.subtract.outer(x, x) ** 2 + np.subtract.outer(y, y) ** 2
     longest = float(squared.max())
     if longest == 0:
         return Diameters(0.0, 0.0, hull[[0, 0]], hull[[0, 0]])
-    pairs = [(i, j) for i, j in np.argwhere(squared >= longest * _SAME_LENGTH) if i < j]
-    lines = [(_perpendicular(points, points[j] - points[i]), i, j) for i, j in pairs]
-    (width, ends), first, second = max(lines, key=lambda line: line[0][0])
-    return Diameters(
-        float(np.sqrt(longest)), width, hull[[first, second]], np.asarray(ends @ np.linalg.inv(plane))
-    )
+    first, second = np.nonzero(squared >= longest * _SAME_LENGTH)
+    best: tuple[float, FloatArray, list[int]] | None = None
+    for i, j in zip(first.tolist(), second.tolist(), strict=True):
+        if i < j:
+            width, ends = _perpendicular(points, points[j] - points[i])
+            if best is None or width > best[0]:
+                best = (width, ends, [i, j])
+    if best is None:
+        return Diameters(0.0, 0.0, hull[[0, 0]], hull[[0, 0]])
+    return Diameters(float(np.sqrt(longest)), best[0], hull[best[2]], best[1] @ plane.inverse)
 
 
 def _perpendicular(points: FloatArray, direction: FloatArray) -> tuple[float, FloatArray]:
@@ -93,21 +101,20 @@ def _perpendicular(points: FloatArray, direction: FloatArray) -> tuple[float, Fl
 
     The chord's length changes linearly between two corners, so the longest one starts at a corner.
     """
-    along = direction / np.linalg.norm(direction)
+    along = direction / np.sqrt(direction @ direction)
     across = np.array([-along[1], along[0]])
     place, height = points @ along, points @ across
-    begin, rise = np.minimum(place, np.roll(place, -1)), np.roll(place, -1) - place
-    end = begin + np.abs(rise)
-    flat = np.abs(rise) < 1e-7
-    share = np.clip((place[:, None] - place[None]) / np.where(flat, 1.0, rise), 0, 1)
-    there = height + share * (np.roll(height, -1) - height)
-    # Rounding must not push a corner off its own edge; an edge along the chord is met by its neighbours.
-    meets = (place[:, None] >= begin - 1e-9) & (place[:, None] <= end + 1e-9) & ~flat
-    top = np.where(meets, there, -np.inf).max(axis=1)
-    bottom = np.where(meets, there, np.inf).min(axis=1)
-    widest = int(np.argmax(top - bottom))
-    low, high = float(bottom[widest]), float(top[widest])
-    return max(0.0, high - low), place[widest] * along + np.array([[low], [high]]) * across
+    start, turn = int(place.argmin()), int(place.argmax())
+    # The two sides of the outline between its ends, both from the lower end to the upper.
+    count = len(points)
+    one = np.arange(start, turn + 1 + (count if turn < start else 0)) % count
+    other = np.arange(start + (count if start < turn else 0), turn - 1, -1) % count
+    on_one = np.interp(place, place[one], height[one])
+    on_other = np.interp(place, place[other], height[other])
+    apart = np.abs(on_one - on_other)
+    widest = int(apart.argmax())
+    ends = np.array([[on_one[widest]], [on_other[widest]]])
+    return float(apart[widest]), place[widest] * along + ends * across
 
 
 def ends_text(ends: FloatArray) -> str:
@@ -158,4 +165,6 @@ def _longest(points: FloatArray) -> float:
         # All in one plane or on one line, it has no hull: then all points are compared below.
         with suppress(QhullError):
             points = points[ConvexHull(points).vertices]
+    if len(points) <= _MANY_POINTS:
+        return float(pdist(points).max(initial=0.0))
     return max(float(np.sqrt(((points - point) ** 2).sum(axis=1).max())) for point in points)

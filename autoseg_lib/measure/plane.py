@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-from autoseg_lib.geometry import FloatArray
 from autoseg_lib.measure.boundary import outline_length_mm
 from autoseg_lib.measure.diameters import ends_text, longest_in_plane, outer_contours
+from autoseg_lib.measure.frame import InPlane
 from autoseg_lib.measure.grey_values import measure_grey_values
 
 Plane = npt.NDArray[np.generic]
@@ -19,7 +18,7 @@ Plane = npt.NDArray[np.generic]
 def measure_plane(
     values: npt.NDArray[np.unsignedinteger],
     count: int,
-    plane: FloatArray | None,
+    plane: InPlane | None,
     grey: Plane | None = None,
     fat: Plane | None = None,
     window: tuple[float, float] | None = None,
@@ -29,7 +28,7 @@ def measure_plane(
     Args:
         values: (rows, columns) label values from 0 to ``count``.
         count: number of ROIs.
-        plane: (2, 2) steps of a row and a column in mm; None where unknown: lengths stay empty.
+        plane: the pixels in mm; None where unknown: lengths stay empty.
         grey: (rows, columns) the picture, or None.
         fat: its fat image, or None.
         window: lowest and highest grey value of the tissue, or None.
@@ -37,30 +36,33 @@ def measure_plane(
     Returns:
         label value → columns of measurements.csv, for the ROIs that are there.
     """
-    place = np.flatnonzero(values)
+    place = np.flatnonzero(values != 0)
     if not place.size:
         return {}
     height, width = values.shape
-    found = values.ravel()[place].astype(np.intp)
+    found = values.ravel()[place]
+    # Pixels in order of label: each ROI is one stretch, its rows rising. One or two bytes are sorted by counting.
+    order = np.argsort(found, kind="stable")
+    row, column = np.divmod(place[order], width)
     pixels = np.bincount(found, minlength=count + 1)
-    row, column = np.divmod(place, width)
-    # No pixel at all gives nan, which no ROI that is there has.
-    with np.errstate(invalid="ignore"):
-        rows = np.bincount(found, row, count + 1) / pixels
-        columns = np.bincount(found, column, count + 1) / pixels
+    there = np.flatnonzero(pixels)
+    starts = np.concatenate([[0], np.cumsum(pixels[there])[:-1]])
+    stops = np.concatenate([starts[1:], [len(row)]])
+    rows, columns = (
+        np.add.reduceat(row, starts) / pixels[there],
+        np.add.reduceat(column, starts) / pixels[there],
+    )
+    left, right = np.minimum.reduceat(column, starts), np.maximum.reduceat(column, starts) + 1
+    top, bottom = row[starts], row[stops - 1] + 1
     pictures = [None if picture is None else picture.ravel()[place] for picture in (grey, fat)]
-    greys = measure_grey_values(found, pictures[0], pictures[1], window, count + 1)
-    # The boxes are looked for between the first and the last row that has anything.
-    top, bottom = int(row[0]), int(row[-1]) + 1
+    greys = measure_grey_values(found.astype(np.intp), pictures[0], pictures[1], window, count + 1)
     result: dict[int, dict[str, Any]] = {}
-    for value, box in enumerate(ndimage.find_objects(values[top:bottom], count), start=1):
-        if box is None:
-            continue
-        box = (slice(box[0].start + top, box[0].stop + top), box[1])
+    for number, value in enumerate(there.tolist()):
+        box = (slice(int(top[number]), int(bottom[number])), slice(int(left[number]), int(right[number])))
         ends_at = (box[0].start, box[1].start, height - box[0].stop, width - box[1].stop)
         result[value] = {
-            "centroid_row": float(rows[value]),
-            "centroid_column": float(columns[value]),
+            "centroid_row": float(rows[number]),
+            "centroid_column": float(columns[number]),
             "intensity_mean": _known(greys.mean[value]),
             "intensity_sd": _known(greys.deviation[value]),
             "in_window_percent": _known(greys.in_window_percent[value]),
@@ -75,7 +77,7 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _shape(inside: npt.NDArray[np.uint8], plane: FloatArray | None, top: int, left: int) -> dict[str, Any]:
+def _shape(inside: npt.NDArray[np.uint8], plane: InPlane | None, top: int, left: int) -> dict[str, Any]:
     """Measures the shape of one ROI, cut out at (top, left)."""
     contours = outer_contours(inside)
     columns: dict[str, Any] = {"components": len(contours)}
