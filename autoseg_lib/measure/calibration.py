@@ -153,14 +153,19 @@ class Calibration:
             values = {key: table[key] for key in cls.__dataclass_fields__}
             for kind in KINDS:
                 values[kind] = tuple(_bound(each) for each in values[kind])
-                if values[kind] and len(values[kind]) != len(values["rois"]):
-                    raise ValueError(f"{len(values[kind])} bounds for {len(values['rois'])} ROIs")
+            outlines = tuple(float(each) for each in values["outlines"])
+            if any(not 0 <= each < np.inf for each in outlines):
+                raise ValueError("an outline that is no number of at least 0")
+            # With a reason for having none, all are empty.
+            wanted = 0 if values["reason"] else len(values["rois"])
+            if any(len(part) != wanted for part in (outlines, *(values[kind] for kind in KINDS))):
+                raise ValueError(f"other than {wanted} bounds of each kind")
             unsure = values["unsure_above"]
             return cls(
                 **{
                     **values,
                     "rois": tuple(map(str, values["rois"])),
-                    "outlines": tuple(float(each) for each in values["outlines"]),
+                    "outlines": outlines,
                     "unsure_above": None if unsure is None else float(unsure),
                 }
             )
