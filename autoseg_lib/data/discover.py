@@ -47,6 +47,7 @@ class ImageSource:
         modality: DICOM's word, "" where unknown.
         warnings: sentences on what is odd about it.
         number: number of the series in its folder, from 1 (what the setting ``series`` refers to).
+        others: images of the same patient beside it (PET beside a CT, MR sequences), in order.
     """
 
     name: str
@@ -58,6 +59,12 @@ class ImageSource:
     modality: str = ""
     warnings: tuple[str, ...] = ()
     number: int = 1
+    others: tuple[ImageSource, ...] = ()
+
+    @property
+    def all_files(self) -> tuple[Path, ...]:
+        """Its files and those of the images beside it, each once."""
+        return tuple(dict.fromkeys((*self.files, *(file for other in self.others for file in other.files))))
 
     @property
     def images(self) -> tuple[Path, ...]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from autoseg_lib.data.discover import Discovery, ImageSource, choose_series, discover_files
 from autoseg_lib.errors import DataError, name_list
@@ -28,13 +30,15 @@ class ManifestRow:
     label: Path | None
     case: str
     patient: str
+    others: tuple[Path, ...] = ()
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:
     """Reads a manifest; paths in it are relative to its folder.
 
     Args:
-        path: a CSV file with the columns image[,label][,case,patient]; comma, semicolon or tab between them.
+        path: a CSV file with the columns image[,image_2,image_3,...][,label][,case,patient]; comma, semicolon or tab between
+            them. image_2 and so on are images of the same patient beside the first, which become channels of the network.
 
     Raises:
         DataError: no table, no column ``image``, no rows, or files that are not there (all listed at once).
@@ -62,7 +66,15 @@ def read_manifest(path: Path) -> list[ManifestRow]:
             [f"{value['label'][:200]} (line {line})"] if label is not None and not is_there(label) else []
         )
         case = safe_name(value["case"]) if value["case"] else ""
-        rows.append(ManifestRow(line, image, label, case, value["patient"]))
+        others = _others(record, names, path, line)
+        missing += [
+            f"{other.relative_to(path.parent) if other.is_relative_to(path.parent) else other} (line {line})"[
+                :220
+            ]
+            for other in others
+            if not is_there(other)
+        ]
+        rows.append(ManifestRow(line, image, label, case, value["patient"], others))
     if missing:
         slashes = (
             ' Write "/" between folders.' if os.sep == "/" and any("\\" in name for name in missing) else ""
@@ -73,6 +85,30 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     if not rows:
         raise DataError(f"manifest '{path.name}': it lists no images. Write one image a line.")
     return rows
+
+
+_OTHER = re.compile(r"image[_ ]?(\d{1,2})$")
+
+
+def _others(record: dict[str, Any], names: dict[str, str], path: Path, line: int) -> tuple[Path, ...]:
+    """The images beside the first, in the order of their numbers.
+
+    Raises:
+        DataError: a number is left out: which image would then be which is not certain.
+    """
+    given = {}
+    for name, written in names.items():
+        found = _OTHER.match(name)
+        text = (record.get(written) or "").strip()
+        if found and text:
+            given[int(found[1])] = path.parent / text
+    if sorted(given) != list(range(2, 2 + len(given))):
+        listed = ", ".join(f"image_{number}" for number in sorted(given))
+        raise DataError(
+            f"manifest '{path.name}', line {line}: found image, {listed}; images are numbered without a gap from image_2 on. "
+            "Fill in what is missing, or rename the columns."
+        )
+    return tuple(given[number] for number in sorted(given))
 
 
 def manifest_columns(path: Path) -> set[str]:
@@ -147,7 +183,9 @@ def manifest_sources(
             if row.case:
                 several = sum(1 for s in found.sources if s.series is None or not s.series.is_localizer) > 1
                 name = f"{row.case}_{source.number}" if several else row.case
-            sources.append(replace(source, name=name, patient=row.patient or source.patient))
+            source = replace(source, name=name, patient=row.patient or source.patient)
+            rows_here = [by_file[file] for file in dict.fromkeys(source.files) if file in by_file] or [row]
+            sources.append(_with_others(source, rows_here, root))
         parts.append(replace(found, sources=()))
         if on_progress is not None:
             on_progress(len(parts), len(groups))
@@ -157,6 +195,36 @@ def manifest_sources(
         (),
         tuple(note for part in parts for note in part.notes),
     )
+
+
+def _with_others(source: ImageSource, rows: list[ManifestRow], root: Path) -> ImageSource:
+    """Returns the scan with the images beside it.
+
+    Raises:
+        DataError: its rows give different numbers of images, or one of these is not exactly one scan.
+    """
+    counts = {len(row.others) for row in rows}
+    if counts == {0}:
+        return source
+    if len(counts) > 1:
+        raise DataError(
+            f"'{source.name}': its lines give {' or '.join(str(1 + n) for n in sorted(counts))} images. Each slice needs as many "
+            "as the others; fill in the columns image_2 and so on."
+        )
+    others = []
+    for index in range(counts.pop()):
+        paths = list(dict.fromkeys(row.others[index] for row in rows))
+        files = [file for path in paths for file in (walk_files(path) if path.is_dir() else [path])]
+        whole = paths[0] if paths[0].is_dir() else paths[0].parent
+        found = discover_files(files, root, whole=whole, folders_are_scans=True, across_folders=True)
+        scans = [s for s in found.sources if s.series is None or not s.series.is_localizer]
+        if len(scans) != 1:
+            raise DataError(
+                f"'{source.name}', image {index + 2}: found {len(scans)} scans in '{paths[0].name}', one is expected. Name the "
+                "folder or file of one."
+            )
+        others.append(scans[0])
+    return replace(source, others=tuple(others))
 
 
 def discover_manifest(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from autoseg_lib.data.beside import frame_of, onto_grid
 from autoseg_lib.data.discover import ImageSource
 from autoseg_lib.data.naming import image_stem
 from autoseg_lib.errors import DataError
@@ -120,9 +121,33 @@ def load_scan(
     keeps = source.kind != "volume" and volume.geometry.is_same_grid(own)
     names = source.slice_names if keeps else tuple(f"slice_{number:04d}" for number in range(1, count + 1))
     files = _shown_files(source) if keeps else ("",) * count
+    volume = volume.with_others(
+        [
+            _beside(other, number, volume, source, override, notes)
+            for number, other in enumerate(source.others, start=2)
+        ]
+    )
     return Scan(
         source.name, volume, own, names, files, source.kind, source.patient, tuple(notes), source.series
     )
+
+
+def _beside(
+    other: ImageSource,
+    number: int,
+    volume: Volume,
+    source: ImageSource,
+    override: SpacingOverride | None,
+    notes: list[str],
+) -> Volume:
+    """An image beside the scan, on the grid that the scan was turned to."""
+    heard: list[str] = []
+    image = _with_spacing(_read(other), other, override, heard)
+    if image.geometry.orientation_known and volume.geometry.orientation_known and image.geometry.is_even:
+        image = reorient(image, volume.geometry.orientation_code)
+    notes += [f"image {number}: {text}" for text in (*other.warnings, *heard)]
+    frames = (frame_of(source), frame_of(other))
+    return onto_grid(image, volume.geometry, number=number, name=source.name, frames=frames, notes=notes)
 
 
 def scan_of(name: str, volume: Volume, slice_axis: str = "auto", *, own_slices: bool = False) -> Scan:

@@ -45,7 +45,7 @@ def result_key(source: ImageSource, model_hash: str, settings: Mapping[str, Any]
         settings: all settings as a plain table.
     """
     digest = hashlib.sha256(model_hash.encode())
-    for path in dict.fromkeys(source.files):
+    for path in source.all_files:
         digest.update(sha256_of(path).encode())
     relevant = {key: value for key, value in settings.items() if key not in SETTINGS_WITH_PATHS}
     digest.update(repr(sorted(relevant.items())).encode())
@@ -58,7 +58,9 @@ def input_checksums(source: ImageSource, scan: Scan) -> dict[str, str]:
     names = list(scan.slice_names) if len(scan.slice_names) == len(files) else []
     if not names:
         names = [scan.name] if len(files) == 1 else [f"file_{number}" for number in range(1, len(files) + 1)]
-    return {name: sha256_of(path) for name, path in zip(names, files, strict=True)}
+    sums = {name: sha256_of(path) for name, path in zip(names, files, strict=True)}
+    beside = [path for path in source.all_files if path not in set(files)]
+    return sums | {f"beside_{number}": sha256_of(path) for number, path in enumerate(beside, start=1)}
 
 
 class RunRows:

@@ -133,7 +133,7 @@ class _Segmenting:
             on_progress=lambda done, total: self.on_event(Progress("Looking for scans", done, total)),
         )
         self.notes += found.notes
-        inputs = [path for source in found.sources for path in source.files]
+        inputs = [path for source in found.sources for path in source.all_files]
         run = open_run(output, mode, inputs=inputs)
         self.rows = RunRows(run)
         sources = dict(zip(unique_names([s.name for s in found.sources]), found.sources, strict=True))
