@@ -88,17 +88,24 @@ def _jumps(
             (k, k + 1) if _strangeness(radii, k, k - 1) > _strangeness(radii, k + 1, k + 2) else (k + 1, k)
         )
         if training.step is not None and change > STEP_FACTOR * training.step * gap:
-            reasons[odd].append(
+            _once(
+                reasons[odd],
                 f"implausible jump: {rows[odd].area_mm2:.1f} mm² here, {rows[other].area_mm2:.1f} mm² on slice "
-                f"{rows[other].slice_number}, {gap:.1f} mm away"
+                f"{rows[other].slice_number}, {gap:.1f} mm away",
             )
             continue
         # Circles of both areas, moved as far as in any training scan, do not meet.
         reach = radii[k] + radii[k + 1] + STEP_FACTOR * (training.shift_mm or 0.0)
         if training.shift_mm is not None and shift is not None and shift > reach:
-            reasons[odd].append(
-                f"lies {shift:.0f} mm away from where it is on slice {rows[other].slice_number}"
+            _once(
+                reasons[odd], f"lies {shift:.0f} mm away from where it is on slice {rows[other].slice_number}"
             )
+
+
+def _once(reasons: list[str], text: str) -> None:
+    """A slice that fits neither neighbour is told of once."""
+    if not any(reason.startswith(text.split()[0]) for reason in reasons):
+        reasons.append(text)
 
 
 def _strangeness(radii: Sequence[float], k: int, neighbour: int) -> float:
