@@ -16,8 +16,9 @@ from autoseg_lib.geometry import FloatArray, Geometry
 
 # A direction needs two points, a smoothed one three.
 FEWEST_SLICES = 3
-# Half the length over which the axis is smoothed. On made tubes of 8 mm radius with 1 mm pixels, bent with a radius of
-# 150 mm, 15 mm leaves the angle within 1 degree, 5 mm within 2.5 (jitter), 40 mm within 3 (the bend is cut short).
+# Half the length over which the axis is smoothed. Measured on an arc of 150 mm radius whose centres jitter by 0.5 mm (1 mm
+# slices): mean error of the angle 3.6 degrees with 5 mm, 0.7 with 15, 1.0 with 40 (the bend is cut short); on the first and
+# last slice 6.9, 2.5 and 5.7.
 WINDOW_MM = 15.0
 # With thick slices the window reaches half as far again as the third-nearest slice, so that three always count.
 _REACH = 1.5

@@ -118,7 +118,8 @@ def _perpendicular(points: FloatArray, direction: FloatArray) -> tuple[float, Fl
 
 
 def ends_text(ends: FloatArray) -> str:
-    """Returns ends as "row,column row,column", to a tenth of a pixel."""
+    """Returns ends as "row,column row,column", to a tenth of a pixel, the upper (then left) one first."""
+    ends = ends[np.lexsort((ends[:, 1], ends[:, 0]))]
     return " ".join(",".join(f"{round(float(value), 1) + 0.0:g}" for value in end) for end in ends)
 
 
