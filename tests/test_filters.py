@@ -48,7 +48,7 @@ def test_mean_is_the_mean_of_the_box() -> None:
     rows, columns = np.array([0, 0, 0, 1, 2]), np.array([0, 0, 1])
     assert found[0, 0, 0] == pytest.approx(NOISE[0][np.ix_(rows, columns)].mean(), abs=1e-6)
     thick = filtered(
-        "mean", NOISE, planes=False, size_mm=12.0
+        "mean", NOISE, planes=False, size_mm=11.6
     )  # 3 slices, 15 rows (11.25), 9 columns (11.25)
     assert thick[1, 12, 16] == pytest.approx(NOISE[:, 5:20, 12:21].mean(), abs=1e-6)
 

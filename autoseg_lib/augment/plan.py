@@ -48,7 +48,12 @@ class FlipRules:
 
 
 def flips_allowed(
-    labels: LabelTable, *, orientation_known: bool, plane: str | None, dimension: Literal["2D", "3D"]
+    labels: LabelTable,
+    *,
+    orientation_known: bool,
+    plane: str | None,
+    dimension: Literal["2D", "3D"],
+    orientation: str = "auto",
 ) -> FlipRules:
     """Decides whether samples may be mirrored. The rules:
 
@@ -64,7 +69,10 @@ def flips_allowed(
         plane: "axial", "coronal", "sagittal"; None where the scans differ or it is unknown. Only matters in
             2D.
         dimension: "2D" or "3D".
+        orientation: of the preprocessing: "auto", "own" or a code such as "SPL".
     """
+    if orientation == "own":
+        return FlipRules(None, (), "no mirroring: the axes are left as each file has them")
     if not orientation_known:
         return FlipRules(
             None, (), "no mirroring: the files do not say where the patient's left and right are"
@@ -74,7 +82,9 @@ def flips_allowed(
     if not labels.sides_known:
         return FlipRules(None, (), "no mirroring: an ROI of one side has no partner of the other side")
     if dimension == "3D":
-        axis: int | None = _left_right_axis(ORIENTATION_3D)
+        axis: int | None = _left_right_axis(ORIENTATION_3D if orientation == "auto" else orientation)
+    elif orientation != "auto":
+        axis = _left_right_axis(orientation[1:])
     else:
         axis = _left_right_axis(DISPLAY_ORIENTATION[plane][1:]) if plane in DISPLAY_ORIENTATION else None
     if axis is None:

@@ -110,8 +110,8 @@ def crop_box(
         GeometryError: the crop asks for mm, and the scan has none; or nothing of the scan is left.
     """
     geometry, to = volume.geometry, table["to"]
-    if (to != "body" and to != "mask" and to != "all") or table["margin_mm"] > 0:
-        _require_mm(geometry, table, planes=planes)
+    if to in ("centre", "box") or (to != "all" and table["margin_mm"] > 0):
+        _require_mm(geometry, table)
     low, high = np.zeros(3, int), np.array(geometry.shape_zyx)
     if to == "body":
         found = _bounds(body_mask(volume, planes=planes, threshold=table["threshold"]))
@@ -142,8 +142,9 @@ def crop_box(
     )
 
 
-def _require_mm(geometry: Geometry, table: Mapping[str, Any], *, planes: bool) -> None:
-    if not geometry.spacing_known or (table["to"] == "box" and not geometry.orientation_known):
+def _require_mm(geometry: Geometry, table: Mapping[str, Any]) -> None:
+    across = table["to"] == "centre" and table["size_mm"][0] > 0 and not geometry.positions_known
+    if not geometry.spacing_known or across or (table["to"] == "box" and not geometry.orientation_known):
         raise GeometryError(
             "crop: it is given in mm, and the scan has no pixel spacing or place in the scanner. Fill in fov and matrix_size "
             "(from the scan protocol) in Settings, or crop without mm."

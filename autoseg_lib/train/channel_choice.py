@@ -68,6 +68,12 @@ def with_settings(
         for key in given
         if key in DECIDED_BY_OTHERS
     ]
+    crop = given.get("crop")
+    if isinstance(crop, dict) and crop.get("to") == "mask":
+        problems.append(
+            'preprocessing: crop to = "mask" needs a mask with every scan, which training does not have. Crop to "body", '
+            '"centre" or "box".'
+        )
     table = {**preprocessing.to_dict(), **{k: v for k, v in given.items() if k not in DECIDED_BY_OTHERS}}
     checked, wrong = check_section(table)
     problems += wrong or clashes(checked)

@@ -21,7 +21,7 @@ from autoseg_lib.data.doctor.context import slices_with_roi
 from autoseg_lib.data.doctor.facts import CaseFacts
 from autoseg_lib.data.doctor.report import CheckReport
 from autoseg_lib.data.split import Split, split_cases, validation_reason, validation_share
-from autoseg_lib.errors import DataError, counted
+from autoseg_lib.errors import DataError, SettingsError, counted
 from autoseg_lib.io.volume_files import stem_of
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.networks.registry import (
@@ -136,6 +136,11 @@ def make_plan(
     learned = (*split.train, *split.validation) if decided else split.train
     intensity = _choose_intensity(chooser, [facts[i] for i in learned], facts)
     spec, preprocessing, window = choose_network(chooser, dimension, facts, labels, intensity, machine)
+    if split.train_slices is not None and preprocessing.crop and preprocessing.crop["slices"]:
+        raise SettingsError(
+            "preprocessing: crop.slices counts the slices of a whole scan, and with a single scan some of its slices are kept back. "
+            "Leave slices out, or set validation_fraction = 0."
+        )
     augmentation = _choose_augmentation(chooser, dimension, facts, labels, preprocessing)
     precision = chooser.choose(
         "precision", machine.precision, f"fastest that is as accurate on this {machine.device.upper()}"
@@ -248,6 +253,7 @@ def _choose_augmentation(
         orientation_known=all(f.geometry.orientation_known for f in facts),
         plane=_plane(facts, dimension),
         dimension=dimension,
+        orientation=preprocessing.orientation,
     )
     spacing = preprocessing.spacing_zyx_mm or (1.0, 1.0, 1.0)
     plan = AugmentPlan.from_settings(chooser.settings.augment_params, rules, spacing)

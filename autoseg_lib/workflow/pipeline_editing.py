@@ -51,7 +51,9 @@ def edit_pipeline(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
     Raises:
         SettingsError: keys or values that do not work; all of them at once.
     """
-    edited = copy.deepcopy({BEFORE: dict(section[BEFORE]), AFTER: list(section.get(AFTER) or [])})
+    edited: dict[str, Any] = copy.deepcopy(
+        {BEFORE: dict(section[BEFORE]), AFTER: list(section.get(AFTER) or [])}
+    )
     problems = [text for key, value in changes.items() for text in _put(edited, key, value)]
     if not problems:
         problems = _wrong(section, edited)
