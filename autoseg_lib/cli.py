@@ -185,7 +185,21 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command("evaluate", "compare masks with reference masks", _evaluate)
     evaluate.add_argument(
-        "--reference", type=Path, required=True, metavar="DIR", help="folder, one file, or a CSV manifest"
+        "--reference",
+        type=Path,
+        required=True,
+        action="append",
+        metavar="DIR",
+        help="folder, one file, or a CSV manifest; several readers: once for each",
+    )
+    evaluate.add_argument(
+        "--readers", action="store_true", help="each sub-folder of --reference holds the masks of one reader"
+    )
+    evaluate.add_argument(
+        "--figure",
+        type=Path,
+        metavar="FILE.png",
+        help="several readers: the model beside the spread between them (.png or .svg)",
     )
     evaluate.add_argument("--prediction", type=Path, required=True, metavar="DIR", help="likewise")
     evaluate.add_argument("--output", type=Path, required=True, metavar="FILE.csv")
@@ -391,6 +405,11 @@ def _segment(options: argparse.Namespace) -> int:
     values = _values(options)
     if options.formats:
         values["formats"] = options.formats
+    # Keys such as preprocessing.resampling are no settings, but parts of the model file's section.
+    own = ("preprocessing", "postprocessing", "structure_names")
+    pipeline = {key: values.pop(key) for key in list(values) if key.split(".")[0] in own}
+    if pipeline:
+        values["pipeline"] = {**(values.get("pipeline") or {}), **pipeline}
     settings = make_settings(SegmentSettings, {**values, "model_filename": options.model})
     from autoseg_lib.workflow.checking import model_folder
     from autoseg_lib.workflow.model_choice import find_models
@@ -470,7 +489,7 @@ def _measure(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from autoseg_lib.workflow.evaluating import evaluate
 
-    for path in (options.reference, options.prediction, options.images):
+    for path in (*options.reference, options.prediction, options.images):
         _require_there(path)
     both = _label_map(options.label_map, "--label-map")
     with Terminal() as terminal:
@@ -484,6 +503,8 @@ def _evaluate(options: argparse.Namespace) -> int:
             reference_map=_label_map(options.reference_map, "--reference-map") or both,
             prediction_map=_label_map(options.prediction_map, "--prediction-map") or both,
             overwrite=options.overwrite,
+            readers=options.readers,
+            figure=options.figure,
         )
     if options.json:
         _print_json(result.to_dict())

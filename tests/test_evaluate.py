@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from autoseg_lib.errors import DataError
-from autoseg_lib.evaluate.compare import evaluate_folders, write_evaluation
+from autoseg_lib.evaluate.folders import evaluate_folders
 from autoseg_lib.evaluate.match import find_masks, match
+from autoseg_lib.evaluate.result import write_evaluation
 from autoseg_lib.evaluate.table import EvaluationRow, summarise
 from autoseg_lib.export.masks import write_masks, write_nifti
 from autoseg_lib.export.report import build_run_report, case_report, write_json

@@ -15,7 +15,7 @@ from autoseg_lib.cli import main
 from autoseg_lib.data.discover import discover
 from autoseg_lib.data.scan import load_scan
 from autoseg_lib.errors import DataError, ExportError
-from autoseg_lib.evaluate.compare import evaluate_folders
+from autoseg_lib.evaluate.folders import evaluate_folders
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.io.volume_files import write_mask_file
 from autoseg_lib.volume import Mask

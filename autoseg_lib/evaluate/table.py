@@ -31,6 +31,18 @@ class EvaluationRow:
         voxels_reference: pixels in the reference.
         voxels_prediction: pixels in the prediction.
         note: why mm or ml are missing, "" where they are not.
+        area_difference_mm2: mean over the slices of the absolute difference of the areas.
+        area_difference_percent: sum of these differences as a share of the reference's areas.
+        applied_path_length_mm: length of the reference's contours that are not on the prediction's (added path length).
+        applied_path_length_pixels: the same in pixels.
+        false_negative_length_mm: length of the reference's contours that lie outside the prediction.
+        false_negative_volume_ml: volume of the reference that the prediction misses.
+        diameter_reference_mm: longest in-plane diameter on any slice of the reference; 0 for an absent ROI.
+        diameter_prediction_mm: likewise of the prediction.
+        recist_error: relative error of that diameter, 1 at most.
+        diameter_3d_error: relative error of the longest diameter in space, 1 at most.
+        relative_volume_error: relative error of the volume, 1 at most.
+        reader: whose masks the reference is, "" where there is one reference.
     """
 
     case: str
@@ -46,6 +58,18 @@ class EvaluationRow:
     voxels_reference: int = 0
     voxels_prediction: int = 0
     note: str = ""
+    area_difference_mm2: float | None = None
+    area_difference_percent: float | None = None
+    applied_path_length_mm: float | None = None
+    applied_path_length_pixels: int | None = None
+    false_negative_length_mm: float | None = None
+    false_negative_volume_ml: float | None = None
+    diameter_reference_mm: float | None = None
+    diameter_prediction_mm: float | None = None
+    recist_error: float | None = None
+    diameter_3d_error: float | None = None
+    relative_volume_error: float | None = None
+    reader: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +91,9 @@ class SummaryRow:
         mean_surface_distance_mm_mean: mean where both sides have the ROI.
         volume_difference_percent_mean: mean signed difference.
         volume_difference_percent_abs_mean: mean absolute difference.
+        area_difference_percent_mean, applied_path_length_mm_mean, false_negative_length_mm_mean,
+            false_negative_volume_ml_mean, recist_error_mean, diameter_3d_error_mean, relative_volume_error_mean: means of
+            the columns of these names.
     """
 
     label: int
@@ -83,6 +110,24 @@ class SummaryRow:
     mean_surface_distance_mm_mean: float | None
     volume_difference_percent_mean: float | None
     volume_difference_percent_abs_mean: float | None
+    area_difference_percent_mean: float | None = None
+    applied_path_length_mm_mean: float | None = None
+    false_negative_length_mm_mean: float | None = None
+    false_negative_volume_ml_mean: float | None = None
+    recist_error_mean: float | None = None
+    diameter_3d_error_mean: float | None = None
+    relative_volume_error_mean: float | None = None
+
+
+_MEANS = (
+    "area_difference_percent",
+    "applied_path_length_mm",
+    "false_negative_length_mm",
+    "false_negative_volume_ml",
+    "recist_error",
+    "diameter_3d_error",
+    "relative_volume_error",
+)
 
 
 def summarise(rows: Sequence[EvaluationRow]) -> list[SummaryRow]:
@@ -111,6 +156,7 @@ def _summary(rows: list[EvaluationRow]) -> SummaryRow:
         mean_surface_distance_mm_mean=_mean(_values(rows, "mean_surface_distance_mm")),
         volume_difference_percent_mean=_mean(differences),
         volume_difference_percent_abs_mean=_mean([abs(value) for value in differences]),
+        **{f"{name}_mean": _mean(_values(rows, name)) for name in _MEANS},
     )
 
 

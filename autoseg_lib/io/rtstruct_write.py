@@ -162,7 +162,7 @@ def _contours(
     headers: Sequence[SliceHeader], array: npt.NDArray[np.unsignedinteger], value: int
 ) -> list[Dataset]:
     """Returns the contours of one ROI on all slices."""
-    items = []
+    items: list[Dataset] = []
     for index in np.flatnonzero((array == value).any(axis=(1, 2))).tolist():
         image = DicomSequence([_image([reference_of(headers[index])])])
         for corners in trace(array[index] == value):

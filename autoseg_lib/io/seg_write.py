@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -155,7 +156,7 @@ def _thickness_mm(headers: Sequence[SliceHeader]) -> float:
     return float(np.diff(along).min()) if len(along) > 1 else 1.0
 
 
-def _described(number: int, label: Label, model: str) -> Dataset:
+def _described(number: int, label: Label, model: str) -> Any:
     from highdicom.color import CIELabColor
     from highdicom.content import AlgorithmIdentificationSequence
     from highdicom.seg import SegmentDescription

@@ -11,7 +11,8 @@ import pandas as pd
 
 from autoseg_lib.data.example_study import ExampleStudy, write_example_study
 from autoseg_lib.errors import ModelError
-from autoseg_lib.evaluate.compare import evaluate_folders, write_evaluation
+from autoseg_lib.evaluate.folders import evaluate_folders
+from autoseg_lib.evaluate.result import write_evaluation
 from autoseg_lib.events import Listener, Message, StopFlag, nobody
 from autoseg_lib.export.run_folder import next_free_name
 from autoseg_lib.settings import SegmentSettings, TrainSettings, make_settings, read_settings_file
