@@ -13,12 +13,13 @@ from autoseg_lib.data.dataset import PatchDataset, SliceDataset
 from autoseg_lib.data.packed import PackedCases, PreparedCase
 from autoseg_lib.errors import DataError, GeometryError, ModelError, SettingsError
 from autoseg_lib.geometry import Geometry
+from autoseg_lib.infer.predictor import Predictor
 from autoseg_lib.networks.model_file import load_model, read_metadata
 from autoseg_lib.networks.registry import NetworkSpec
 from autoseg_lib.preprocess.channels import Channel, channels_from_texts
 from autoseg_lib.preprocess.intensity import IntensityPlan
-from autoseg_lib.preprocess.pipeline import Preprocessing
-from autoseg_lib.volume import Volume
+from autoseg_lib.preprocess.pipeline import Preprocessing, runs_backwards
+from autoseg_lib.volume import Volume, reorient
 from tests.helpers.studies import write_png_study, write_volume_study
 from tests.test_training import prepare, run
 
@@ -164,6 +165,66 @@ def test_packed_cases_keep_their_channels(cache: str, tmp_path: Path) -> None:
         one, two = (np.zeros((*extra, 2, 3, 3), np.float32) for extra in ((), (2,)))
         label = np.zeros((2, 3, 3), np.uint8)
         PackedCases.build([PreparedCase("a", one, label), PreparedCase("b", two, label)])
+
+
+class Recorder(torch.nn.Module):
+    """A network that keeps what it is shown and finds label 1 everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += list(images.clone())
+        return torch.stack([torch.zeros_like(images[:, 0]), torch.ones_like(images[:, 0])], dim=1)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_predictor_shows_the_network_what_training_did(backwards: bool) -> None:
+    """Channels, neighbours and crop in one order on both ways; outside the crop there is background."""
+    volume = scan((70, 20, 24), others=1)
+    if backwards:
+        volume = reorient(volume, "IPL")
+    steps = Preprocessing.from_dict(
+        {
+            "dimension": "2D",
+            "intensity": {"kind": "zscore"},
+            "input_shape": [24, 24],
+            "channels": [{"image": 0}, {"image": 1}, {"image": 0, "filter": {"filter": "sobel"}}],
+            "crop": {"to": "centre", "size_mm": [0, 10, 12]},
+            "neighbours": 1,
+        }
+    )
+    part, box = steps.start(volume)
+    image, grid = steps.prepare_channels(part)
+    order = slice(None, None, -1 if runs_backwards(grid) else 1)
+    label = np.zeros(image.shape[1:], np.uint8)
+    dataset = SliceDataset([PreparedCase("a", image[:, order], label[order])], None, 0, neighbours=1)
+    network = Recorder()
+    found = Predictor(network, steps, 2, torch.device("cpu"), neighbours=1).predict(volume).array
+    shown = network.seen[::-1] if backwards else network.seen
+    # Predicted in the scan's order, 64 slices at a time; learned from in the order from foot to head.
+    assert len(shown) == len(dataset) == 70
+    for k, seen in enumerate(shown):
+        np.testing.assert_allclose(seen.numpy(), dataset[0, k]["image"].numpy(), atol=0.01)
+    expected = np.zeros(volume.array.shape, np.uint8)
+    expected[box] = 1
+    np.testing.assert_array_equal(found, expected)
+    assert box is not None and (box[1].start, box[1].stop, box[2].start, box[2].stop) == (5, 15, 6, 18)
+
+
+def test_the_predictor_shows_all_channels_in_3d() -> None:
+    volume = scan((12, 20, 24), others=1)
+    steps = Preprocessing(
+        "3D", IntensityPlan("zscore"), channels=channels_from_texts(["image", "image 2", "log 2 mm"])
+    )
+    network = Recorder()
+    predictor = Predictor(network, steps, 2, torch.device("cpu"), window=(16, 20, 24))
+    assert predictor.predict(volume).array.all()
+    image, _ = steps.prepare_channels(volume)
+    np.testing.assert_allclose(network.seen[0].numpy()[:, 2:14], image, atol=1e-6)
+    # The window is larger than the scan: each channel goes on with its own darkest value.
+    np.testing.assert_allclose(network.seen[0].numpy()[:, 0, 0, 0], image.min(axis=(1, 2, 3)), atol=1e-6)
 
 
 def test_neighbours_and_channels_multiply() -> None:

@@ -18,6 +18,9 @@ from autoseg_lib.preprocess.body import body_mask
 from autoseg_lib.preprocess.operations import Operation, Parameter
 from autoseg_lib.volume import Box, Mask, Volume
 
+# A pixel that a box only touches at its edge, but for rounding, is not in it.
+_EDGE = 1e-6
+
 CROP = Operation(
     "crop",
     "before",
@@ -195,8 +198,8 @@ def _world_box(geometry: Geometry, box: list[float]) -> tuple[npt.NDArray[Any], 
         )
         index[:, 0] = np.resize(inside[[0, -1]] if inside.size else [-1.0, -1.0], len(index))
     shape = np.array(geometry.shape_zyx)
-    low = np.clip(np.ceil(index.min(axis=0) - 0.5).astype(int), 0, shape)
-    high = np.clip(np.floor(index.max(axis=0) + 0.5).astype(int) + 1, 0, shape)
+    low = np.clip(np.ceil(index.min(axis=0) - 0.5 + _EDGE).astype(int), 0, shape)
+    high = np.clip(np.floor(index.max(axis=0) + 0.5 - _EDGE).astype(int) + 1, 0, shape)
     return low, high
 
 
