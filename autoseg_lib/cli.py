@@ -406,7 +406,7 @@ def _segment(options: argparse.Namespace) -> int:
     if options.formats:
         values["formats"] = options.formats
     # Keys such as preprocessing.resampling are no settings, but parts of the model file's section.
-    own = ("preprocessing", "postprocessing", "structure_names")
+    own = ("preprocessing", "postprocessing", "structure_names", "region_finder")
     pipeline = {key: values.pop(key) for key in list(values) if key.split(".")[0] in own}
     if pipeline:
         values["pipeline"] = {**(values.get("pipeline") or {}), **pipeline}

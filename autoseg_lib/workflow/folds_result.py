@@ -149,7 +149,7 @@ class FoldsResult(TrainingResult):
             for text in (
                 self.split_text,
                 self.verdict,
-                self.postprocessing,
+                self.segmenting,
                 self.error_bars,
                 self.ending,
                 self.outlook,
@@ -250,7 +250,7 @@ def put_together(
         folds=len(splits),
         fold_lines=lines,
         error_bars=error_bars_text(calibration),
-        postprocessing=post.text,
+        segmenting=post.text,
     )
     if not already:
         write_fold_scores(files.folds, {n: fold.cases for n, fold in done.items()}, plan.labels)

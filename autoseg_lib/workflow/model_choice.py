@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,20 @@ import torch
 from autoseg_lib.augment.plan import AugmentPlan
 from autoseg_lib.errors import ModelError, SettingsError
 from autoseg_lib.infer.predictor import DEFAULT_OVERLAP, Predictor
+from autoseg_lib.infer.region import RegionFinder
 from autoseg_lib.io.files import sha256_of
+from autoseg_lib.measure.calibration import Calibration
 from autoseg_lib.networks.joining import join_models
 from autoseg_lib.networks.model_file import LoadedModel, load_model, read_metadata
+from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.settings import AUTO, SegmentSettings
 from autoseg_lib.train.machine import best_precision
+from autoseg_lib.workflow.pipeline_editing import edit_pipeline, pipeline_of
+
+# Key of the model file's names for tables and DICOM objects.
+STRUCTURE_NAMES = "structure_names"
+# Key of the first of two stages (infer/region.py).
+REGION_FINDER = "region_finder"
 
 _PART = re.compile(r"_(fold|part)\d+_best$")
 
@@ -91,19 +100,54 @@ def find_models(settings: SegmentSettings, model_dir: Path) -> tuple[Path, ...]:
     return tuple({path.resolve(): path for path in paths}.values())
 
 
-def load_models(paths: Sequence[Path], device: str) -> LoadedModel:
+def load_models(paths: Sequence[Path], device: str, changes: Mapping[str, Any] | None = None) -> LoadedModel:
     """Returns one or several model files as one model that answers with the mean of their probabilities.
 
+    Args:
+        paths: the files.
+        device: where the weights go.
+        changes: to what is done before and after the network, see ``edited``.
+
     Raises:
+        SettingsError: the changes do not work.
         ModelError: a file is none, or they cannot be used together.
     """
-    model = join_models([load_model(path, torch.device(device)) for path in paths])
+    models = [edited(load_model(path, torch.device(device)), changes) for path in paths]
+    model = join_models(models)
     if len(paths) == 1:
         return model
-    # Each was calibrated by itself; together they err differently.
-    return replace(
-        model, metadata={key: value for key, value in model.metadata.items() if key != "calibration"}
-    )
+    return replace(model, metadata={**model.metadata, **_uncalibrated(_TOGETHER)})
+
+
+_TOGETHER = "several models answered together, and each was calibrated by itself"
+_CHANGED = (
+    "what is done before or after the network was changed, and the error bars were calibrated without that"
+)
+
+
+def _uncalibrated(reason: str) -> dict[str, Any]:
+    return {"calibration": Calibration(reason=reason).to_dict()}
+
+
+def edited(model: LoadedModel, changes: Mapping[str, Any] | None) -> LoadedModel:
+    """Returns the model with changes to what is done before and after its network.
+
+    Args:
+        model: as it was loaded.
+        changes: dotted key → value, see ``edit_pipeline``; "structure_names" renames ROIs, "region_finder" is a table of
+            ``RegionFinder`` or None.
+
+    Raises:
+        SettingsError: keys or values that do not work; all of them at once.
+    """
+    if not changes:
+        return model
+    own = {key: changes[key] for key in (STRUCTURE_NAMES, REGION_FINDER) if key in changes}
+    rest = {key: value for key, value in changes.items() if key not in own}
+    metadata = {**model.metadata, **edit_pipeline(pipeline_of(model.metadata), rest), **own}
+    if rest:
+        metadata |= _uncalibrated(_CHANGED)
+    return replace(model, metadata=metadata, preprocessing=Preprocessing.from_dict(metadata["preprocessing"]))
 
 
 def hash_of(paths: Sequence[Path]) -> str:
@@ -172,4 +216,5 @@ def make_predictor(model: LoadedModel, settings: SegmentSettings, notes: list[st
         mirror_pairs=augmentation.mirror_pairs,
         mirror_axis=mirror_axis,
         neighbours=model.spec.neighbours,
+        finder=RegionFinder.from_dict(model.metadata.get(REGION_FINDER)),
     )

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autoseg_lib.errors import counted
-from autoseg_lib.events import Listener, Message
+from autoseg_lib.events import Listener
 from autoseg_lib.metrics.bootstrap import MeanScore
-from autoseg_lib.networks.model_file import load_model
-from autoseg_lib.networks.registry import number_of_weights, output_weights
+from autoseg_lib.networks.registry import output_weights
 from autoseg_lib.train.files import read_history
 from autoseg_lib.train.planning import Plan
 from autoseg_lib.train.validate import CaseScore, Scores
-from autoseg_lib.workflow.calibrating import calibrate_scores, error_bars_text, keep_calibration
 from autoseg_lib.workflow.checking import Study
-from autoseg_lib.workflow.final_scores import EXTREMES, ShownScan, final_scores, mean_with_interval
-from autoseg_lib.workflow.kept_answers import KeptAnswers, keep_answers
+from autoseg_lib.workflow.final_scores import EXTREMES, ShownScan, mean_with_interval
+from autoseg_lib.workflow.last_look import last_look
 from autoseg_lib.workflow.methods_text import methods_paragraph
-from autoseg_lib.workflow.model_choice import segmenting_predictor
-from autoseg_lib.workflow.postprocessing_scores import with_postprocessing
 from autoseg_lib.workflow.reasons import Answer, reasons
 from autoseg_lib.workflow.situation import situation_of
-from autoseg_lib.workflow.training_data import validation_scans
 from autoseg_lib.workflow.training_report import is_reported, write_final_report
 from autoseg_lib.workflow.verdict import ENDINGS, ending, verdict_of
 
@@ -47,7 +42,7 @@ class TrainingResult:
         worst_loss: largest value of the training loss.
         outlook: what more labelled scans would bring, one sentence; "" where it was not asked for.
         error_bars: whether areas and volumes will get error bars, one sentence.
-        postprocessing: what will be done to masks when segmenting, and why, one sentence; the scores are after it.
+        segmenting: what will be done beside the network when segmenting, and why; the scores are after it.
     """
 
     name: str
@@ -71,7 +66,7 @@ class TrainingResult:
     worst_loss: float = 1.0
     outlook: str = ""
     error_bars: str = ""
-    postprocessing: str = ""
+    segmenting: str = ""
 
     @property
     def best_cases(self) -> tuple[CaseScore, ...]:
@@ -124,7 +119,7 @@ class TrainingResult:
                 f"{name:<32} {dice:>6} {sd:>6} {hd95:>8} {error:>18}"
                 for name, dice, sd, hd95, error in self.table()
             ]
-        said = (self.interval, self.verdict, self.postprocessing, self.error_bars, self.outlook)
+        said = (self.interval, self.verdict, self.segmenting, self.error_bars, self.outlook)
         lines += [text for text in said if text]
         lines += [f"- {a.question} {a.found} {a.advice}" for a in self.answers if a.applies]
         if self.model_path:
@@ -156,42 +151,8 @@ def training_result(
     if worst_loss is None:
         worst_loss = sum(output_weights(plan.network))
     history = tuple(read_history(plan.files.history)) if plan.files.history.is_file() else ()
-    scores, path, weights, bars, steps_text = None, None, 0, "", ""
-    shown: tuple[ShownScan, ...] = ()
-    if plan.files.best.is_file():
-        path = plan.files.best
-        model = load_model(path, plan.loop.device)
-        weights = number_of_weights(model.network)
-        # Of folds the scans kept back choose nothing: the model is that of the last epoch.
-        which = "trained" if plan.loop.keep_last else "best"
-        on_event(Message(f"Looking at all validation scans with the {which} model ..."))
-        kept = KeptAnswers()
-        scores, shown = final_scores(
-            segmenting_predictor(model),
-            validation_scans(study, plan),
-            plan.labels,
-            on_event,
-            len(plan.split.validation),
-            keep=kept,
-        )
-        told = already and "calibration" in model.metadata
-        if plan.loop.keep_last:
-            # Folds decide together (folds_result.py): the scans that one of them kept back choose nothing.
-            keep_answers(plan.files.answers, kept, on_event)
-        else:
-            after = with_postprocessing(
-                scores, shown, kept, plan.labels, known=model.metadata if told else None
-            )
-            scores, shown, steps_text = after.scores, after.shown, after.text
-            model = replace(model, metadata={**model.metadata, **after.metadata()})
-        looked = f": mean Dice {scores.mean:.3f}" if scores else ", there are none"
-        on_event(
-            Message(f"Looked at {counted(len(scores.cases) if scores else 0, 'validation scan')}{looked}.")
-        )
-        calibration = calibrate_scores(plan, scores)
-        bars = error_bars_text(calibration)
-        if not told:
-            keep_calibration(plan, model, calibration, scores, on_event)
+    look = last_look(plan, study, on_event, already)
+    scores, path = look.scores, look.path
     facts = study.report.facts
     means = mean_with_interval(scores, [facts[i].patient for i in plan.split.validation]) if scores else None
     seconds = sum(row["seconds"] for row in history)
@@ -216,7 +177,7 @@ def training_result(
             study,
             scores,
             means,
-            weights=weights,
+            weights=look.weights,
             epochs_done=len(history),
             seconds=seconds,
             epochs=epochs,
@@ -226,10 +187,10 @@ def training_result(
         ending=ending(reason, history, epochs),
         answers=reasons(situation_of(plan, study, scores, history, reason, worst_loss)) if path else (),
         means=means,
-        shown=shown,
+        shown=look.shown,
         worst_loss=worst_loss,
-        error_bars=bars,
-        postprocessing=steps_text,
+        error_bars=look.error_bars,
+        segmenting=" ".join(look.found),
     )
     # The process may have been killed between the end of the training and the report.
     if path and not (already and is_reported(plan.files.report, result)):

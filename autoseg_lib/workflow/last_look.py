@@ -1,0 +1,162 @@
+"""The best model looks at all scans kept back once more: scores, and what they teach goes into the model file.
+
+Post-processing that helps, a region finder that pays, and the calibration of the error bars, in this order: each is judged
+with what came before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from autoseg_lib.errors import counted
+from autoseg_lib.events import Listener, Message
+from autoseg_lib.infer.region_choice import propose_region_finder
+from autoseg_lib.networks.model_file import LoadedModel, load_model
+from autoseg_lib.networks.registry import number_of_weights
+from autoseg_lib.train.planning import Plan
+from autoseg_lib.train.validate import Scores, ValidationScan
+from autoseg_lib.workflow.calibrating import calibrate_scores, error_bars_text, keep_calibration
+from autoseg_lib.workflow.checking import Study
+from autoseg_lib.workflow.final_scores import ShownScan, final_scores
+from autoseg_lib.workflow.kept_answers import KeptAnswers, keep_answers
+from autoseg_lib.workflow.model_choice import REGION_FINDER, segmenting_predictor
+from autoseg_lib.workflow.postprocessing_scores import with_postprocessing
+from autoseg_lib.workflow.training_data import read_validation_scan, validation_scans
+
+# A scan of fewer windows than this is looked at as quickly as its region could be found.
+FEWEST_WINDOWS = 8
+
+
+@dataclass(frozen=True)
+class LastLook:
+    """What the best model does on the scans kept back.
+
+    Attributes:
+        path: the model file; None where not one epoch was done.
+        scores: on all scans kept back, after post-processing; None without any.
+        shown: the worst and best scans, worst first.
+        weights: number of weights.
+        error_bars: whether areas and volumes will get error bars, one sentence.
+        found: what will be done when segmenting (post-processing, region finder), and why, one sentence each.
+    """
+
+    path: Path | None = None
+    scores: Scores | None = None
+    shown: tuple[ShownScan, ...] = field(default=(), repr=False)
+    weights: int = 0
+    error_bars: str = ""
+    found: tuple[str, ...] = ()
+
+
+def last_look(plan: Plan, study: Study, on_event: Listener, already: bool) -> LastLook:
+    """Scores the best model and completes its file.
+
+    Args:
+        plan: of the run.
+        study: the data folder.
+        on_event: hears the progress.
+        already: the run was found finished and is only shown; what its file tells already is not found anew.
+
+    Raises:
+        ModelError, ExportError: the model file cannot be read or written.
+    """
+    path = plan.files.best
+    if not path.is_file():
+        return LastLook()
+    model = load_model(path, plan.loop.device)
+    # Of folds the scans kept back choose nothing: the model is that of the last epoch.
+    which = "trained" if plan.loop.keep_last else "best"
+    on_event(Message(f"Looking at all validation scans with the {which} model ..."))
+    kept, found = KeptAnswers(), []
+    scores, shown = final_scores(
+        segmenting_predictor(model),
+        validation_scans(study, plan),
+        plan.labels,
+        on_event,
+        len(plan.split.validation),
+        keep=kept,
+    )
+    told = already and "calibration" in model.metadata
+    if plan.loop.keep_last:
+        # Folds decide together (folds_result.py): the scans that one of them kept back choose nothing.
+        keep_answers(plan.files.answers, kept, on_event)
+    else:
+        known = model.metadata if told else None
+        after = with_postprocessing(scores, shown, kept, plan.labels, known=known)
+        scores, shown = after.scores, after.shown
+        model = replace(model, metadata={**model.metadata, **after.metadata()})
+        if not told:
+            model = with_region_finder(model, plan, study, on_event)
+        found = [after.text, str(model.metadata.get(REGION_TEXT) or "")]
+    looked = f": mean Dice {scores.mean:.3f}" if scores else ", there are none"
+    on_event(Message(f"Looked at {counted(len(scores.cases) if scores else 0, 'validation scan')}{looked}."))
+    calibration = calibrate_scores(plan, scores)
+    if not told:
+        keep_calibration(plan, model, calibration, scores, on_event)
+    return LastLook(
+        path,
+        scores,
+        shown,
+        number_of_weights(model.network),
+        error_bars_text(calibration),
+        tuple(text for text in found if text),
+    )
+
+
+# --- two stages -------------------------------------------------------------------------------------------------------
+
+# Key of the sentence on the region finder in the model file.
+REGION_TEXT = "region_finder_found"
+
+
+def with_region_finder(model: LoadedModel, plan: Plan, study: Study, on_event: Listener) -> LoadedModel:
+    """Returns the model with a region finder where that pays on the scans kept back, else as it is.
+
+    Args:
+        model: the trained model.
+        plan: of the run.
+        study: the data folder.
+        on_event: hears the progress.
+    """
+    scans = _KeptBack(plan, study)
+    if plan.window is None or not scans or _windows(model, scans[0]) < FEWEST_WINDOWS:
+        return model
+    finder, text = propose_region_finder(segmenting_predictor(model), scans, plan.labels, on_event=on_event)
+    if finder is None:
+        return model
+    found: dict[str, Any] = {REGION_FINDER: finder.to_dict(), REGION_TEXT: text}
+    return replace(model, metadata={**model.metadata, **found})
+
+
+def _windows(model: LoadedModel, scan: ValidationScan) -> float:
+    """How many windows the scan holds, side by side."""
+    grid = model.preprocessing.network_geometry(scan.volume.geometry)
+    return float(np.prod(grid.shape_zyx)) / float(np.prod(model.spec.input_shape))
+
+
+class _KeptBack(Sequence[ValidationScan]):
+    """The scans kept back, read when they are asked for: all of them at once may be more than memory holds."""
+
+    def __init__(self, plan: Plan, study: Study) -> None:
+        self._plan, self._study = plan, study
+
+    def __len__(self) -> int:
+        return len(self._plan.split.validation)
+
+    @overload
+    def __getitem__(self, item: int) -> ValidationScan: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[ValidationScan]: ...
+    def __getitem__(self, item: int | slice) -> ValidationScan | list[ValidationScan]:
+        places = self._plan.split.validation
+        if isinstance(item, slice):
+            return [read_validation_scan(self._study, self._plan, index) for index in places[item]]
+        return read_validation_scan(self._study, self._plan, places[item])
+
+    def __iter__(self) -> Iterator[ValidationScan]:
+        return validation_scans(self._study, self._plan)
