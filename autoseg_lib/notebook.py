@@ -36,8 +36,10 @@ from autoseg_lib.widgets.cell import assigned_values, set_variable
 from autoseg_lib.widgets.data_check import DataCheck
 from autoseg_lib.widgets.display import Spot, has_widgets, show_html
 from autoseg_lib.widgets.files_button import show_open_button
+from autoseg_lib.widgets.folder_view import look_into
 from autoseg_lib.widgets.live_run import LiveRun
 from autoseg_lib.widgets.live_training import LiveTraining, Work
+from autoseg_lib.widgets.measurements_view import MeasurementsView
 from autoseg_lib.widgets.progress import ProgressBar
 from autoseg_lib.widgets.scan_scores import show_scans
 from autoseg_lib.widgets.trouble import plainly, stop_here
@@ -46,7 +48,6 @@ from autoseg_lib.widgets.views import (
     files_html,
     given_settings_html,
     history_html,
-    measurements_html,
     models_html,
     next_steps_html,
     performance_html,
@@ -363,7 +364,9 @@ def choose_folder(settings: SegmentSettings) -> Choice:
             raise DataError(
                 f"input_dir '{folder}': not found. Correct it in Settings, or leave it empty to pick a folder."
             )
-        show_html(note_html("info", f"input_dir in Settings: {folder}"))
+        show_html(
+            [note_html("info", f"input_dir in Settings: {folder}"), look_into(folder, settings.series)[0]]
+        )
         return Choice(settings, folder)
     bar = ProgressBar()
     example = _example(bar)
@@ -378,9 +381,8 @@ def choose_folder(settings: SegmentSettings) -> Choice:
         )
     )
     if not has_widgets():
-        show_html(
-            note_html("warning", "The folder picker needs ipywidgets; set input_dir in Settings instead.")
-        )
+        note = note_html("warning", "The folder picker needs ipywidgets; set input_dir in Settings instead.")
+        show_html([note, look_into(choice.folder, settings.series)[0]])
         return choice
 
     from autoseg_lib.widgets.folder_picker import FolderPicker  # needs ipywidgets
@@ -429,14 +431,15 @@ def _segment(
 
 @plainly
 def measurements(run: LiveRun) -> None:
-    """Shows areas per slice, their plot along the scan, and volumes; filled again with each selected folder.
+    """Shows areas along the scan, slice by slice, and volumes; filled again with each selected folder.
+
+    A click in the plot shows that slice, in the slice browser and beside the plot.
 
     Args:
         run: of the segmentation.
     """
-    spot = Spot()
-    spot.show_html("")
-    run.follow("measurements", lambda result: spot.show_html(measurements_html(result)))
+    view = MeasurementsView(run)
+    run.follow("measurements", view.show)
 
 
 @plainly

@@ -4,7 +4,10 @@ import asyncio
 import re
 import threading
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,15 +16,21 @@ from autoseg_lib.errors import DataError
 from autoseg_lib.events import Message
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.labels import LabelTable
+from autoseg_lib.measure.areas import SliceMeasurement
+from autoseg_lib.viz.figures import AXES_PX, PLOT_PX, area_plot_by_slice
 from autoseg_lib.volume import Mask, Volume
-from autoseg_lib.widgets.folder_picker import FolderPicker, look_into
+from autoseg_lib.widgets.area_plot import AreaPlot
+from autoseg_lib.widgets.folder_picker import FolderPicker
+from autoseg_lib.widgets.folder_view import look_into
 from autoseg_lib.widgets.last_folder import last_folder, remember_folder
-from autoseg_lib.widgets.live_run import gaps
+from autoseg_lib.widgets.live_run import flagged_slices
+from autoseg_lib.widgets.measurements_view import how_measured_html, tables_html
 from autoseg_lib.widgets.progress import time_text
 from autoseg_lib.widgets.running import run_in_thread
-from autoseg_lib.widgets.slice_browser import BrowserCase, SliceBrowser
+from autoseg_lib.widgets.slice_browser import BrowserCase, LaterCase, SliceBrowser
 from autoseg_lib.widgets.trouble import StoppedHere, plainly
 from tests.helpers.folders import mixed_folder
+from tests.helpers.made_runs import made_case as made_run
 
 
 @pytest.fixture(autouse=True)
@@ -246,9 +255,9 @@ def test_browser_opens_where_most_rois_are_and_hides_rois():
     browser = SliceBrowser([case], labels)
     assert browser._slice.value == 2
     assert "Slice 2 of 3" in plain(browser._caption.value)
-    both = bytes(browser._image.value)
+    both = bytes(browser.image.value)
     browser._toggles[0].value = False
-    assert bytes(browser._image.value) != both
+    assert bytes(browser.image.value) != both
     left = case.draw(1, labels)[240, 100].tolist()
     hidden = case.draw(1, labels, hidden=[1])[240, 100].tolist()
     assert left != hidden and len(set(hidden)) == 1  # grey where the ROI is hidden
@@ -264,11 +273,90 @@ def test_browser_goes_from_a_long_scan_to_a_short_one():
     assert (browser._slice.max, browser._slice.value) == (3, 2)
 
 
-def test_gaps_between_slices_are_flagged():
-    array = np.zeros((5, 2, 2), np.uint8)
-    array[[0, 2, 3], 0, 0] = 1
-    array[4, 0, 0] = 2
-    assert list(gaps(Mask(array, Geometry.from_spacing((5, 2, 2))), 2)) == [1]
+def test_flags_lead_from_slice_to_slice_and_say_why():
+    case = replace(phantom(), flagged={0: "left: wide", 2: "right: jumps"})
+    browser = SliceBrowser([case], LabelTable(["left", "right"]))
+    assert browser._slice.value == 2
+    browser._next.click()
+    assert browser._slice.value == 3
+    assert "right: jumps" in plain(browser._caption.value) and "2 flagged" in plain(browser._caption.value)
+    browser._next.click()
+    assert browser._slice.value == 1 and "left: wide" in plain(browser._caption.value)
+    assert browser._strip.value.count("<title>") == 2
+    assert SliceBrowser([phantom()], LabelTable(["left", "right"]))._next.layout.display == "none"
+
+
+def test_of_many_scans_one_is_read_at_a_time_and_one_that_is_gone_is_said():
+    read = []
+
+    def gone():
+        raise DataError("'c': the files are gone.")
+
+    def reader(name):
+        return lambda: (read.append(name), replace(phantom(), name=name))[1]
+
+    cases = [LaterCase("a", reader("a")), LaterCase("b", reader("b")), LaterCase("c", gone)]
+    browser = SliceBrowser(cases, LabelTable(["left", "right"]))
+    browser._slice.value = 1
+    assert read == ["a"]
+    browser._case.value = 1
+    assert read == ["a", "b"] and browser.case.name == "b"
+    browser._case.value = 2
+    assert "the files are gone" in plain(browser._caption.value)
+    assert browser._case.value == 1 and browser.case.name == "b"
+
+
+def test_reasons_on_a_slice_name_their_rois_once():
+    rows = [
+        SliceMeasurement("a", 3, "", None, value, roi, 1, None, flag=flag)
+        for value, roi, flag in ((1, "left", "wide; jumps"), (2, "right", "wide"), (3, "disc", ""))
+    ]
+    assert flagged_slices(rows) == {2: "left, right: wide; left: jumps"}
+
+
+def test_the_plot_and_the_browser_follow_each_other():
+    labels = LabelTable(["left psoas", "right psoas"])
+    made = [made_run("a", 9), made_run("b", 4, flags={(2, 1): "wide"})]
+    cases = [BrowserCase(case.name, *case.slices()) for case in made]
+    browser = SliceBrowser(cases, labels)
+    plot = AreaPlot([(case.name, case.measurements) for case in made], labels, browser)
+    assert bytes(plot._plot.value).startswith(b"\x89PNG")
+    plot._cursor.value = 7
+    assert browser.shown == (0, 6) and "Slice 7 of 9" in plain(browser._caption.value)
+    assert f"{made[0].measurements[12].area_mm2:.1f} mm²" in plain(plot._said.value)
+    browser._slice.value = 9
+    assert plot._cursor.value == 9
+    first = bytes(plot._plot.value)
+    browser._case.value = 1  # a shorter one, opened where the browser opens it, not where the cursor ends
+    assert plot._cursor.max == 4 and plot._cursor.value == browser._slice.value == cases[1].first_slice + 1
+    assert bytes(plot._plot.value) != first and "flagged slices" in plain(plot._head.value)
+
+
+def test_axes_lie_where_the_slider_over_them_is():
+    rows = made_run("a", 5).measurements
+    picture = cv2.imdecode(
+        np.frombuffer(area_plot_by_slice(rows, LabelTable(["l", "r"])), np.uint8), cv2.IMREAD_UNCHANGED
+    )
+    assert picture.shape[:2] == (PLOT_PX[1] * 2, PLOT_PX[0] * 2)
+    left, top, width, height = (2 * value for value in AXES_PX)
+    ink = picture[..., 3] > 100
+    # The left and lower edges of the axes are drawn: a full column and a full row of ink.
+    assert ink[top + 4 : top + height - 4, left - 2 : left + 3].all(axis=0).any()
+    assert ink[top + height - 2 : top + height + 3, left + 4 : left + width - 4].all(axis=1).any()
+
+
+def test_tables_tell_intervals_and_flags():
+    case = made_run("a", 3, flags={(2, 1): "wide", (2, 2): "wide"})
+    result = SimpleNamespace(
+        cases=[SimpleNamespace(name="a", measurements=case.measurements, how_measured="By hand.")],
+        measurements=tuple(case.measurements),
+        volumes=[replace(row, flag="gap" if row.label == 1 else "") for row in case.volumes],
+    )
+    text = plain(tables_html(result))
+    assert "left psoas, right psoas: wide" in text
+    volume = case.volumes[0].volume_ml
+    assert f"{volume * 0.9:.2f} to {volume * 1.1:.2f}" in text and "90 % interval" in text and "gap" in text
+    assert "By hand." in plain(how_measured_html(result))
 
 
 def test_durations_as_one_says_them():

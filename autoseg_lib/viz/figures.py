@@ -15,6 +15,8 @@ from autoseg_lib.labels import LabelTable
 
 # A grey with the same contrast to white and to black: the background is left transparent.
 _GREY = "#7F7F7F"
+# Okabe and Ito's vermilion, as on the slider of the slice browser.
+FLAG_COLOR = "#D55E00"
 _TRAIN, _VALIDATION = "#0072B2", "#D55E00"
 
 # More ROIs than this make a legend longer than the plot.
@@ -36,6 +38,12 @@ class AreaRow(Protocol):
     def pixels(self) -> int: ...
     @property
     def area_mm2(self) -> float | None: ...
+    @property
+    def area_mm2_low(self) -> float | None: ...
+    @property
+    def area_mm2_high(self) -> float | None: ...
+    @property
+    def flag(self) -> str: ...
 
 
 def curves(history: Sequence[Mapping[str, Any]], labels: LabelTable, worst_loss: float = 1.0) -> bytes:
@@ -74,8 +82,16 @@ def curves(history: Sequence[Mapping[str, Any]], labels: LabelTable, worst_loss:
     return _png(figure)
 
 
+# Width and height of the plot by slice number on the page, and where its axes lie in it: left, top, width, height. The
+# notebook lays a slider over the axes, so both must agree to the pixel.
+PLOT_PX = (720, 270)
+AXES_PX = (62, 24, 646, 196)
+
+
 def area_plot(measurements: Sequence[AreaRow], labels: LabelTable) -> bytes:
     """Draws the area of each ROI along one scan, over slice positions where known, else over slice numbers.
+
+    Where there are 90 % intervals they are bands; flagged slices are ticks below.
 
     Args:
         measurements: rows of one case.
@@ -84,27 +100,71 @@ def area_plot(measurements: Sequence[AreaRow], labels: LabelTable) -> bytes:
     Returns:
         A PNG file. Without pixel spacing the axis counts pixels.
     """
-    in_mm2 = all(row.area_mm2 is not None for row in measurements)
     positions = [row.slice_position_mm for row in measurements]
     # Several images at one position would draw a zigzag.
     numbers = {row.slice_number for row in measurements}
     placed = None not in positions and len(set(positions)) == len(numbers)
     figure = _figure(8.0, 3.2)
     axes = figure.subplots()
-    for label in labels:
-        rows = [row for row in measurements if row.label == label.value]
-        x = [float(row.slice_position_mm or 0.0) if placed else row.slice_number for row in rows]
-        y = [float(row.area_mm2 or 0.0) if in_mm2 else row.pixels for row in rows]
-        _line(axes, x, y, label=label.name, color=label.color)
-    _dress(
-        axes, f"Area ({'mm²' if in_mm2 else 'pixels'})", "slice position (mm)" if placed else "slice number"
-    )
-    axes.set_ylim(bottom=0)
+    _areas(axes, measurements, labels, placed)
     if not placed:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(labels) <= _MOST_IN_LEGEND:
         _legend(axes, outside=True)
     return _png(figure)
+
+
+def area_plot_by_slice(measurements: Sequence[AreaRow], labels: LabelTable) -> bytes:
+    """Draws the same over slice numbers, without legend, the axes exactly at ``AXES_PX`` of a picture of ``PLOT_PX``.
+
+    The first slice lies at the left end of the axes and the last one at the right end.
+
+    Args:
+        measurements: rows of one case.
+        labels: the ROIs.
+
+    Returns:
+        A PNG file of twice as many pixels, for fine screens.
+    """
+    width, height = PLOT_PX
+    left, top, across, down = AXES_PX
+    figure = _figure(width / 100, height / 100, dpi=200, layout="none")
+    axes = figure.add_axes((left / width, 1 - (top + down) / height, across / width, down / height))
+    _areas(axes, measurements, labels, placed=False)
+    numbers = [row.slice_number for row in measurements] or [1]
+    axes.set_xlim(min(numbers), max(numbers) if max(numbers) > min(numbers) else min(numbers) + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _png(figure)
+
+
+def _areas(axes: Axes, measurements: Sequence[AreaRow], labels: LabelTable, placed: bool) -> None:
+    in_mm2 = all(row.area_mm2 is not None for row in measurements)
+
+    def place(row: AreaRow) -> float:
+        return float(row.slice_position_mm or 0.0) if placed else row.slice_number
+
+    for label in labels:
+        rows = sorted((row for row in measurements if row.label == label.value), key=place)
+        y = [float(row.area_mm2 or 0.0) if in_mm2 else row.pixels for row in rows]
+        _line(axes, [place(row) for row in rows], y, label=label.name, color=label.color)
+        known = [
+            (place(row), row.area_mm2_low, row.area_mm2_high)
+            for row in rows
+            if in_mm2 and row.area_mm2_low is not None and row.area_mm2_high is not None
+        ]
+        if known:
+            x, low, high = zip(*known, strict=True)
+            axes.fill_between(x, low, high, color=label.color, alpha=0.2, linewidth=0)
+    flagged = sorted({place(row) for row in measurements if row.flag})
+    if flagged:
+        below = axes.get_xaxis_transform()
+        axes.plot(
+            flagged, [0] * len(flagged), "^", color=FLAG_COLOR, markersize=5, transform=below, clip_on=False
+        )
+    _dress(
+        axes, f"Area ({'mm²' if in_mm2 else 'pixels'})", "slice position (mm)" if placed else "slice number"
+    )
+    axes.set_ylim(bottom=0)
 
 
 def _points(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -121,8 +181,8 @@ def _line(
         axes.plot(x, y, style, color=color, label=label, linewidth=1.8, marker=marker, markersize=3.5)
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+def _figure(width: float, height: float, dpi: float = _DPI, layout: Any = "constrained") -> Figure:
+    figure = Figure(figsize=(width, height), dpi=dpi, layout=layout)
     FigureCanvasAgg(figure)
     figure.patch.set_alpha(0)
     return figure

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autoseg_lib.errors import counted
+from autoseg_lib.errors import AutosegError, counted
 from autoseg_lib.events import Event, Listener, StopFlag
+from autoseg_lib.measure.areas import SliceMeasurement
 from autoseg_lib.viz.html import note_html
-from autoseg_lib.volume import Mask
 from autoseg_lib.widgets.display import Spot, has_widgets
 from autoseg_lib.widgets.progress import ProgressBar
 from autoseg_lib.widgets.running import run_in_thread
 from autoseg_lib.widgets.trouble import trouble_html
 from autoseg_lib.widgets.views import failures_html
+from autoseg_lib.workflow.segment_case import CaseResult
 from autoseg_lib.workflow.segmenting import SegmentResult
 
 # Segments the folder: (folder, on_event, stop) -> result.
 Work = Callable[[Path, Listener, StopFlag], SegmentResult]
-# More scans than this are not loaded for scrolling; their animation.html files are there.
-_MOST_TO_BROWSE = 30
 
 
 class LiveRun:
@@ -29,6 +29,7 @@ class LiveRun:
 
     Attributes:
         result: of the last run; None before and after a failure.
+        browser: the slice browser that shows it; None where there are no widgets or no scans.
     """
 
     def __init__(self, work: Work) -> None:
@@ -41,6 +42,7 @@ class LiveRun:
         self._busy = False
         self._task: Any = None
         self.result: SegmentResult | None = None
+        self.browser: Any = None
         for spot in (self._head, self._browser):
             spot.show_html("")
 
@@ -50,7 +52,7 @@ class LiveRun:
         Raises:
             AutosegError: it could not be done at all.
         """
-        self._busy, self.result = True, None
+        self._busy, self.result, self.browser = True, None, None
         self._browser.show_html("")
         self._head.show_html(note_html("info", f"Segmenting {folder}"))
         try:
@@ -101,11 +103,15 @@ class LiveRun:
         self._head.show_html(head)
         if not result.cases or not has_widgets():
             return
-        from autoseg_lib.widgets.slice_browser import SliceBrowser  # needs ipywidgets
+        from autoseg_lib.widgets.slice_browser import LaterCase, SliceBrowser  # needs ipywidgets
 
-        cases = [_browser_case(case, len(result.labels)) for case in result.cases[:_MOST_TO_BROWSE]]
-        browser = SliceBrowser(cases, result.labels)
-        self._browser.show_widget(browser.widget, browser.html)
+        cases = [LaterCase(case.name, partial(_browser_case, case)) for case in result.cases]
+        try:
+            self.browser = SliceBrowser(cases, result.labels)
+        except AutosegError as error:
+            self._head.show_html(head + trouble_html(error))
+            return
+        self._browser.show_widget(self.browser.widget, self.browser.html)
 
 
 class _Watcher:
@@ -131,21 +137,20 @@ class _Watcher:
         self._bar.end(error)
 
 
-def _browser_case(case: Any, rois: int) -> Any:
+def _browser_case(case: CaseResult) -> Any:
     from autoseg_lib.widgets.slice_browser import BrowserCase  # needs ipywidgets
 
-    return BrowserCase(case.name, case.scan.volume, case.mask, case.scan.slice_names, gaps(case.mask, rois))
+    scan, mask = case.look()
+    return BrowserCase(case.name, scan.volume, mask, scan.slice_names, flagged_slices(case.measurements))
 
 
-def gaps(mask: Mask, rois: int) -> dict[int, str]:
-    """Returns array index → reason for slices where an ROI is missing between two slices that hold it."""
-    found: dict[int, str] = {}
-    for value in range(1, rois + 1):
-        present = [bool((plane == value).any()) for plane in mask.array]
-        if not any(present):
-            continue
-        first, last = present.index(True), len(present) - 1 - present[::-1].index(True)
-        for index in range(first, last + 1):
-            if not present[index]:
-                found[index] = "an ROI is missing here that the slices before and after hold"
-    return found
+def flagged_slices(measurements: Iterable[SliceMeasurement]) -> dict[int, str]:
+    """Returns index of the slice, from 0 → its reasons, each once with the ROIs that it is about."""
+    found: dict[int, dict[str, list[str]]] = {}
+    for row in measurements:
+        for reason in filter(None, row.flag.split("; ")):
+            found.setdefault(row.slice_number - 1, {}).setdefault(reason, []).append(row.roi)
+    return {
+        index: "; ".join(f"{', '.join(rois)}: {reason}" for reason, rois in reasons.items())
+        for index, reasons in found.items()
+    }

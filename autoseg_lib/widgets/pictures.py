@@ -18,9 +18,9 @@ _GAP_PX = 6
 _GAP_GREY = 128
 
 
-def encode_jpg(rgb: Rgb) -> bytes:
+def encode_jpg(rgb: Rgb, quality: int = 90) -> bytes:
     """Returns a picture as JPEG bytes, good enough to look at and small enough to play."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, 90]
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     return cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import ipywidgets as W
@@ -13,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from autoseg_lib.errors import AutosegError
 from autoseg_lib.labels import LabelTable
-from autoseg_lib.viz.html import render
+from autoseg_lib.viz.html import note_html, render
 from autoseg_lib.viz.overlay import FILL_ALPHA, grey_range, picture
 from autoseg_lib.viz.view import SliceView, slice_view
 from autoseg_lib.volume import Mask, Volume
@@ -24,6 +26,10 @@ from autoseg_lib.widgets.pictures import encode_jpg, grid
 _PICTURE_PX = 480
 # Of each of two pictures side by side.
 _BESIDE_PX = 250
+# 500 slices of 512 × 512 with 6 ROIs: 17 ms and 50 kB a step on two slow cores; at 90 it was 74 kB, and nobody sees more.
+_QUALITY = 82
+# More ROIs than this scroll in a box of their own.
+_MOST_TOGGLES = 9
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +68,26 @@ class BrowserCase:
         middle = self.volume.array.shape[0] // 2
         if self.mask is None:
             return middle
-        kinds = [np.unique(plane).size for plane in self.mask.array]
+        kinds = self._kinds
         return min((i for i, n in enumerate(kinds) if n == max(kinds)), key=lambda i: abs(i - middle))
+
+    @cached_property
+    def _kinds(self) -> list[int]:
+        """Returns for each slice how many different values it holds; np.unique would sort every pixel."""
+        if self.mask is None:
+            return [1] * self.volume.array.shape[0]
+        return [int(np.count_nonzero(np.bincount(plane.ravel()))) for plane in self.mask.array]
+
+    @cached_property
+    def spans(self) -> list[tuple[float, float, bool]]:
+        """(first, last, whether they hold an ROI) of neighbouring slices, half a slice wider at each end, for the strip."""
+        filled = [kinds > 1 for kinds in self._kinds]
+        edges = [0, *(i for i in range(1, len(filled)) if filled[i] != filled[i - 1]), len(filled)]
+        last = max(len(filled) - 1, 1)
+        return [
+            (max(0, first - 0.5), min(last, end - 0.5) if len(filled) > 1 else 1, filled[first])
+            for first, end in pairwise(edges)
+        ]
 
     def draw(
         self,
@@ -96,17 +120,37 @@ class BrowserCase:
         return drawn[0] if len(drawn) == 1 else grid([drawn])
 
 
-class SliceBrowser:
-    """The widget. ``widget`` is what to show, ``html`` stands for it where widgets cannot be drawn."""
+@dataclass(frozen=True, eq=False)
+class LaterCase:
+    """A scan that is read when somebody chooses it: of many scans only one lies in memory.
 
-    def __init__(self, cases: Sequence[BrowserCase], labels: LabelTable) -> None:
+    Attributes:
+        name: of the case.
+        read: returns the scan.
+    """
+
+    name: str
+    read: Callable[[], BrowserCase] = field(repr=False)
+
+
+class SliceBrowser:
+    """The widget. ``widget`` is what to show, ``html`` stands for it where widgets cannot be drawn.
+
+    Attributes:
+        image: the picture; another widget may show it, too.
+        on_slice: called with (place of the scan, index of the slice) whenever another slice is shown.
+    """
+
+    def __init__(self, cases: Sequence[BrowserCase | LaterCase], labels: LabelTable) -> None:
         """Args:
         cases: at least one.
         labels: names and colours of the ROIs.
         """
         self._cases, self._labels = list(cases), labels
+        self._read: tuple[int, BrowserCase] | None = None
+        self.on_slice: Callable[[int, int], None] | None = None
         self._quiet = False
-        self._image = W.Image(format="jpeg", layout=W.Layout(max_width="100%", align_self="flex-start"))
+        self.image = W.Image(format="jpeg", layout=W.Layout(max_width="100%", align_self="flex-start"))
         self._strip = W.HTML()
         self._caption = W.HTML()
         self._case = W.Dropdown(
@@ -137,13 +181,20 @@ class SliceBrowser:
         self._case.observe(self._case_changed, "value")
         for control in (self._slice, self._alpha, self._window, *self._toggles):
             control.observe(self._draw, "value")
+        self._next = W.Button(description="Next flagged slice", icon="flag", layout=W.Layout(width="180px"))
+        self._next.on_click(self._to_next_flag)
+        height = None if len(labels) <= _MOST_TOGGLES else "330px"
+        toggles = W.VBox(
+            [self._toggle_row(i) for i in range(len(labels))],
+            layout=W.Layout(max_height=height, overflow="auto" if height else None),
+        )
         controls = W.VBox(
-            [self._case, self._alpha, self._window, *(self._toggle_row(i) for i in range(len(labels)))],
+            [self._case, self._alpha, self._window, toggles, self._next],
             layout=W.Layout(min_width="300px", padding="0 0 0 16px"),
         )
         # The strip of ticks lies right below the slider, so that both mean the same slice.
         scroll = W.HBox([self._play, W.VBox([self._slice, self._strip])])
-        left = W.VBox([self._image, scroll, self._caption])
+        left = W.VBox([self.image, scroll, self._caption])
         self.widget = W.HBox([left, controls], layout=W.Layout(flex_flow="row wrap"))
         self._case_changed()
 
@@ -154,18 +205,60 @@ class SliceBrowser:
     @property
     def case(self) -> BrowserCase:
         """The scan shown now."""
-        return self._cases[self._case.value or 0]
+        return self._at(self._case.value or 0)
+
+    def _at(self, place: int) -> BrowserCase:
+        case = self._cases[place]
+        if isinstance(case, BrowserCase):
+            return case
+        if self._read is None or self._read[0] != place:
+            self._read = None  # the one before makes room first
+            self._read = place, case.read()
+        return self._read[1]
+
+    def show(self, place: int, index: int) -> None:
+        """Shows a slice.
+
+        Args:
+            place: of the scan, in the order that the browser was given them.
+            index: of the slice, from 0.
+        """
+        if self._case.value != place:
+            self._case.value = place
+        self._slice.value = index + 1
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """(place of the scan, index of the slice) shown now."""
+        return self._case.value or 0, self._slice.value - 1
+
+    def _to_next_flag(self, _: Any) -> None:
+        flagged = sorted(self.case.flagged)
+        after = [index for index in flagged if index > self._slice.value - 1] or flagged
+        if after:
+            self._slice.value = after[0] + 1
 
     @property
     def html(self) -> Markup:
         """A picture of the first scan's fullest slice, for saved notebooks and front ends without widgets."""
-        case = self._cases[0]
+        case = self._at(0)
         data = base64.b64encode(encode_jpg(case.draw(case.first_slice, self._labels))).decode("ascii")
         text = f"{case.name}, slice {case.first_slice + 1} of {case.volume.array.shape[0]}"
         return render("browser.html.j2", data=data, text=text, labels=self._labels)
 
     def _case_changed(self, change: Any = None) -> None:
-        case, self._quiet = self.case, True
+        if self._quiet:
+            return
+        try:
+            case = self.case
+        except AutosegError as error:
+            if change is None:
+                raise
+            # Back to the scan that is shown; it is read again, to hold only one at a time.
+            self._case.value = change["old"]
+            self._caption.value = str(note_html("error", str(error)))
+            return
+        self._quiet = True
         count = case.volume.array.shape[0]
         low, high = case.range
         pixels = case.volume.array
@@ -178,6 +271,9 @@ class SliceBrowser:
         self._window.step = max((top - bottom) / 200, 1e-6)
         self._slice.max = self._play.max = count
         self._slice.value = case.first_slice + 1
+        ticks = sorted(case.flagged.items())
+        self._strip.value = str(render("browser_strip.html.j2", count=count, spans=case.spans, ticks=ticks))
+        self._next.layout.display = "" if case.flagged else "none"
         self._quiet = False
         self._draw()
 
@@ -191,8 +287,7 @@ class SliceBrowser:
         low, high = self._window.value
         limits = (low, high) if high > low else (low, low + 1)
         rgb = case.draw(index, self._labels, hidden=hidden, alpha=self._alpha.value / 100, limits=limits)
-        self._image.value = encode_jpg(rgb)
-        self._strip.value = str(self._strip_html(index))
+        self.image.value = encode_jpg(rgb, _QUALITY)
         name = case.slice_names[index] if index < len(case.slice_names) else ""
         self._caption.value = str(
             render(
@@ -200,18 +295,10 @@ class SliceBrowser:
                 number=index + 1,
                 count=case.volume.array.shape[0],
                 name=name,
-                flagged=sorted(case.flagged),
+                flagged=len(case.flagged),
                 reason=case.flagged.get(index, ""),
                 compared=case.truth is not None,
             )
         )
-
-    def _strip_html(self, index: int) -> Markup:
-        case = self.case
-        count = case.volume.array.shape[0]
-        filled = [case.mask is not None and bool(case.mask.array[number].any()) for number in range(count)]
-        ticks = [
-            {"flag": case.flagged.get(number, ""), "filled": filled[number], "now": number == index}
-            for number in range(count)
-        ]
-        return render("browser_strip.html.j2", ticks=ticks)
+        if self.on_slice is not None:
+            self.on_slice(self._case.value or 0, index)

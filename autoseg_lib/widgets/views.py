@@ -10,12 +10,11 @@ from typing import Any
 from markupsafe import Markup
 
 from autoseg_lib.errors import counted
-from autoseg_lib.export.tables import csa_table
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.system import SystemReport
 from autoseg_lib.train.planning import Choice
 from autoseg_lib.train.validate import CaseScore
-from autoseg_lib.viz.figures import area_plot, curves
+from autoseg_lib.viz.figures import curves
 from autoseg_lib.viz.html import css, note_html, picture_html, render, table_html
 from autoseg_lib.widgets.dashboard import dice_table
 from autoseg_lib.widgets.folds_view import folds_html
@@ -26,9 +25,6 @@ from autoseg_lib.workflow.run_history import RunHistory
 from autoseg_lib.workflow.segmenting import SegmentResult
 from autoseg_lib.workflow.training_result import TrainingResult
 from autoseg_lib.workflow.verdict import FAIR_DICE, GOOD_DICE
-
-# More scans than this are not plotted one by one; their tables and files hold everything.
-_MOST_PLOTS = 6
 
 
 def system_html(report: SystemReport) -> Markup:
@@ -81,7 +77,7 @@ def performance_html(run: TrainingResult) -> Markup:
     parts = [note_html(_kind(run), " ".join(text for text in (run.verdict, run.interval) if text))]
     parts += [
         note_html("info", text)
-        for text in (run.ending, run.postprocessing, run.error_bars, run.outlook)
+        for text in (run.ending, run.segmenting, run.error_bars, run.outlook)
         if text
     ]
     if isinstance(run, FoldsResult):
@@ -176,43 +172,14 @@ def models_html(models: Sequence[tuple[Path, Mapping[str, Any]]], chosen: Collec
     return table_html(rows, ("", "model", "made", "ROIs", "validation Dice"), numeric=(4,))
 
 
-def measurements_html(result: SegmentResult) -> Markup:
-    """Returns how it was measured, the wide table of areas, plots of them along each scan, and the volumes."""
-    if not result.cases:
-        return note_html("warning", "Nothing was measured, because no scan could be segmented.")
-    ways = list(dict.fromkeys(case.how_measured for case in result.cases))
-    parts = [note_html("info", text) for text in ways[:4]]
-    header, table = csa_table(result.measurements)
-    first = 2 if header[0] == "case" else 1
-    rows = [[cell if isinstance(cell, str) else number(cell, 1) for cell in row] for row in table]
-    last = 2 if first == 1 else 0
-    parts.append(
-        table_html(
-            rows,
-            header,
-            caption="Cross-sectional areas in mm²",
-            numeric=tuple(range(first, len(header))),
-            strong_last=last,
-        )
-    )
-    for case in result.cases[:_MOST_PLOTS]:
-        if any(row.area_mm2 is not None for row in case.measurements):
-            plot = area_plot(case.measurements, result.labels)
-            parts.append(render("caption.html.j2", text=f"Areas along {case.name}"))
-            parts.append(picture_html(plot, f"areas along the scan {case.name}"))
-    cells = [
-        (row.case, row.roi, number(row.volume_ml, 2), row.slices, number(row.max_area_mm2, 1))
-        for row in result.volumes
-    ]
-    titles = ("scan", "ROI", "volume, ml", "slices", "largest area, mm²")
-    parts.append(table_html(cells, titles, caption="Volumes", numeric=(2, 3, 4)))
-    return Markup("").join(parts)
-
-
 def files_html(result: SegmentResult) -> Markup:
     """Returns the table of what lies where."""
     folder = result.run_folder
     rows = [
+        (
+            "report.html",
+            "everything to look through in any browser: each number with its slice; mark slices pass or fail and save review.csv",
+        ),
         ("csa_results.csv", "areas, one row per slice, one column per ROI, with mean and standard deviation"),
         ("measurements.csv", "the same areas, one row per slice and ROI, for statistics programs"),
         ("volumes.csv", "volumes, one row per scan and ROI"),
@@ -244,7 +211,8 @@ def failures_html(result: SegmentResult) -> Markup:
         for name, reason in result.failures
     ]
     warnings = dict.fromkeys(f"{case.name}: {text}" for case in result.cases for text in case.warnings)
-    parts += [note_html("warning", text) for text in list(warnings)[:10]]
+    doubts = dict.fromkeys(f"{case.name}: {text}" for case in result.cases for text in case.flags)
+    parts += [note_html("warning", text) for text in [*list(doubts)[:10], *list(warnings)[:10]]]
     parts += [note_html("info", text) for text in result.notes]
     return Markup("").join(parts)
 
