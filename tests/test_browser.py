@@ -94,6 +94,7 @@ def test_test_runs_unedited_then_a_clicked_folder_goes_into_the_same_outputs(lab
     assert [row[0] for row in rows] == ["slice", *(f"slice number {n}" for n in range(1, 10)), "mean", "std"]
     assert rows[1][1] != ""
     prompts = lab.prompts()
+    a_click_in_the_plot_shows_that_slice(lab)
 
     for name in ("data", "example", "test", "images", "lumbar_12"):
         lab.click_folder(name)
@@ -113,6 +114,23 @@ def test_test_runs_unedited_then_a_clicked_folder_goes_into_the_same_outputs(lab
     lab.click_button("Select this folder")
     lab.wait_for_text("done before with this model, so shown and not done again", seconds=120)
     assert not (checkout / "predictions" / "lumbar_11_2").exists()
+
+
+def a_click_in_the_plot_shows_that_slice(lab):
+    """Of nine slices: the right end of the axes is slice 9, their middle slice 5, by mouse and by arrow key."""
+    over = lab.page.locator(".as-plot .as-over").first
+    over.scroll_into_view_if_needed()
+    lab.page.wait_for_timeout(500)
+    axes = lab.page.locator(".as-plot .noUi-base").first.bounding_box()
+    for share, number in ((0.99, 9), (0.5, 5)):
+        lab.page.mouse.click(axes["x"] + share * axes["width"], axes["y"] + 0.4 * axes["height"])
+        lab.wait_for_text(f"Slice {number} of 9")
+    lab.page.keyboard.press("ArrowRight")
+    lab.wait_for_text("Slice 6 of 9")
+    handle = lab.page.locator(".as-plot .noUi-handle").first.bounding_box()
+    centre = handle["x"] + handle["width"] / 2
+    assert abs(centre - (axes["x"] + axes["width"] * 5 / 8)) < 2, "the cursor stands where the slice is drawn"
+    assert lab.page.locator(".as-plot img").first.bounding_box()["width"] == 720
 
 
 def test_stop_button_during_run_all_saves_and_the_cells_below_go_on(lab, checkout):
