@@ -436,7 +436,8 @@ def _segment(options: argparse.Namespace) -> int:
                 )
             for text in case.warnings:
                 _print(f"  note: {text}")
-        for text in result.notes:
+        bars = dict.fromkeys(case.error_bars for case in result.cases if case.error_bars)
+        for text in (*result.notes, *bars):
             _print(f"note: {text}")
         _print(f"{_scans(len(result.cases))} segmented into '{result.run_folder}'.")
     if result.failures:
