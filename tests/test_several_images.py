@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from autoseg_lib.data.discover import discover
 from autoseg_lib.data.scan import load_scan
@@ -16,6 +17,7 @@ from autoseg_lib.io.nifti import write_nifti
 from autoseg_lib.networks.model_file import load_model
 from tests.helpers.dicom import uid, write_series
 from tests.helpers.phantoms import turn
+from tests.helpers.real_data import real_data
 from tests.helpers.studies import disc
 from tests.test_training import run
 
@@ -143,3 +145,15 @@ def test_training_on_two_images(tmp_path: Path) -> None:
     assert [channel.text for channel in model.preprocessing.channels] == ["image", "image 2"]
     assert model.spec.in_channels == 2
     assert result.scores is not None and result.scores.mean > 0.8
+
+
+@pytest.mark.real_data
+def test_a_real_scan_saved_with_other_axes_is_the_same_image(tmp_path: Path) -> None:
+    """SimpleITK turns the axes of a real scan and writes it anew: as second image every voxel finds its place again."""
+    folder = real_data("hippocampus_msd") / "images"
+    path = folder / "hippocampus_001.nii.gz"
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "PIR"), str(tmp_path / "turned.nii.gz"))
+    scan = load_scan(discover(manifest(tmp_path, f"image,image_2\n{path},turned.nii.gz\n")).sources[0])
+    first, second = scan.volume.images
+    np.testing.assert_array_equal(second.array, first.array)
+    assert not any("another grid" in text for text in scan.warnings)

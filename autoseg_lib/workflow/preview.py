@@ -45,7 +45,12 @@ def preview_batch(data: PreparedRun, which: int = 0) -> BatchPreview:
     plain = [data.train_set.stored(which, index) for index in chosen]
     batch = torch.stack([sample["image"] for sample in changed])
     labels = torch.stack([sample["label"][0] for sample in changed])
-    before, after = [_middle(sample) for sample in plain], [_middle(sample) for sample in changed]
+    # The image itself: the first channel's slice between its neighbours.
+    shown = data.plan.network.neighbours
+    before, after = (
+        [_middle(sample, shown) for sample in plain],
+        [_middle(sample, shown) for sample in changed],
+    )
     return BatchPreview(
         shapes=f"Images {list(batch.shape)}  Labels {list(labels.shape)}",
         stored_images=np.stack([image for image, _ in before]),
@@ -56,10 +61,12 @@ def preview_batch(data: PreparedRun, which: int = 0) -> BatchPreview:
     )
 
 
-def _middle(sample: dict[str, torch.Tensor]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """The slice with most labelled pixels of a 3D sample; a 2D sample without the neighbours beside it."""
+def _middle(
+    sample: dict[str, torch.Tensor], shown: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """The slice with most labelled pixels of a 3D sample; a 2D sample without its neighbours and further channels."""
     image, label = sample["image"].numpy(), sample["label"][0].numpy()
-    image = image[len(image) // 2]
+    image = image[shown]
     if image.ndim == 3:
         index = int(np.argmax(np.count_nonzero(label, axis=(1, 2))))
         image, label = image[index], label[index]

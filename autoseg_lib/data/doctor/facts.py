@@ -118,19 +118,6 @@ class SliceFacts:
 
 
 @dataclass(frozen=True, eq=False)
-class OtherImage:
-    """An image beside the scan.
-
-    Attributes:
-        modality: DICOM's word, "" where unknown.
-        roi_grey_values: some grey values inside ROIs.
-    """
-
-    modality: str
-    roi_grey_values: npt.NDArray[np.float32] = field(repr=False)
-
-
-@dataclass(frozen=True, eq=False)
 class CaseFacts:
     """What the checks know of one case.
 
@@ -147,7 +134,7 @@ class CaseFacts:
         header_study: StudyInstanceUID of its DICOM headers, "" where there is none.
         has_slice_names: whether the slices have names of their own (not slice_0001, ...).
         roi_grey_values: some grey values inside ROIs.
-        others: what is known of the images beside the scan (PET beside a CT, MR sequences), in order.
+        images: images of the patient on one grid: the scan, and those beside it (PET beside a CT, MR sequences).
     """
 
     name: str
@@ -162,12 +149,7 @@ class CaseFacts:
     header_study: str = field(default="", repr=False)
     has_slice_names: bool = True
     roi_grey_values: npt.NDArray[np.float32] | None = field(default=None, repr=False)
-    others: tuple[OtherImage, ...] = ()
-
-    @property
-    def images(self) -> int:
-        """Images of the patient on one grid: the scan and those beside it."""
-        return 1 + len(self.others)
+    images: int = 1
 
     @property
     def slice_names(self) -> tuple[str, ...]:
@@ -264,9 +246,7 @@ def gather_facts(case: TrainingCase, settings: TrainSettings, longest: int = SMA
         header_study=header.study_uid if header else "",
         has_slice_names=any(scan.slice_files),
         roi_grey_values=foreground_values(scan.volume, mask),
-        others=tuple(
-            OtherImage(other.modality, foreground_values(other, mask)) for other in scan.volume.others
-        ),
+        images=len(scan.volume.images),
     )
 
 
