@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -148,13 +149,17 @@ def _box_sum(values: Values, low: tuple[int, int], high: tuple[int, int]) -> Val
     """For each pixel (y, x): the sum over rows y + low[0] .. y + high[0] and columns x + low[1] .. x + high[1]."""
     if high[0] < low[0] or high[1] < low[1]:
         return np.zeros(values.shape)
-    for axis in (0, 1):
-        size = values.shape[axis]
-        sums = np.concatenate(
-            [np.zeros_like(values.take([0], axis)), np.cumsum(values, axis=axis)], axis=axis
-        )
-        place = np.arange(size)
-        last = np.clip(place + high[axis] + 1, 0, size)
-        first = np.clip(place + low[axis], 0, size)
-        values = sums.take(last, axis) - sums.take(np.minimum(first, last), axis)
-    return values
+    # Beyond the edge there is nothing to add up.
+    pads = [(max(0, -a), max(0, b)) for a, b in zip(low, high, strict=True)]
+    sums = cv2.integral(np.pad(values, pads), sdepth=cv2.CV_64F)
+    rows, columns = (
+        [slice(place + pad[0], place + pad[0] + size) for place in (a, b + 1)]
+        for a, b, pad, size in zip(low, high, pads, values.shape, strict=True)
+    )
+    return np.asarray(
+        sums[rows[1], columns[1]]
+        - sums[rows[0], columns[1]]
+        - sums[rows[1], columns[0]]
+        + sums[rows[0], columns[0]],
+        dtype=np.float64,
+    )
