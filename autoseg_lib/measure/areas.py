@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -182,10 +182,13 @@ def measure_slices(
     positions = positions_or_none(geometry)
     plane = Frame.of(geometry).plane if geometry.spacing_known else None
     pixel_area_mm2 = geometry.pixel_area_mm2
-    rows = []
+    found = []
     for index in range(number):
         pictures = [None if volume is None else volume.array[index] for volume in (image, fat_image)]
-        shapes = measure_plane(mask.array[index], len(labels), plane, pictures[0], pictures[1], window)
+        found.append(measure_plane(mask.array[index], len(labels), plane, pictures[0], pictures[1], window))
+    _add_places(found, geometry, pixel_area_mm2, counts)
+    rows = []
+    for index in range(number):
         for column, label in enumerate(labels):
             pixels = int(counts[index, column])
             rows.append(
@@ -199,39 +202,49 @@ def measure_slices(
                     pixels=pixels,
                     area_mm2=pixels * pixel_area_mm2 if geometry.spacing_known else None,
                     slice_name=slice_names[index] if slice_names else "",
-                    **shapes.get(label.value, _ABSENT),
+                    **found[index].get(label.value, _ABSENT),
                 )
             )
-    return _with_places(rows, geometry, len(labels))
+    return rows
 
 
 # What is known of an ROI that is not on the slice.
 _ABSENT: dict[str, Any] = {"components": 0}
 
 
-def _with_places(rows: list[SliceMeasurement], geometry: Geometry, count: int) -> list[SliceMeasurement]:
-    """Adds where the centres lie in the patient, and how obliquely each ROI is cut; rows are slice by slice."""
+def _add_places(
+    found: list[dict[int, dict[str, Any]]],
+    geometry: Geometry,
+    pixel_area_mm2: float,
+    counts: npt.NDArray[np.int64],
+) -> None:
+    """Adds where the centres lie in the patient, and how obliquely each ROI is cut.
+
+    Args:
+        found: for each slice, label value → columns; changed in place.
+        geometry: the scan's grid.
+        pixel_area_mm2: area of a pixel.
+        counts: (slices, ROIs) pixels.
+    """
     if not geometry.spacing_known or positions_or_none(geometry) is None:
-        return rows
-    frame, result = Frame.of(geometry), list(rows)
-    for column in range(count):
-        own = [n for n in range(column, len(rows), count) if rows[n].pixels]
-        if not own:
+        return
+    frame = Frame.of(geometry)
+    for value in range(1, counts.shape[1] + 1):
+        slices = np.flatnonzero(counts[:, value - 1])
+        if not slices.size:
             continue
-        slices = np.array([rows[n].slice_number - 1 for n in own])
-        centres = np.array([[rows[n].centroid_row, rows[n].centroid_column] for n in own])
+        own = [found[index][value] for index in slices]
+        centres = [(columns["centroid_row"], columns["centroid_column"]) for columns in own]
         points = frame.points_xyz_mm(np.column_stack([slices, centres]))
         axis = roi_axis(geometry, points, slices)
-        for n, index, point in zip(own, slices, points, strict=True):
-            more: dict[str, Any] = {}
-            if geometry.orientation_known:
-                more = {f"centroid_{name}_mm": float(value) for name, value in zip("xyz", point, strict=True)}
-            if axis is not None:
-                angle = axis.at(int(index))
-                more["obliquity_degrees"] = angle
-                more["area_orthogonal_mm2"] = float((rows[n].area_mm2 or 0) * np.cos(np.radians(angle)))
-            result[n] = replace(rows[n], **more)
-    return result
+        if geometry.orientation_known:
+            for columns, (x, y, z) in zip(own, points.tolist(), strict=True):
+                columns |= {"centroid_x_mm": x, "centroid_y_mm": y, "centroid_z_mm": z}
+        if axis is not None:
+            angles = axis.obliquity_degrees[slices - axis.first]
+            areas = counts[slices, value - 1] * pixel_area_mm2 * np.cos(np.radians(angles))
+            for columns, angle, area in zip(own, angles.tolist(), areas.tolist(), strict=True):
+                columns |= {"obliquity_degrees": angle, "area_orthogonal_mm2": area}
 
 
 def positions_or_none(geometry: Geometry) -> FloatArray | None:

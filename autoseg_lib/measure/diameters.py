@@ -112,15 +112,22 @@ def _perpendicular(points: FloatArray, direction: FloatArray) -> tuple[float, Fl
     on_one = np.interp(place, place[one], height[one])
     on_other = np.interp(place, place[other], height[other])
     apart = np.abs(on_one - on_other)
-    widest = int(apart.argmax())
+    # Between parallel sides all chords are as long: the one nearest the middle is shown.
+    off_middle = np.abs(place - (place[start] + place[turn]) / 2)
+    widest = int(np.where(apart >= apart.max() * _SAME_LENGTH, off_middle, np.inf).argmin())
     ends = np.array([[on_one[widest]], [on_other[widest]]])
     return float(apart[widest]), place[widest] * along + ends * across
 
 
 def ends_text(ends: FloatArray) -> str:
     """Returns ends as "row,column row,column", to a tenth of a pixel, the upper (then left) one first."""
-    ends = ends[np.lexsort((ends[:, 1], ends[:, 0]))]
-    return " ".join(",".join(f"{round(float(value), 1) + 0.0:g}" for value in end) for end in ends)
+    (first, second) = sorted(ends.tolist())
+    return f"{_tenth(first[0])},{_tenth(first[1])} {_tenth(second[0])},{_tenth(second[1])}"
+
+
+def _tenth(value: float) -> str:
+    text = f"{value + 1e-9:.1f}"
+    return text[:-2] if text.endswith(".0") else text
 
 
 def longest_in_space_mm(

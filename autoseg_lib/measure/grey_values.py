@@ -77,8 +77,10 @@ def measure_grey_values(
     if grey is None:
         return GreyValues(nothing, nothing, nothing, nothing)
     numbers = np.asarray(grey, dtype=np.float64)
-    known = np.isfinite(numbers)
-    labels = values
+    labels, known = (
+        values,
+        np.isfinite(numbers) if grey.dtype.kind == "f" else np.ones(len(numbers), np.bool_),
+    )
     if not known.all():
         labels, numbers = values[known], numbers[known]
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autoseg_lib.measure.boundary import outline_length_mm
+from autoseg_lib.geometry import FloatArray
+from autoseg_lib.measure.boundary import outline_lengths_mm
 from autoseg_lib.measure.diameters import ends_text, longest_in_plane, outer_contours
 from autoseg_lib.measure.frame import InPlane
 from autoseg_lib.measure.grey_values import measure_grey_values
@@ -36,14 +37,14 @@ def measure_plane(
     Returns:
         label value → columns of measurements.csv, for the ROIs that are there.
     """
-    place = np.flatnonzero(values != 0)
-    if not place.size:
+    row, column = (values != 0).nonzero()
+    if not row.size:
         return {}
     height, width = values.shape
-    found = values.ravel()[place]
+    found = values[row, column]
     # Pixels in order of label: each ROI is one stretch, its rows rising. One or two bytes are sorted by counting.
     order = np.argsort(found, kind="stable")
-    row, column = np.divmod(place[order], width)
+    row, column, found = row[order], column[order], found[order]
     pixels = np.bincount(found, minlength=count + 1)
     there = np.flatnonzero(pixels)
     starts = np.concatenate([[0], np.cumsum(pixels[there])[:-1]])
@@ -54,27 +55,33 @@ def measure_plane(
     )
     left, right = np.minimum.reduceat(column, starts), np.maximum.reduceat(column, starts) + 1
     top, bottom = row[starts], row[stops - 1] + 1
-    pictures = [None if picture is None else picture.ravel()[place] for picture in (grey, fat)]
+    pictures = [None if picture is None else picture[row, column] for picture in (grey, fat)]
     greys = measure_grey_values(found.astype(np.intp), pictures[0], pictures[1], window, count + 1)
     result: dict[int, dict[str, Any]] = {}
-    for number, value in enumerate(there.tolist()):
-        box = (slice(int(top[number]), int(bottom[number])), slice(int(left[number]), int(right[number])))
-        ends_at = (box[0].start, box[1].start, height - box[0].stop, width - box[1].stop)
+    regions: list[npt.NDArray[np.uint8]] = []
+    names = ("intensity_mean", "intensity_sd", "in_window_percent", "fat_fraction_percent")
+    figures = [
+        _known(values) for values in (greys.mean, greys.deviation, greys.in_window_percent, greys.fat_percent)
+    ]
+    boxes = zip(top.tolist(), bottom.tolist(), left.tolist(), right.tolist(), strict=True)
+    for number, (value, (y0, y1, x0, x1)) in enumerate(zip(there.tolist(), boxes, strict=True)):
+        regions.append((values[y0:y1, x0:x1] == value).view(np.uint8))
+        edge = y0 == 0 or x0 == 0 or y1 == height or x1 == width
         result[value] = {
             "centroid_row": float(rows[number]),
             "centroid_column": float(columns[number]),
-            "intensity_mean": _known(greys.mean[value]),
-            "intensity_sd": _known(greys.deviation[value]),
-            "in_window_percent": _known(greys.in_window_percent[value]),
-            "fat_fraction_percent": _known(greys.fat_percent[value]),
-            "touches_border": "yes" if 0 in ends_at else "no",
-            **_shape((values[box] == value).view(np.uint8), plane, box[0].start, box[1].start),
+            **{name: figure[value] for name, figure in zip(names, figures, strict=True)},
+            "touches_border": "yes" if edge else "no",
+            **_shape(regions[-1], plane, y0, x0),
         }
+    if plane is not None:
+        for columns_of_roi, length in zip(result.values(), outline_lengths_mm(regions, plane), strict=True):
+            columns_of_roi["perimeter_mm"] = length
     return result
 
 
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _known(values: FloatArray) -> list[float | None]:
+    return [None if value != value else value for value in values.tolist()]
 
 
 def _shape(inside: npt.NDArray[np.uint8], plane: InPlane | None, top: int, left: int) -> dict[str, Any]:
@@ -92,4 +99,4 @@ def _shape(inside: npt.NDArray[np.uint8], plane: InPlane | None, top: int, left:
             "diameter_ends": ends_text(found.ends + corner),
             "diameter_perpendicular_ends": ends_text(found.perpendicular_ends + corner),
         }
-    return {"perimeter_mm": outline_length_mm(inside, plane), **columns}
+    return columns
