@@ -122,7 +122,8 @@ class Answering:
         last = torch.channels_last if batch.ndim == 4 else torch.channels_last_3d
         with torch.inference_mode(), self._precision():
             logits = self.network(batch.contiguous(memory_format=last))
-        return torch.softmax(logits.float(), dim=1)
+        # With the classes of a voxel side by side in memory it takes a third longer.
+        return torch.softmax(logits.contiguous().float(), dim=1)
 
     def _precision(self) -> AbstractContextManager[object]:
         if not self.half_precision or self.device.type == "mps":

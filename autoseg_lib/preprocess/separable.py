@@ -7,6 +7,7 @@ interpolating all axes together.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ Pixels = npt.NDArray[np.float32]
 
 # Smoothing that moves less than this of a pixel is left out.
 _LEAST_SIGMA = 1e-3
+# Each slice and each class of a scan asks for the same matrices again.
+_KEPT = 64
 # How far smoothing reaches, in standard deviations.
 _TRUNCATE = 3.0
 
@@ -65,13 +68,15 @@ def resample_parallel(
     result = np.empty(shape_zyx, np.float32)
     if result.size == 0:
         return result
-    places = [
-        matrix[source, target] * np.arange(shape_zyx[target]) + matrix[source, 3]
-        for target, source in enumerate(axes)
-    ]
     weights = [
-        _weights(place, turned.shape[target], abs(float(matrix[source, target])) if smooth else 1.0)
-        for target, (source, place) in enumerate(zip(axes, places, strict=True))
+        _weights(
+            float(matrix[source, target]),
+            float(matrix[source, 3]),
+            shape_zyx[target],
+            turned.shape[target],
+            smooth,
+        )
+        for target, source in enumerate(axes)
     ]
     for k in range(shape_zyx[0]):
         # The few source slices that this one is made of.
@@ -80,7 +85,9 @@ def resample_parallel(
         rows = weights[1] @ plane
         result[k] = (weights[2] @ np.ascontiguousarray(rows.T)).T
     if fill is not None:
-        for target, (place, count) in enumerate(zip(places, turned.shape, strict=True)):
+        for target, source in enumerate(axes):
+            place = matrix[source, target] * np.arange(shape_zyx[target]) + matrix[source, 3]
+            count = turned.shape[target]
             outside = (place < -0.5) | (place >= count - 0.5)
             if outside.any():
                 result[(slice(None),) * target + (outside,)] = fill
@@ -96,8 +103,10 @@ def _mean(array: npt.NDArray[Any], slices: npt.NDArray[Any], weights: npt.NDArra
     return np.ascontiguousarray(plane, dtype=np.float32)
 
 
-def _weights(place: FloatArray, count: int, step: float) -> Any:
-    """(target, source) sparse matrix of linear interpolation at ``place``, after smoothing for pixels ``step`` times as large."""
+@lru_cache(maxsize=_KEPT)
+def _weights(step: float, first: float, size: int, count: int, smooth: bool) -> Any:
+    """(size, count) sparse matrix of linear interpolation at ``first``, ``first + step``, ..., after smoothing where asked for."""
+    place = step * np.arange(size) + first
     inside = np.clip(place, 0, count - 1)
     low = np.minimum(np.floor(inside).astype(np.int64), max(count - 2, 0))
     share = inside - low
@@ -110,7 +119,7 @@ def _weights(place: FloatArray, count: int, step: float) -> Any:
         ),
         shape=(len(place), count),
     )
-    sigma = sigma_for(step)
+    sigma = sigma_for(abs(step)) if smooth else 0.0
     if sigma and count > 1:
         linear = linear @ _gaussian(count, sigma)
     linear = linear.astype(np.float32)
