@@ -130,7 +130,7 @@ def a_click_in_the_plot_shows_that_slice(lab):
     handle = lab.page.locator(".as-plot .noUi-handle").first.bounding_box()
     centre = handle["x"] + handle["width"] / 2
     assert abs(centre - (axes["x"] + axes["width"] * 5 / 8)) < 2, "the cursor stands where the slice is drawn"
-    assert lab.page.locator(".as-plot img").first.bounding_box()["width"] == 720
+    assert lab.page.locator(".as-plot img").first.bounding_box()["width"] == 600
 
 
 def test_stop_button_during_run_all_saves_and_the_cells_below_go_on(lab, checkout):

@@ -326,7 +326,12 @@ def test_the_plot_and_the_browser_follow_each_other():
     assert f"{made[0].measurements[12].area_mm2:.1f} mm²" in plain(plot._said.value)
     browser._slice.value = 9
     assert plot._cursor.value == 9
+    whole = bytes(plot._plot.value)
+    browser._toggles[0].value = False
+    assert bytes(plot._plot.value) != whole  # an ROI that is switched off leaves the plot
+    browser._toggles[0].value = True
     first = bytes(plot._plot.value)
+    assert first == whole
     browser._case.value = 1  # a shorter one, opened where the browser opens it, not where the cursor ends
     assert plot._cursor.max == 4 and plot._cursor.value == browser._slice.value == cases[1].first_slice + 1
     assert bytes(plot._plot.value) != first and "flagged slices" in plain(plot._head.value)

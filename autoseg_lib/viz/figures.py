@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from autoseg_lib.labels import LabelTable
+from autoseg_lib.labels import Label, LabelTable
 
 # A grey with the same contrast to white and to black: the background is left transparent.
 _GREY = "#7F7F7F"
@@ -84,8 +84,8 @@ def curves(history: Sequence[Mapping[str, Any]], labels: LabelTable, worst_loss:
 
 # Width and height of the plot by slice number on the page, and where its axes lie in it: left, top, width, height. The
 # notebook lays a slider over the axes, so both must agree to the pixel.
-PLOT_PX = (720, 270)
-AXES_PX = (62, 24, 646, 196)
+PLOT_PX = (600, 250)
+AXES_PX = (60, 24, 528, 178)
 
 
 def area_plot(measurements: Sequence[AreaRow], labels: LabelTable) -> bytes:
@@ -114,14 +114,14 @@ def area_plot(measurements: Sequence[AreaRow], labels: LabelTable) -> bytes:
     return _png(figure)
 
 
-def area_plot_by_slice(measurements: Sequence[AreaRow], labels: LabelTable) -> bytes:
+def area_plot_by_slice(measurements: Sequence[AreaRow], labels: Sequence[Label]) -> bytes:
     """Draws the same over slice numbers, without legend, the axes exactly at ``AXES_PX`` of a picture of ``PLOT_PX``.
 
     The first slice lies at the left end of the axes and the last one at the right end.
 
     Args:
         measurements: rows of one case.
-        labels: the ROIs.
+        labels: the ROIs to draw.
 
     Returns:
         A PNG file of twice as many pixels, for fine screens.
@@ -137,7 +137,7 @@ def area_plot_by_slice(measurements: Sequence[AreaRow], labels: LabelTable) -> b
     return _png(figure)
 
 
-def _areas(axes: Axes, measurements: Sequence[AreaRow], labels: LabelTable, placed: bool) -> None:
+def _areas(axes: Axes, measurements: Sequence[AreaRow], labels: Sequence[Label], placed: bool) -> None:
     in_mm2 = all(row.area_mm2 is not None for row in measurements)
 
     def place(row: AreaRow) -> float:

@@ -19,7 +19,7 @@ from autoseg_lib.viz.html import legend_html, render
 from autoseg_lib.widgets.slice_browser import SliceBrowser
 
 # Of the slice beside the plot: both fit a 13-inch screen.
-_BESIDE_PX = 240
+_BESIDE_PX = 232
 
 
 class AreaPlot:
@@ -38,6 +38,7 @@ class AreaPlot:
         """
         self._cases, self._labels, self._browser = list(cases), labels, browser
         self._place, self._quiet = -1, False
+        self._drawn: tuple[int, list[int]] | None = None
         width, height = PLOT_PX
         left, top, across, down = AXES_PX
         self._head, self._said = W.HTML(), W.HTML()
@@ -83,17 +84,21 @@ class AreaPlot:
         self._quiet = True
         if place != self._place:
             self._place = place
-            self._plot.value = area_plot_by_slice(rows, self._labels)
             count = max((row.slice_number for row in rows), default=1)
             self._cursor.max = max(count, 2)
             self._cursor.layout.visibility = "visible" if count > 1 else "hidden"
-            hint = "click in the plot to see that slice"
+            hint = "click in the plot to see that slice; ROIs switched off above are left out"
             bands = "; bands: 90 % intervals" if any(row.area_mm2_low is not None for row in rows) else ""
             ticks = "; ▲ flagged slices" if any(row.flag for row in rows) else ""
             text = f"Areas along {name} ({hint}{bands}{ticks})"
             self._head.value = str(
                 render("caption.html.j2", text=text) + Markup("<br>") + legend_html(self._labels)
             )
+        visible = self._browser.visible
+        if self._drawn != (place, [label.value for label in visible]):
+            # A large ROI presses the others flat: switched off in the browser, it leaves the plot, too.
+            self._drawn = place, [label.value for label in visible]
+            self._plot.value = area_plot_by_slice(rows, visible)
         self._cursor.value = index + 1
         self._quiet = False
         found = [row for row in rows if row.slice_number == index + 1 and row.pixels]

@@ -51,7 +51,8 @@ def how_measured_html(result: SegmentResult) -> Markup:
     """Returns the sentences on where the millimetres come from."""
     if not result.cases:
         return note_html("warning", "Nothing was measured, because no scan could be segmented.")
-    ways = list(dict.fromkeys(case.how_measured for case in result.cases))
+    said = [case.how_measured for case in result.cases] + [case.error_bars for case in result.cases]
+    ways = list(dict.fromkeys(text for text in said if text))
     more = [f"and {len(ways) - 4} more ways, see run_report.json"] if len(ways) > 4 else []
     return Markup("").join(note_html("info", text) for text in ways[:4] + more)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from autoseg_lib.errors import AutosegError
-from autoseg_lib.labels import LabelTable
+from autoseg_lib.labels import Label, LabelTable
 from autoseg_lib.viz.html import note_html, render
 from autoseg_lib.viz.overlay import FILL_ALPHA, grey_range, picture
 from autoseg_lib.viz.view import SliceView, slice_view
@@ -138,7 +138,7 @@ class SliceBrowser:
 
     Attributes:
         image: the picture; another widget may show it, too.
-        on_slice: called with (place of the scan, index of the slice) whenever another slice is shown.
+        on_slice: called with (place of the scan, index of the slice) whenever the picture is drawn anew.
     """
 
     def __init__(self, cases: Sequence[BrowserCase | LaterCase], labels: LabelTable) -> None:
@@ -231,6 +231,11 @@ class SliceBrowser:
     def shown(self) -> tuple[int, int]:
         """(place of the scan, index of the slice) shown now."""
         return self._case.value or 0, self._slice.value - 1
+
+    @property
+    def visible(self) -> list[Label]:
+        """ROIs that are switched on."""
+        return [label for label, box in zip(self._labels, self._toggles, strict=True) if box.value]
 
     def _to_next_flag(self, _: Any) -> None:
         flagged = sorted(self.case.flagged)

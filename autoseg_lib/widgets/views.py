@@ -76,9 +76,7 @@ def performance_html(run: TrainingResult) -> Markup:
     labels = LabelTable(run.roi_names)
     parts = [note_html(_kind(run), " ".join(text for text in (run.verdict, run.interval) if text))]
     parts += [
-        note_html("info", text)
-        for text in (run.ending, run.segmenting, run.error_bars, run.outlook)
-        if text
+        note_html("info", text) for text in (run.ending, run.segmenting, run.error_bars, run.outlook) if text
     ]
     if isinstance(run, FoldsResult):
         parts.append(folds_html(run))
