@@ -43,8 +43,7 @@ from autoseg_lib.measure.calibrate import FEWEST_PATIENTS, LOW_DICE, calibrate
 from autoseg_lib.measure.calibration import Calibration, CalibrationScan
 from autoseg_lib.measure.flags import TrainingFacts, add_flags, scan_facts
 from autoseg_lib.measure.intervals import add_intervals, intervals_of
-from autoseg_lib.measure.slice_flags import UNSURE_ABOVE
-from autoseg_lib.measure.softness import softness
+from autoseg_lib.measure.softness import UNSURE_ABOVE, softness
 from autoseg_lib.measure.volumes import measure_volumes
 from autoseg_lib.networks.model_file import load_model, read_metadata
 from autoseg_lib.postprocess.pipeline import Postprocessing
@@ -176,7 +175,8 @@ def count_figures(calibration: Calibration, scans: Sequence[CalibrationScan], ro
     """Counts, patient by patient, how often the intervals hold, how wide they are, and which slices are flagged."""
     lists: dict[str, dict[str, list[float]]] = {}
     flags: dict[str, np.ndarray] = {}
-    limit = UNSURE_ABOVE if calibration.unsure_above is None else calibration.unsure_above
+    limits = [UNSURE_ABOVE if limit is None else limit for limit in calibration.unsure_above]
+    limits = limits or [UNSURE_ABOVE] * len(rois)
     for scan in scans:
         pixel = scan.pixel_area_mm2 or 1.0
         ends = intervals_of(scan.found, scan, pixel, scan.extents_mm, calibration)
@@ -193,7 +193,10 @@ def count_figures(calibration: Calibration, scans: Sequence[CalibrationScan], ro
             for i, roi in enumerate(rois):
                 _count(lists, f"{kind}|{roi}", scan.patient, true[..., i], each[..., i, :], where[..., i])
         there = scan.found > 0
-        wide, wrong = (softness(scan.likely, scan.sure) > limit)[there], (scan.dice < LOW_DICE)[there]
+        wide, wrong = (
+            (softness(scan.likely, scan.sure) > np.array(limits))[there],
+            (scan.dice < LOW_DICE)[there],
+        )
         counts = np.array([np.count_nonzero(wide & wrong), wide.sum(), wrong.sum(), there.sum()], dtype=float)
         flags[scan.patient] = flags.get(scan.patient, 0) + counts
     figures = {name: {p: np.array([np.mean(v)]) for p, v in each.items()} for name, each in lists.items()}

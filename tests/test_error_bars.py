@@ -15,10 +15,11 @@ from autoseg_lib.errors import DataError, ModelError
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import measure_slices
-from autoseg_lib.measure.calibrate import calibrate, unsure_limit
+from autoseg_lib.measure.calibrate import calibrate, unsure_limits
 from autoseg_lib.measure.calibration import Calibration, CalibrationScan
 from autoseg_lib.measure.conformal import pooled_quantile
 from autoseg_lib.measure.intervals import add_intervals, intervals_of
+from autoseg_lib.measure.softness import UNSURE_ABOVE
 from autoseg_lib.measure.volumes import measure_volumes
 from autoseg_lib.volume import Mask
 from autoseg_lib.workflow.calibrating import calibrate_scans, error_bars_text
@@ -391,12 +392,18 @@ def test_limit_of_softness_by_hand() -> None:
     """30 slices of softness 0.2 are right, 30 of 0.4 are wrong: any limit between finds all; the middle is taken."""
     right = [scan(f"r{k}", [[100]], [[100]], [[120]], [[80]]) for k in range(30)]
     wrong = [scan(f"w{k}", [[30]], [[100]], [[140]], [[60]]) for k in range(30)]
-    assert unsure_limit([*right, *wrong]) == pytest.approx(0.3)
     # 2 · 30 / 130 is below 0.8, 2 · 100 / 200 is not.
     assert wrong[0].dice[0, 0] == pytest.approx(60 / 130) and right[0].dice[0, 0] == 1.0
-    assert unsure_limit([*right, *wrong[:19]]) is None
-    assert unsure_limit([*right[:19], *wrong]) is None
-    assert unsure_limit([]) is None
+    assert unsure_limits([*right, *wrong], 1)[0] == pytest.approx(0.3)
+    # Too few are wrong: above nearly all that are right, and never below the general limit.
+    assert unsure_limits([*right, *wrong[:19]], 1)[0] == UNSURE_ABOVE
+    soft = [scan(f"s{k}", [[100]], [[100]], [[170]], [[30]]) for k in range(30)]
+    assert unsure_limits(soft, 1)[0] == pytest.approx(0.7)
+    # Where soft slices are no more often wrong than others, softness tells nothing, and nothing exceeds 1.
+    firm = [scan(f"f{k}", [[30]], [[100]], [[110]], [[90]]) for k in range(25)]
+    assert unsure_limits([*soft, *firm], 1)[0] == 1.0
+    assert unsure_limits([*right[:19], *wrong[:19]], 1)[0] is None
+    assert unsure_limits([], 1) == (None,)
 
 
 @pytest.mark.parametrize(

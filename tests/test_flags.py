@@ -156,7 +156,7 @@ def test_a_wide_error_bar() -> None:
     flags = [row.flag for row in flagged(mask, soft=soft)[0]]
     assert flags == ["", "the error bar is wide: the model is unsure of the outline", ""]
     # The limit of the model's own calibration, and the bar itself.
-    calibration = Calibration(reason="x", unsure_above=0.15)
+    calibration = Calibration(reason="x", unsure_above=(0.15,))
     rows, volumes = measure_slices(mask, ONE, case="a"), measure_volumes(mask, ONE, case="a")
     rows = [replace(row, area_mm2_low=80.0, area_mm2_high=151.26) for row in rows]
     rows, _, _ = add_flags(rows, volumes, ScanFacts(mask.geometry, "MR"), TRAINING, ONE, soft, calibration)

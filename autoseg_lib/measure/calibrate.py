@@ -11,16 +11,17 @@ import numpy.typing as npt
 from autoseg_lib.errors import counted
 from autoseg_lib.measure.calibration import KINDS, LEVEL, Bound, Calibration, CalibrationScan
 from autoseg_lib.measure.conformal import pooled_quantile
-from autoseg_lib.measure.softness import Floats, outline_of, scales_of, softness
+from autoseg_lib.measure.softness import UNSURE_ABOVE, Floats, outline_of, scales_of, softness
 
 # Below this many patients a 90 % interval would rest on the one or two worst of them.
 FEWEST_PATIENTS = 20
 
 # A slice counts as wrong below this Dice, the limit that the flags are measured against (benchmarks/intervals.py).
 LOW_DICE = 0.8
-# Of fewer wrong (or right) slices the best limit is a matter of chance; and it never strays far from the one that was measured
-# (slice_flags.py, UNSURE_ABOVE).
-FEWEST_WRONG, UNSURE_LIMITS = 20, (0.15, 0.45)
+# Of fewer wrong slices the best limit is a matter of chance; then it lies where this share of the right ones is below it.
+FEWEST_SLICES, QUIET_SHARE = 20, 0.95
+# A flag that is wrong more often than right is worse than none.
+LEAST_PRECISION = 0.5
 
 
 @dataclass
@@ -76,7 +77,7 @@ def calibrate(scans: Sequence[CalibrationScan], rois: Sequence[str], what: str) 
         mean_areas=means,
         volumes=volumes,
         outlines=tuple(outlines.tolist()),
-        unsure_above=unsure_limit(scans),
+        unsure_above=unsure_limits(scans, len(rois)),
         in_mm=in_mm,
     )
 
@@ -85,7 +86,8 @@ def _too_few(scans: int, patients: int) -> str:
     if scans == 0:
         return "no scans were kept back from training to calibrate on"
     of = "" if scans == patients else f" of {counted(patients, 'patient')}"
-    return f"{counted(scans, 'scan')}{of} were kept back to calibrate on, and at least {FEWEST_PATIENTS} patients are needed"
+    were = "was" if scans == 1 else "were"
+    return f"{counted(scans, 'scan')}{of} {were} kept back to calibrate on, and at least {FEWEST_PATIENTS} patients are needed"
 
 
 def _outlines(scans: Sequence[CalibrationScan], pixel_areas: Sequence[float], rois: int) -> Floats:
@@ -122,34 +124,45 @@ def _mean_where_present(areas: Floats) -> Floats:
     return np.asarray(areas.sum(axis=0) / np.maximum((areas > 0).sum(axis=0), 1), dtype=np.float64)
 
 
-def unsure_limit(scans: Sequence[CalibrationScan]) -> float | None:
-    """Returns the softness above which slices are best flagged as probably wrong (Dice below ``LOW_DICE``).
+def unsure_limits(scans: Sequence[CalibrationScan], rois: int) -> tuple[float | None, ...]:
+    """Returns for each ROI the softness above which a slice is best flagged as probably wrong (Dice below ``LOW_DICE``).
 
-    It is the one with the largest F1 score (harmonic mean of precision and recall), kept within ``UNSURE_LIMITS``.
+    It is the one with the largest F1 score (harmonic mean of precision and recall) among those that are right at least half of
+    the time; 1, which nothing exceeds, where there is none. ROIs differ: a thin rim is soft all over and right all the same.
 
     Args:
         scans: scans kept back.
+        rois: number of ROIs.
 
     Returns:
-        None where there are fewer than ``FEWEST_WRONG`` wrong or right slices to learn from.
+        None for an ROI with too few slices to learn from.
     """
-    found = [scan.found > 0 for scan in scans]
-    values = [softness(scan.likely, scan.sure)[there] for scan, there in zip(scans, found, strict=True)]
-    wrong = [scan.dice[there] < LOW_DICE for scan, there in zip(scans, found, strict=True)]
-    if not scans:
-        return None
-    soft, bad = np.concatenate(values), np.concatenate(wrong)
-    if min(np.count_nonzero(bad), np.count_nonzero(~bad)) < FEWEST_WRONG:
-        return None
+    limits: list[float | None] = []
+    for i in range(rois):
+        found = [scan.found[:, i] > 0 for scan in scans]
+        values = [softness(s.likely, s.sure)[there, i] for s, there in zip(scans, found, strict=True)]
+        wrong = [(s.dice < LOW_DICE)[there, i] for s, there in zip(scans, found, strict=True)]
+        limits.append(_limit(np.concatenate(values), np.concatenate(wrong)) if scans else None)
+    return tuple(limits)
+
+
+def _limit(soft: Floats, wrong: npt.NDArray[np.bool_]) -> float | None:
+    """The limit of one ROI from the softness of its slices and whether they are wrong."""
+    right = soft[~wrong]
+    if np.count_nonzero(wrong) < FEWEST_SLICES:
+        if right.size < FEWEST_SLICES:
+            return None
+        return max(UNSURE_ABOVE, float(np.quantile(right, QUIET_SHARE)))
     order = np.argsort(-soft, kind="stable")
-    soft, hits = soft[order], np.cumsum(bad[order])
-    f1 = 2 * hits / (np.arange(1, soft.size + 1) + hits[-1])
-    # A limit lies between two values: equal ones are flagged together or not at all.
-    last = np.append(soft[:-1] > soft[1:], False)
-    if not last.any():
-        return None
-    best = int(np.flatnonzero(last)[np.argmax(f1[last])])
-    return float(np.clip((soft[best] + soft[best + 1]) / 2, *UNSURE_LIMITS))
+    soft, hits, flagged = soft[order], np.cumsum(wrong[order]), np.arange(1, soft.size + 1)
+    f1 = 2 * hits / (flagged + hits[-1])
+    # Equal values are flagged together or not at all.
+    last = np.append(soft[:-1] > soft[1:], True)
+    usable = np.flatnonzero(last & (hits >= LEAST_PRECISION * flagged))
+    if not usable.size:
+        return 1.0
+    best = int(usable[np.argmax(f1[usable])])
+    return float((soft[best] + (soft[best + 1] if best + 1 < soft.size else 0.0)) / 2)
 
 
 def _bounds(errors: Sequence[_Errors]) -> tuple[Bound, ...]:

@@ -121,7 +121,7 @@ class Calibration:
         in_mm: whether they had spacing.
         scans, patients: how many were calibrated on.
         what: what they were, for a sentence.
-        unsure_above: softness above which a Dice below 0.8 is to be expected on a slice (see flags.py); None: not calibrated.
+        unsure_above: of each ROI the softness above which a Dice below 0.8 is to be expected on a slice; None: not calibrated.
     """
 
     reason: str = ""
@@ -134,7 +134,7 @@ class Calibration:
     scans: int = 0
     patients: int = 0
     what: str = ""
-    unsure_above: float | None = None
+    unsure_above: tuple[float | None, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a table for JSON."""
@@ -154,19 +154,19 @@ class Calibration:
             for kind in KINDS:
                 values[kind] = tuple(_bound(each) for each in values[kind])
             outlines = tuple(float(each) for each in values["outlines"])
+            unsure = tuple(None if each is None else float(each) for each in values["unsure_above"])
             if any(not 0 <= each < np.inf for each in outlines):
                 raise ValueError("an outline that is no number of at least 0")
             # With a reason for having none, all are empty.
             wanted = 0 if values["reason"] else len(values["rois"])
-            if any(len(part) != wanted for part in (outlines, *(values[kind] for kind in KINDS))):
+            if any(len(part) != wanted for part in (outlines, unsure, *(values[kind] for kind in KINDS))):
                 raise ValueError(f"other than {wanted} bounds of each kind")
-            unsure = values["unsure_above"]
             return cls(
                 **{
                     **values,
                     "rois": tuple(map(str, values["rois"])),
                     "outlines": outlines,
-                    "unsure_above": None if unsure is None else float(unsure),
+                    "unsure_above": unsure,
                 }
             )
         except (KeyError, TypeError, ValueError) as error:

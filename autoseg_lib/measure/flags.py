@@ -67,13 +67,13 @@ def add_flags(
         rows and volumes with reasons joined by "; ", and the reasons not to trust the scan as a whole.
     """
     count = len(labels)
-    limit = None if calibration is None else calibration.unsure_above
+    limits = (None if calibration is None else calibration.unsure_above) or (None,) * count
     of_rows: list[list[str]] = [[] for _ in rows]
     of_volumes: list[list[str]] = []
     for i, label in enumerate(labels):
         known = training.rois.get(label.name, RoiRanges())
         counts = None if soft is None else (soft.likely[:, i], soft.sure[:, i])
-        for k, reasons in enumerate(slice_flags(rows[i::count], scan.geometry, known, counts, limit)):
+        for k, reasons in enumerate(slice_flags(rows[i::count], scan.geometry, known, counts, limits[i])):
             of_rows[k * count + i] += reasons
         of_volumes.append(_volume_flags(rows[i::count], volumes[i], known, training))
     swapped = _swapped(rows, volumes, scan, labels, of_rows, of_volumes)

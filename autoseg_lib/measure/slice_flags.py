@@ -10,13 +10,8 @@ import numpy as np
 
 from autoseg_lib.geometry import SAME_PLACE_TOLERANCE_MM, Geometry
 from autoseg_lib.measure.areas import SliceMeasurement
-from autoseg_lib.measure.softness import Counts, Floats, softness
+from autoseg_lib.measure.softness import UNSURE_ABOVE, Counts, Floats, softness
 from autoseg_lib.measure.training_facts import RoiRanges
-
-# Softness (likely - sure) / (likely + sure) above which a Dice below 0.8 is to be expected: it found most of those slices with
-# fewest false alarms for two hippocampus_msd models of 0.5 and 2 minutes (0.255 and 0.275, benchmarks/intervals.py). A model
-# with enough scans kept back has its own limit, calibrated on them.
-UNSURE_ABOVE = 0.26
 
 # What was seen in fewer training scans (slices) than this share is unusual.
 UNUSUAL_SHARE = 0.05

@@ -9,6 +9,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+# Softness (likely - sure) / (likely + sure) above which a Dice below 0.8 is to be expected: it found most of those slices with
+# fewest false alarms for two hippocampus_msd models of 0.5 and 2 minutes (0.255 and 0.275, benchmarks/intervals.py). A model
+# with enough scans kept back has a limit for each ROI, calibrated on them.
+UNSURE_ABOVE = 0.26
+
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
