@@ -30,12 +30,13 @@ def one_by_one(
         yield value, load(only(value))
 
 
-def said_as_a_whole(said: Sequence[str], done: str) -> tuple[str, ...]:
+def said_as_a_whole(said: Sequence[str], done: str, more: str = "") -> tuple[str, ...]:
     """Returns the sentences without those on who lies on top, and with one that each ROI was looked at by itself.
 
     Args:
         said: from reading the mask.
         done: "measured" or "compared".
+        more: what the user could do.
     """
     others = (text for text in said if not tells_overlap([text]))
-    return (*others, f"its ROIs overlap; each was {done} by itself, as a whole")
+    return (*others, f"its ROIs overlap; each was {done} by itself, as a whole{more}")

@@ -28,6 +28,7 @@ from autoseg_lib.data.scan import Scan, load_scan
 from autoseg_lib.data.whole_labels import is_whole
 from autoseg_lib.errors import AutosegError, DataError, name_list
 from autoseg_lib.evaluate.names import RoiNames, find_names, with_files
+from autoseg_lib.evaluate.overlapping import one_by_one, said_as_a_whole, tells_overlap
 from autoseg_lib.evaluate.reading import read_whole
 from autoseg_lib.events import Listener, Message, Progress, nobody
 from autoseg_lib.export.report import build_run_report, case_report, write_json
@@ -36,7 +37,6 @@ from autoseg_lib.export.tables import csa_table, write_csa_results, write_measur
 from autoseg_lib.export.workbook import require_workbooks, run_sheets, write_workbook
 from autoseg_lib.io.files import sha256_of
 from autoseg_lib.io.label_codes import FIRST_COLOUR, codes_text, is_mark
-from autoseg_lib.io.segments import tells_overlap
 from autoseg_lib.io.volume_files import all_files
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import SliceMeasurement, measure_slices
@@ -171,7 +171,7 @@ def measure_masks(
             rows, sizes = _measured(job, scan, mask, table, greys)
             if job.names and tells_overlap(said) and not rules.overlap_priority:
                 rows, sizes = _each_alone(job, rules, table, rows, sizes, greys)
-                said = (*(text for text in said if not tells_overlap([text])), _WHOLE)
+                said = said_as_a_whole(said, "measured", _TO_CUT)
         except AutosegError as error:
             failures.append((job.name, str(error)))
             on_event(Message(f"'{job.name}' was not measured: {error}", level="warning"))
@@ -202,7 +202,7 @@ def measure_masks(
     return MeasureResult(run.path, table, tuple(measurements), tuple(volumes), tuple(failures), tuple(notes))
 
 
-_WHOLE = "its ROIs overlap; each was measured by itself, as a whole. To cut them, set overlap_priority"
+_TO_CUT = ". To cut them, set overlap_priority"
 
 
 def _measured(
@@ -232,8 +232,7 @@ def _each_alone(
     """Measures ROIs that overlap one by one, so that none is cut by another (a tumour lies inside its organ)."""
     alone_rows = {(row.slice_number, row.label): row for row in rows}
     alone_sizes = {size.label: size for size in sizes}
-    for value in table.values:
-        scan, mask, _ = job.load(rules.only(value))
+    for value, (scan, mask, _) in one_by_one(job.load, table.values, rules.only):
         more_rows, more_sizes = _measured(job, scan, mask, table, greys)
         alone_rows |= {(row.slice_number, row.label): row for row in more_rows if row.label == value}
         alone_sizes |= {size.label: size for size in more_sizes if size.label == value}
