@@ -137,7 +137,8 @@ class Predictor:
         return self.preprocessing.prepare_channels(volume)
 
     def _answering(self, grid: Geometry, stop: StopFlag | None, notes: list[str]) -> Answering:
-        self.network.eval()
+        if self.network.training:
+            self.network.eval()
         mirrors: tuple[Mirror, ...] = ()
         if self.mirror_axis is not None and self._crosses_left_right(grid):
             # 2D: an image has no axis of slices.

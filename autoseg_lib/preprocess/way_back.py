@@ -170,9 +170,8 @@ class WayBack:
                 continue
             values = _interpolated(kept[channel], matrix, *part)
             inside = _slices((part[0] - begin, part[1] - begin))
-            wins = values > best[inside]
-            np.copyto(best[inside], values, where=wins)
-            labels[inside][wins] = channel
+            np.copyto(labels[inside], channel, where=values > best[inside])
+            np.maximum(best[inside], values, out=best[inside])
             for limit, counts in zip(self.limits, self.counts, strict=True):
                 counts[part[0][0] : part[1][0], channel - 1] += np.count_nonzero(values >= limit, axis=(1, 2))
 
