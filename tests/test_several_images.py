@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import pytest
 import SimpleITK as sitk
 
 from autoseg_lib.data.discover import discover
+from autoseg_lib.data.pairing import pair
 from autoseg_lib.data.scan import load_scan
 from autoseg_lib.errors import DataError
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.io.nifti import write_nifti
 from autoseg_lib.networks.model_file import load_model
+from autoseg_lib.settings import TrainSettings, make_settings
 from tests.helpers.dicom import uid, write_series
 from tests.helpers.phantoms import turn
 from tests.helpers.real_data import real_data
@@ -145,6 +148,28 @@ def test_training_on_two_images(tmp_path: Path) -> None:
     assert [channel.text for channel in model.preprocessing.channels] == ["image", "image 2"]
     assert model.spec.in_channels == 2
     assert result.scores is not None and result.scores.mean > 0.8
+
+
+def test_folders_of_further_images_beside_the_first(tmp_path: Path) -> None:
+    grid = first_grid()
+    train = tmp_path / "train"
+    for folder in ("images", "images_2", "labels"):
+        (train / folder).mkdir(parents=True)
+        for name in ("a", "b"):
+            pixels = ramp(grid) * (5 if folder == "images_2" else 1)
+            array = (pixels > 100).astype(np.uint8) if folder == "labels" else pixels
+            write_nifti(train / folder / f"{name}.nii.gz", array, grid)
+    found = pair(make_settings(TrainSettings, {"main_dir": str(tmp_path)}))
+    assert not found.has_errors and len(found.cases) == 2
+    for case in found.cases:
+        first, second = load_scan(case.source).volume.images
+        np.testing.assert_array_equal(second.array, 5 * first.array)
+    (train / "images_2" / "b.nii.gz").unlink()
+    lacking = pair(make_settings(TrainSettings, {"main_dir": str(tmp_path)}))
+    assert lacking.has_errors
+    assert "'images_2/b.nii.gz' not found. Each image needs partners of the same name" in lacking.issues[
+        0
+    ].text.replace(os.sep, "/")
 
 
 @pytest.mark.real_data

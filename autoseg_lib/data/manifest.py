@@ -7,7 +7,7 @@ import io
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,7 @@ def manifest_sources(
                 name = f"{row.case}_{source.number}" if several else row.case
             source = replace(source, name=name, patient=row.patient or source.patient)
             rows_here = [by_file[file] for file in dict.fromkeys(source.files) if file in by_file] or [row]
-            sources.append(_with_others(source, rows_here, root))
+            sources.append(with_others(source, [item.others for item in rows_here], root))
         parts.append(replace(found, sources=()))
         if on_progress is not None:
             on_progress(len(parts), len(groups))
@@ -197,13 +197,18 @@ def manifest_sources(
     )
 
 
-def _with_others(source: ImageSource, rows: list[ManifestRow], root: Path) -> ImageSource:
+def with_others(source: ImageSource, given: Sequence[tuple[Path, ...]], root: Path) -> ImageSource:
     """Returns the scan with the images beside it.
 
+    Args:
+        source: the scan.
+        given: for each of its files (or once for the scan): files or folders of image 2, 3, ...
+        root: folder that names are relative to.
+
     Raises:
-        DataError: its rows give different numbers of images, or one of these is not exactly one scan.
+        DataError: its files have different numbers of images, or one of these is not exactly one scan.
     """
-    counts = {len(row.others) for row in rows}
+    counts = {len(others) for others in given}
     if counts == {0}:
         return source
     if len(counts) > 1:
@@ -213,7 +218,7 @@ def _with_others(source: ImageSource, rows: list[ManifestRow], root: Path) -> Im
         )
     others = []
     for index in range(counts.pop()):
-        paths = list(dict.fromkeys(row.others[index] for row in rows))
+        paths = list(dict.fromkeys(others[index] for others in given))
         files = [file for path in paths for file in (walk_files(path) if path.is_dir() else [path])]
         whole = paths[0] if paths[0].is_dir() else paths[0].parent
         found = discover_files(files, root, whole=whole, folders_are_scans=True, across_folders=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from autoseg_lib.data.cases import Key, Pairing, PairingIssue, TrainingCase
 from autoseg_lib.data.discover import IMAGE_FOLDERS, Discovery, ImageSource, choose_series, discover_files
 from autoseg_lib.data.label_names import look_into
-from autoseg_lib.data.manifest import ManifestRow, manifest_sources, read_manifest
+from autoseg_lib.data.manifest import ManifestRow, manifest_sources, read_manifest, with_others
 from autoseg_lib.data.naming import image_stem
 from autoseg_lib.data.pairing_issues import (
     doubled_images,
@@ -93,6 +93,12 @@ def _pair_folder(path: Path, settings: TrainSettings, on_progress: OnProgress | 
         whole=image_root,
     )
     chosen = choose_series(whole, settings.series, image_root)
+    folders = _further_images(image_root)
+    if folders:
+        chosen = replace(
+            chosen, sources=tuple(_with_further(source, image_root, folders) for source in chosen.sources)
+        )
+        notes.append(f"{', '.join(folder.name for folder in folders)}: further images of each patient.")
     usable = [
         file
         for file in label_files
@@ -129,6 +135,33 @@ def _layout(path: Path, notes: list[str]) -> tuple[Path, Path] | str:
         f"main_dir '{path}': no train/images (or train/dicoms) with train/labels in it; found {found}. "
         "Choose the folder above train/, or arrange the files so."
     )
+
+
+def _further_images(root: Path) -> list[Path]:
+    """The folders images_2, images_3, ... beside images/, as far as they go without a gap."""
+    beside = _folders(root.parent)
+    found: list[Path] = []
+    while (name := f"{root.name.lower()}_{len(found) + 2}") in beside:
+        found.append(beside[name])
+    return found
+
+
+def _with_further(source: ImageSource, root: Path, folders: Sequence[Path]) -> ImageSource:
+    """A scan with the images of the same name from images_2/ and so on: a DICOM series by its folder, others file by file.
+
+    Raises:
+        DataError: one is not there.
+    """
+    files = source.files[:1] if source.kind != "raster" else source.files
+    inside = [(file.parent if source.kind == "dicom" else file).relative_to(root) for file in files]
+    given = [tuple(folder / part for folder in folders) for part in inside]
+    missing = [str(path.relative_to(root.parent)) for paths in given for path in paths if not path.exists()]
+    if missing:
+        raise DataError(
+            f"'{source.name}': {name_list(missing)} not found. Each image needs partners of the same name in "
+            f"{', '.join(f'{folder.name}/' for folder in folders)}; add them, or rename those folders."
+        )
+    return with_others(source, given, root.parent)
 
 
 def _folders(place: Path) -> dict[str, Path]:

@@ -62,7 +62,9 @@ def edit_pipeline(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
         listed = "".join(f"\n  - {problem}" for problem in problems)
         raise SettingsError(f"the pipeline cannot be edited so; {count} correcting:{listed}")
     try:
-        edited[BEFORE] = Preprocessing.from_dict(edited[BEFORE]).to_dict()
+        before = Preprocessing.from_dict(edited[BEFORE])
+        before.require_steps()
+        edited[BEFORE] = before.to_dict()
     except ModelError as error:
         raise SettingsError(str(error)) from None
     return edited

@@ -32,7 +32,7 @@ listed here, and every mistake is told at once.
   counted from 1: `postprocessing.1.…`. What belongs to the network's weights (`dimension`, `channels`, `neighbours`) cannot be
   edited. A model expects the images that it was trained with: other grey values, voxel sizes or orientations make it worse.
 * Several images of a patient (CT and PET, MR sequences): a CSV manifest with the columns `image`, `image_2`, `image_3`, ... and,
-  to train, `label`. The further images are laid onto the first one's grid by position, in one resampling; images in another
+  to train, `label`; to train also folders `images_2/`, `images_3/` beside `images/` with the same names. The further images are laid onto the first one's grid by position, in one resampling; images in another
   frame of reference, without a place, or in another place are refused.
 
 **The way back.** The network's probabilities go back onto the scan's own grid in one linear resampling, then the likeliest ROI
@@ -54,6 +54,9 @@ every scan, and in 3D voxels have one size in all scans), on grey values that ar
 normalised by their own percentiles. `sobel`, `mean` and `log` work within the slice in 2D and in space in 3D, all others within
 the slice. Sizes are in mm: a scan without pixel spacing is refused. `wavelet` needs PyWavelets:
 `python -m pip install "autoseg-workbench[filters]"`.
+
+Time for a slice of 256 × 256 pixels of 1 mm with the default parameters, measured on a busy computer with two cores: mean 7 ms, sobel
+22, laws 23, haralick 39 (energy and entropy 440), log 40, wavelet 50, gabor 230 (four angles).
 """
 
 _AFTER = """\
