@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -117,19 +116,17 @@ def count_pixels(mask: Mask, labels: LabelTable, case: str = "") -> npt.NDArray[
 
 
 def _histogram(plane: npt.NDArray[np.unsignedinteger], least: int) -> npt.NDArray[np.int64]:
-    """Returns how often each value occurs, from 0 up to the largest one or ``least`` - 1."""
-    if plane.dtype == np.uint8 and plane.size < _LARGEST_EXACT:
-        # A tenth of bincount's time, which copies the plane into 64 bits first.
-        counts = (
-            cv2.calcHist([np.ascontiguousarray(plane)], [0], None, [256], [0, 256]).ravel().astype(np.int64)
-        )
-        last = int(np.flatnonzero(counts)[-1])
-        return np.asarray(counts[: max(last + 1, least)])
-    return np.bincount(plane.ravel(), minlength=least)
-
-
-# OpenCV counts in 32-bit floats, exact for whole numbers up to here.
-_LARGEST_EXACT = 2**24
+    """Returns how often each value above 0 occurs, up to the largest one or ``least`` - 1; the background is not counted."""
+    if plane.dtype != np.uint8:
+        return np.bincount(plane[plane > 0], minlength=least)
+    # Eight pixels at a time: most of a slice is background, and finding that out is quicker than counting it.
+    flat = np.ascontiguousarray(plane).ravel()
+    whole = flat.size // 8 * 8
+    words = flat[:whole].view(np.uint64)
+    drawn = np.concatenate((words[words != 0].view(np.uint8), flat[whole:]))
+    counts = np.bincount(drawn, minlength=least)
+    counts[0] = 0
+    return counts
 
 
 def _some(values: set[int], shown: int = 8) -> str:
