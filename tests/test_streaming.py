@@ -14,12 +14,14 @@ from autoseg_lib.events import Event, Progress
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.infer.answering import Answering, MemoryLimits, Mirror, smaller_window
 from autoseg_lib.infer.predictor import Predictor
+from autoseg_lib.io.volume_files import read_volume_file
 from autoseg_lib.networks.out_of_memory import OutOfMemoryError
 from autoseg_lib.preprocess.intensity import IntensityPlan
 from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.preprocess.resample import index_map
 from autoseg_lib.preprocess.way_back import WayBack
 from autoseg_lib.volume import Volume, reorient
+from tests.helpers.real_data import real_data
 
 CLASSES = 4
 CODES = ["SPL", "IRP", "LSA", "PIR", "AIL", "RPS", "LAI", "SLP"]
@@ -251,3 +253,14 @@ def test_progress_counts_windows():
     windows = [event for event in heard if isinstance(event, Progress) and event.stage == "Windows"]
     assert windows[-1].done == windows[-1].total
     assert [event.done for event in windows] == sorted(event.done for event in windows)
+
+
+@pytest.mark.real_data
+def test_a_real_volume():
+    path = sorted((real_data("hippocampus_msd") / "images").iterdir())[0]
+    volume, asked = read_volume_file(path), replace(predictor(), window=(16, 24, 16))
+    found, whole = asked.predict(volume).array, on_own_grid(asked, volume)
+    two = np.sort(whole, axis=0)
+    clear = two[-1] - two[-2] > 1e-5
+    assert clear.mean() > 0.999
+    assert np.array_equal(found[clear], whole.argmax(axis=0)[clear])

@@ -39,6 +39,7 @@ __all__ = [
     "smallest_batch",
     "supervision_options",
     "takes_any_size",
+    "window_multiple",
 ]
 
 
@@ -279,6 +280,11 @@ def size_multiple(spec: NetworkSpec) -> int:
 def takes_any_size(spec: NetworkSpec) -> bool:
     """Whether the trained network also works on other sizes (multiples of size_multiple) than its input_shape."""
     return _find(spec.dimension, spec.name).any_size
+
+
+def window_multiple(spec: NetworkSpec) -> int | None:
+    """Returns what the sides of a smaller window must be multiples of; None where there is no other window (2D too)."""
+    return size_multiple(spec) if spec.dimension == "3D" and takes_any_size(spec) else None
 
 
 def fitting_shape(

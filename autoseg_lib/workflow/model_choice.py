@@ -19,6 +19,7 @@ from autoseg_lib.io.files import sha256_of
 from autoseg_lib.measure.calibration import Calibration
 from autoseg_lib.networks.joining import join_models
 from autoseg_lib.networks.model_file import LoadedModel, load_model, read_metadata
+from autoseg_lib.networks.registry import window_multiple
 from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.settings import AUTO, SegmentSettings
 from autoseg_lib.train.machine import best_precision
@@ -217,4 +218,5 @@ def make_predictor(model: LoadedModel, settings: SegmentSettings, notes: list[st
         mirror_axis=mirror_axis,
         neighbours=model.spec.neighbours,
         finder=RegionFinder.from_dict(model.metadata.get(REGION_FINDER)),
+        window_multiple=window_multiple(model.spec),
     )

@@ -14,7 +14,7 @@ from autoseg_lib.events import Listener, nobody
 from autoseg_lib.infer.predictor import Predictor
 from autoseg_lib.losses.registry import build_loss
 from autoseg_lib.networks.pretrained import fetch_encoder_weights
-from autoseg_lib.networks.registry import build_network, output_weights
+from autoseg_lib.networks.registry import build_network, output_weights, window_multiple
 from autoseg_lib.train.distributed import ALONE, Team
 from autoseg_lib.train.loop import Trainer
 from autoseg_lib.train.planning import Plan
@@ -64,6 +64,7 @@ def make_run_predictor(plan: Plan, network: nn.Module, device: str) -> Predictor
         window=plan.window,
         half_precision=plan.loop.precision != "32",
         neighbours=plan.network.neighbours,
+        window_multiple=window_multiple(plan.network),
     )
 
 
