@@ -353,7 +353,11 @@ def test_axes_lie_where_the_slider_over_them_is():
 def test_tables_tell_intervals_and_flags():
     case = made_run("a", 3, flags={(2, 1): "wide", (2, 2): "wide"})
     result = SimpleNamespace(
-        cases=[SimpleNamespace(name="a", measurements=case.measurements, how_measured="By hand.")],
+        cases=[
+            SimpleNamespace(
+                name="a", measurements=case.measurements, how_measured="By hand.", error_bars="No error bars."
+            )
+        ],
         measurements=tuple(case.measurements),
         volumes=[replace(row, flag="gap" if row.label == 1 else "") for row in case.volumes],
     )
@@ -361,7 +365,8 @@ def test_tables_tell_intervals_and_flags():
     assert "left psoas, right psoas: wide" in text
     volume = case.volumes[0].volume_ml
     assert f"{volume * 0.9:.2f} to {volume * 1.1:.2f}" in text and "90 % interval" in text and "gap" in text
-    assert "By hand." in plain(how_measured_html(result))
+    said = plain(how_measured_html(result))
+    assert "By hand." in said and "No error bars." in said
 
 
 def test_durations_as_one_says_them():
