@@ -11,7 +11,7 @@ from autoseg_lib.system import versions
 from autoseg_lib.train.planning import Plan
 from autoseg_lib.train.validate import Scores
 from autoseg_lib.workflow.checking import Study
-from autoseg_lib.workflow.training_facts import training_facts
+from autoseg_lib.workflow.training_facts import known_training_facts
 
 
 def model_metadata(plan: Plan, study: Study, epoch: int, scores: Scores | None) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def model_metadata(plan: Plan, study: Study, epoch: int, scores: Scores | None) 
             "checksum": study.report.checksum,
             "scans": len(study.report.facts),
             "modality": _modality(study),
-            "facts": training_facts(study.report.facts, plan.labels),
+            "facts": known_training_facts(tuple(study.report.facts), plan.labels),
         },
         "versions": versions(),
     }

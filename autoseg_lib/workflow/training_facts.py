@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +17,13 @@ from autoseg_lib.preprocess.pipeline import plane_of
 
 # Fewer steps from slice to slice than this say nothing of how large a step may be.
 FEWEST_STEPS = 30
+
+
+# A model is saved many times in a training, always with the same facts.
+@functools.lru_cache(maxsize=1)
+def known_training_facts(facts: tuple[CaseFacts, ...], labels: LabelTable) -> dict[str, Any]:
+    """Returns ``training_facts``, worked out once for the same study."""
+    return training_facts(facts, labels)
 
 
 def training_facts(facts: Sequence[CaseFacts], labels: LabelTable) -> dict[str, Any]:
