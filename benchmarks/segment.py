@@ -365,23 +365,25 @@ def dice(a, b) -> float:
 
 
 def compare(title: str, source: Path, model: Path, folder: Path, options: argparse.Namespace) -> None:
-    """Prints the table of one scan."""
+    """Prints the table of one scan, a row as soon as it is there."""
     print(
-        f"\n{title}\n{'way':<8} {'seconds':>8} {'processor s':>12} {'peak GB':>8} {'not network':>12} {'Dice with fp32':>15} {'labelled':>9}"
+        f"\n{title}\n{'way':<8} {'seconds':>8} {'processor s':>12} {'peak GB':>8} {'not network':>12} {'labelled':>9}",
+        flush=True,
     )
-    ways = options.ways.split(",")
     figures, masks = {}, {}
-    for way in ways:
+    for way in options.ways.split(","):
         output = folder / f"out_{source.name.split('.')[0]}_{way}"
-        figures[way] = run_way(way, source, model, output, options)
+        row = figures[way] = run_way(way, source, model, output, options)
         masks[way] = mask_of(output)
-    for way, row in figures.items():
         other = 100 * (1 - row["network"] / row["seconds"])
-        same = f"{dice(masks[way], masks['fp32']):.4f}" if "fp32" in masks else ""
         print(
-            f"{way:<8} {row['seconds']:>8.1f} {row['processor']:>12.1f} {row['gb']:>8.2f} {other:>10.0f} % {same:>15} {100 * float((masks[way] > 0).mean()):>7.1f} %",
+            f"{way:<8} {row['seconds']:>8.1f} {row['processor']:>12.1f} {row['gb']:>8.2f} {other:>10.0f} % "
+            f"{100 * float((masks[way] > 0).mean()):>7.1f} %",
             flush=True,
         )
+    if "fp32" in masks:
+        same = [f"{way} {dice(masks[way], masks['fp32']):.4f}" for way in masks if way != "fp32"]
+        print(f"Dice with the mask of fp32: {', '.join(same)}")
     if "ours" not in figures:
         return
     ours = figures["ours"]
