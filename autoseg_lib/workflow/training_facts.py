@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -116,16 +117,14 @@ def _pairs(geometry: Geometry, rois: Sequence[RoiFacts | None]) -> list[tuple[fl
     if why_no_volume(geometry):
         return []
     found = []
-    gaps = np.abs(np.diff(geometry.positions_mm))
+    area_mm2, (_, row_mm, column_mm) = geometry.pixel_area_mm2, geometry.spacing_zyx_mm
+    gaps = np.abs(np.diff(geometry.positions_mm)).tolist()
     for k, gap in enumerate(gaps):
         one, other = rois[k], rois[k + 1]
         if one is None or other is None or gap < SAME_PLACE_TOLERANCE_MM:
             continue
-        radii = [float(np.sqrt(roi.pixels * geometry.pixel_area_mm2 / np.pi)) for roi in (one, other)]
-        found.append((abs(radii[1] - radii[0]) / float(gap), _way(one, other, geometry)))
+        radii = [math.sqrt(roi.pixels * area_mm2 / math.pi) for roi in (one, other)]
+        down = (other.box[0] + other.box[2] - one.box[0] - one.box[2]) / 2
+        right = (other.box[1] + other.box[3] - one.box[1] - one.box[3]) / 2
+        found.append((abs(radii[1] - radii[0]) / gap, math.hypot(down * row_mm, right * column_mm)))
     return found
-
-
-def _way(one: RoiFacts, other: RoiFacts, geometry: Geometry) -> float:
-    middles = [np.array([(b[0] + b[2]) / 2, (b[1] + b[3]) / 2]) for b in (one.box, other.box)]
-    return float(np.linalg.norm((middles[1] - middles[0]) * np.array(geometry.spacing_zyx_mm[1:])))
