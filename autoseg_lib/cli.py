@@ -696,7 +696,10 @@ class Terminal:
 
     def _progress(self, event: Progress) -> None:
         share = f"{event.done} of {event.total}" if event.total else str(event.done)
-        self._redraw(f"{event.stage}: {share} {event.detail}".rstrip())
+        left = ""
+        if event.seconds_left is not None and event.done < event.total:
+            left = f", about {event.seconds_left / 60:.0f} min left"
+        self._redraw(f"{event.stage}: {share}{left} {event.detail}".rstrip())
 
     def _redraw(self, text: str) -> None:
         now = time.monotonic()

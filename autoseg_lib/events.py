@@ -18,12 +18,16 @@ class Event:
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """``done`` of ``total`` units of the work named ``stage`` are done; ``detail`` says what is in hand."""
+    """``done`` of ``total`` units of the work named ``stage`` are done; ``detail`` says what is in hand.
+
+    ``seconds_left`` is how long the rest will take, where the work itself knows better than who counts the units.
+    """
 
     stage: str
     done: int
     total: int
     detail: str = ""
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 from autoseg_lib.errors import ExportError, SettingsError
 from autoseg_lib.io.files import atomic_write, safe_name
-from autoseg_lib.io.run_record import RECORD_FILE, RESULT_FILES, read_record
+from autoseg_lib.io.run_record import PARTS_FOLDER, RECORD_FILE, RESULT_FILES, read_record
 
 __all__ = [
     "RECORD_FILE",
@@ -88,9 +90,14 @@ class RunFolder:
             key: whatever must be equal for the result to be the same (checksums of input and model), for
                 "continue".
         """
+        self.remember_case(name, files, key)
+        self.save()
+
+    def remember_case(self, name: str, files: Iterable[Path], key: str = "") -> dict[str, Any]:
+        """Remembers that a case is complete, without writing it down; returns what is remembered."""
         relative = sorted(path.relative_to(self.path).as_posix() for path in files)
         self.cases[name] = {"files": relative, "complete": True, "key": key}
-        self._save()
+        return self.cases[name]
 
     def finished_cases(self, keys: dict[str, str] | None = None) -> tuple[str, ...]:
         """Returns the cases that are complete and whose files are all still there.
@@ -106,8 +113,13 @@ class RunFolder:
             and all((self.path / item).is_file() for item in case["files"])
         )
 
-    def _save(self) -> None:
-        text = json.dumps({"cases": self.cases}, indent=1, ensure_ascii=False)
+    def save(self) -> None:
+        """Writes down what is remembered.
+
+        Raises:
+            ExportError: it cannot be written.
+        """
+        text = json.dumps({"cases": dict(self.cases)}, indent=1, ensure_ascii=False)
         atomic_write(self.path / RECORD_FILE, lambda target: _write_text(target, text))
 
 
@@ -217,6 +229,8 @@ def _remove_results(run: RunFolder) -> None:
         for folder in sorted(folders, key=lambda item: len(item.parts), reverse=True):
             if not any(folder.iterdir()):
                 folder.rmdir()
+        if (run.path / PARTS_FOLDER).is_dir():
+            shutil.rmtree(run.path / PARTS_FOLDER)
     except OSError as error:
         raise ExportError(
             f"output '{run.path}': an earlier result could not be removed ({error.strerror}). "
@@ -241,7 +255,8 @@ def make_folder(folder: Path) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    probe = folder / ".autoseg_write_test"
+    # A name of its own: several processes may begin at the same moment.
+    probe = folder / f".autoseg_write_test_{uuid.uuid4().hex[:8]}"
     try:
         probe.write_bytes(b"")
         probe.unlink()

@@ -20,6 +20,9 @@ RESULT_FILES = (
 # Which files of the folder this software wrote, case by case: what "continue" skips and "overwrite" may remove.
 RECORD_FILE = "run_files.json"
 
+# While a run goes on: what each process has finished, scan by scan, until the tables are put together.
+PARTS_FOLDER, PART_SUFFIX = ".autoseg_parts", ".done.json"
+
 # What segmenting makes in the folder of a case.
 MASK_FOLDER, OVERLAY_FOLDER, SEGMENTATION_NAME = "masks", "overlays", "segmentation"
 
@@ -27,23 +30,56 @@ _MARKS = (RECORD_FILE, "run_report.json")
 
 
 def read_record(output: Path) -> dict[str, dict[str, Any]]:
-    """Returns what ``RunFolder.cases`` remembered of a run folder; empty where there is no record."""
+    """Returns what ``RunFolder.cases`` remembered of a run folder, with what a run that was interrupted has finished.
+
+    Empty where there is no record.
+    """
     path = output / RECORD_FILE
-    if not path.is_file():
+    cases: dict[str, dict[str, Any]] = {}
+    if path.is_file():
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))["cases"]
+            cases = {str(name): _case(case) for name, case in table.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            # A record that cannot be read only means that no case counts as done.
+            cases = {}
+    return cases | {
+        name: _case(part["record"]) for name, part in read_parts(output).items() if part["record"]
+    }
+
+
+def _case(table: Any) -> dict[str, Any]:
+    return {
+        "files": [str(item) for item in table["files"]],
+        "complete": bool(table["complete"]),
+        "key": str(table["key"]),
+    }
+
+
+def read_parts(output: Path) -> dict[str, dict[str, Any]]:
+    """Returns what processes have left of single cases: case → {"record", "report", "failed", "owner", ...}.
+
+    Parts that cannot be read are as if they were not there.
+    """
+    folder, parts = output / PARTS_FOLDER, {}
+    if not folder.is_dir():
         return {}
+    for path in sorted(folder.glob(f"*{PART_SUFFIX}")):
+        part = read_part(path)
+        if part is not None:
+            parts[str(part["case"])] = part
+    return parts
+
+
+def read_part(path: Path) -> dict[str, Any] | None:
+    """Returns one part; None where there is none, or it is damaged."""
     try:
-        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-        return {
-            str(name): {
-                "files": [str(item) for item in case["files"]],
-                "complete": bool(case["complete"]),
-                "key": str(case["key"]),
-            }
-            for name, case in cases.items()
-        }
+        part = json.loads(path.read_text(encoding="utf-8"))
+        if part["record"]:
+            _case(part["record"])
+        return {**part, "case": str(part["case"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # A record that cannot be read only means that no case counts as done.
-        return {}
+        return None
 
 
 def is_run_folder(folder: Path) -> bool:

@@ -119,6 +119,8 @@ class ProgressBar:
             text += f" · {event.detail}"
         if self._ending:
             text += " · stopping ..."
+        elif event.seconds_left is not None and share < 1:
+            text += f" · about {time_text(event.seconds_left)} left"
         elif _LEAST_SHARE <= share < 1:
             left = (time.monotonic() - self._started) / share * (1 - share)
             text += f" · about {time_text(left)} left"

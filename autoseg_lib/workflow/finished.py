@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,16 +72,32 @@ class RunRows:
         run: the folder; what it holds already (mode "continue") is read.
         """
         self._run = run
+        # One thread reads ahead, another one writes.
+        self._lock = threading.RLock()
         self._rows: dict[str, tuple[list[SliceMeasurement], list[VolumeMeasurement]]] = {}
         self._reports: dict[str, dict[str, Any]] = {}
+        self.read_again()
+
+    def read_again(self) -> None:
+        """Takes over what another process has put into the tables; what is known here already stays as it is."""
+        with self._lock:
+            self._read_again()
+
+    def _read_again(self) -> None:
+        run, known, told = self._run, set(self._rows), set(self._reports)
         if run.measurements.is_file():
             for row in read_measurements(run.measurements):
+                if row.case in known:
+                    continue
                 self._rows.setdefault(row.case, ([], []))[0].append(row)
         if run.volumes.is_file():
             for volume in read_volumes(run.volumes):
+                if volume.case in known:
+                    continue
                 self._rows.setdefault(volume.case, ([], []))[1].append(volume)
         for report in _earlier_reports(run.report):
-            self._reports[str(report.get("case"))] = report
+            if str(report.get("case")) not in told:
+                self._reports[str(report.get("case"))] = report
 
     def has(self, case: str) -> bool:
         """Whether there are rows of this case."""
@@ -98,8 +115,20 @@ class RunRows:
         report: dict[str, Any],
     ) -> None:
         """Adds or replaces a case."""
-        self._rows[case] = (list(measurements), list(volumes))
-        self._reports[case] = report
+        with self._lock:
+            self._rows[case] = (list(measurements), list(volumes))
+            self._reports[case] = report
+
+    def report(self, case: str) -> dict[str, Any]:
+        """Returns what run_report.json says of a case; empty where it says nothing."""
+        return self._reports.get(case, {})
+
+    def order(self, cases: Sequence[str]) -> None:
+        """Puts the cases in this order, others before them, whoever finished first."""
+        last = {name: number for number, name in enumerate(cases)}
+        with self._lock:
+            self._rows = dict(sorted(self._rows.items(), key=lambda item: last.get(item[0], -1)))
+            self._reports = dict(sorted(self._reports.items(), key=lambda item: last.get(item[0], -1)))
 
     def reports(self) -> list[dict[str, Any]]:
         """Returns what run_report.json says of each case."""
@@ -111,12 +140,14 @@ class RunRows:
         Raises:
             ExportError: one cannot be written (open in another program, disk full).
         """
-        rows = [row for measurements, _ in self._rows.values() for row in measurements]
+        with self._lock:
+            both = list(self._rows.values())
+        rows = [row for measurements, _ in both for row in measurements]
         if not rows and not self._run.measurements.exists():
             return
         write_measurements(self._run.measurements, rows)
         write_csa_results(self._run.csa_results, rows)
-        write_volumes(self._run.volumes, [row for _, volumes in self._rows.values() for row in volumes])
+        write_volumes(self._run.volumes, [row for _, volumes in both for row in volumes])
 
 
 def _earlier_reports(path: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +55,7 @@ class CaseResult:
         how_measured: one sentence on where spacing and slice distances come from.
         already_done: it was finished by an earlier run into the same folder.
         flags: reasons not to trust the scan as a whole; those of a slice are in its rows.
+        error_bars: one sentence on what the intervals rest on, or why there are none.
     """
 
     name: str
@@ -64,6 +66,7 @@ class CaseResult:
     how_measured: str
     already_done: bool = False
     flags: tuple[str, ...] = ()
+    error_bars: str = ""
     _source: ImageSource | None = field(default=None, repr=False)
     _load: tuple[Any, ...] = field(default=(), repr=False)
     _packed: bytes = field(default=b"", repr=False)
@@ -262,6 +265,7 @@ class CaseSegmenter:
             seconds=time.monotonic() - clock,
             files=[path.relative_to(run.path).as_posix() for path in files],
         )
+        report["how_measured"] = how_measured(scan)
         report["flags"] = list(answer.flags)
         report["error_bars"] = answer.error_bars
         result = CaseResult(
@@ -272,6 +276,7 @@ class CaseSegmenter:
             tuple(scan.warnings),
             how_measured(scan),
             flags=answer.flags,
+            error_bars=answer.error_bars,
             _source=source,
             _load=(self.settings.slice_axis, self._override),
             _packed=zlib.compress(answer.mask.array.tobytes(), level=1),
@@ -285,19 +290,31 @@ class CaseSegmenter:
         name: str,
         source: ImageSource,
         rows: tuple[list[SliceMeasurement], list[VolumeMeasurement]],
-        flags: tuple[str, ...] = (),
+        report: Mapping[str, Any],
     ) -> CaseResult:
-        """Returns a scan that an earlier run into this folder has finished: shown, not done again."""
-        scan = self.read(name, source)
+        """Returns a scan that is done already, by an earlier run into this folder or another process: shown, not done again.
+
+        Args:
+            run: the run folder.
+            name: the case.
+            source: where the scan comes from.
+            rows: its rows of measurements.csv and volumes.csv.
+            report: what run_report.json says of it; where that is too little, the scan is read.
+        """
+        measured, warnings = report.get("how_measured"), report.get("warnings", [])
+        if not measured:
+            scan = self.read(name, source)
+            measured, warnings = how_measured(scan), scan.warnings
         return CaseResult(
             name,
             run.path / safe_name(name),
             tuple(rows[0]),
             tuple(rows[1]),
-            tuple(scan.warnings),
-            how_measured(scan),
+            tuple(str(text) for text in warnings),
+            str(measured),
             already_done=True,
-            flags=flags,
+            flags=tuple(str(text) for text in report.get("flags", [])),
+            error_bars=str(report.get("error_bars", "")),
             _source=source,
             _load=(self.settings.slice_axis, self._override),
         )

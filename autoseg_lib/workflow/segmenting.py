@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import datetime
-import logging
+import hashlib
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoseg_lib.data.discover import ImageSource, discover
-from autoseg_lib.errors import AutosegError, ExportError, OutOfSpaceError, name_list
+import torch
+
+from autoseg_lib.data.discover import Discovery, ImageSource, discover
+from autoseg_lib.errors import ExportError, SettingsError, name_list
 from autoseg_lib.events import Listener, Message, Progress, StopFlag, nobody
 from autoseg_lib.export.dossier import DossierCase, write_dossier
 from autoseg_lib.export.report import build_run_report, write_json
 from autoseg_lib.export.run_folder import RunFolder, open_run, unique_names
-from autoseg_lib.infer.predictor import Stopped
+from autoseg_lib.io.run_record import PARTS_FOLDER, RECORD_FILE
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import SliceMeasurement
 from autoseg_lib.measure.volumes import VolumeMeasurement
 from autoseg_lib.networks.model_file import LoadedModel
 from autoseg_lib.settings import SegmentSettings, to_table
 from autoseg_lib.system import device_name, versions
+from autoseg_lib.train.launch import find_place
 from autoseg_lib.volume import Mask, Volume
+from autoseg_lib.workflow.case_parts import CaseParts
+from autoseg_lib.workflow.claims import Claims
+from autoseg_lib.workflow.cohort import Cohort
 from autoseg_lib.workflow.finished import SETTINGS_WITH_PATHS, RunRows
 from autoseg_lib.workflow.model_choice import check_against_model, hash_of, load_models, make_predictor
 from autoseg_lib.workflow.privacy import without_identity
 from autoseg_lib.workflow.segment_case import CaseResult, CaseSegmenter
-
-_log = logging.getLogger(__name__)
+from autoseg_lib.workflow.shared_tables import SharedTables
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,8 @@ def segment(
         model_paths: the model file, or several whose probabilities are averaged.
         output: the run folder.
         settings: see SegmentSettings.
-        mode: "new", "continue" or "overwrite", see open_run.
+        mode: "new", "continue" or "overwrite", see open_run. Processes that torchrun or SLURM has started together share the
+            list: for them "new" is "continue".
         on_event: hears the progress.
         stop: asked between batches.
 
@@ -100,6 +107,7 @@ def segment(
             the result's ``failures``.
     """
     paths = [model_paths] if isinstance(model_paths, Path) else list(model_paths)
+    mode = _mode_together(mode, output)
     return _Segmenting(paths, settings, on_event, stop or StopFlag()).run(input_path, output, mode)
 
 
@@ -109,7 +117,7 @@ class _Segmenting:
     ) -> None:
         self.settings, self.on_event, self.stop = settings, on_event, stop
         self.model_paths = model_paths
-        self.model = load_models(model_paths, device_name())
+        self.model = load_models(model_paths, device_name(), settings.pipeline)
         check_against_model(settings, self.model)
         self.notes: list[str] = []
         predictor = make_predictor(self.model, settings, self.notes)
@@ -135,11 +143,69 @@ class _Segmenting:
         self.notes += found.notes
         inputs = [path for source in found.sources for path in source.all_files]
         run = open_run(output, mode, inputs=inputs)
-        self.rows = RunRows(run)
         sources = dict(zip(unique_names([s.name for s in found.sources]), found.sources, strict=True))
         self._require_same_key(run, sources)
-        self._segment_all(run, sources)
-        self.rows.write()
+        with Claims(run.path / PARTS_FOLDER) as claims:
+            parts = CaseParts(run.path, claims.token, self._run_key())
+            tables = SharedTables(run, sources, claims, parts, self.stop)
+            if not (run.path / RECORD_FILE).exists():
+                run.save()  # from now on the folder is known to hold results
+            cohort = Cohort(
+                self.segmenter,
+                run,
+                sources,
+                tables.rows,
+                claims,
+                parts,
+                self.on_event,
+                self.stop,
+                tables.write_now_and_then,
+            )
+            cohort.go()
+            self._take_in(cohort, sources)
+            result = self._put_together(run, tables, found, started, clock)
+        parts.remove_folder()
+        return result
+
+    def _take_in(self, cohort: Cohort, sources: Iterable[str]) -> None:
+        self.cases = [cohort.cases[name] for name in sources if name in cohort.cases]
+        self.failures += [(name, cohort.failures[name]) for name in sources if name in cohort.failures]
+        if cohort.stopped_after is not None:
+            self.stopped = True
+            total = len(list(sources))
+            self.notes.append(f"stopped by the user after {cohort.stopped_after} of {total} scans.")
+
+    def _run_key(self) -> str:
+        """What must be equal for two processes to share a list: models and settings."""
+        table = {k: v for k, v in to_table(self.settings).items() if k not in SETTINGS_WITH_PATHS}
+        return hashlib.sha256((self.segmenter.model_hash + repr(sorted(table.items()))).encode()).hexdigest()
+
+    def _put_together(
+        self,
+        run: RunFolder,
+        tables: SharedTables,
+        found: Discovery,
+        started: datetime.datetime,
+        clock: float,
+    ) -> SegmentResult:
+        """Writes tables, report and page, unless another process has just done so with all that there is."""
+        with tables.alone() as anything_new:
+            if anything_new:
+                tables.write()
+                self._write_report(run, tables.rows, found, started, clock)
+                tables.tidy_up()
+        return SegmentResult(
+            run.path,
+            self.segmenter.labels,
+            tuple(self.cases),
+            tuple(self.failures),
+            tuple(self.notes),
+            self.stopped,
+        )
+
+    def _write_report(
+        self, run: RunFolder, rows: RunRows, found: Discovery, started: datetime.datetime, clock: float
+    ) -> None:
         hide = without_identity(found)
         report = build_run_report(
             kind="segment",
@@ -154,7 +220,7 @@ class _Segmenting:
             ],
             labels=self.segmenter.labels.names,
             settings={k: v for k, v in to_table(self.settings).items() if k not in SETTINGS_WITH_PATHS},
-            cases=self.rows.reports(),
+            cases=rows.reports(),
             failures=[(name, hide(reason)) for name, reason in self.failures],
             skipped=[(hide(item.path.name), hide(item.reason)) for item in found.skipped],
             warnings=sorted({hide(text) for case in self.cases for text in case.warnings}),
@@ -162,14 +228,6 @@ class _Segmenting:
         )
         write_json(run.report, report)
         self._write_dossier(run, report, hide)
-        return SegmentResult(
-            run.path,
-            self.segmenter.labels,
-            tuple(self.cases),
-            tuple(self.failures),
-            tuple(self.notes),
-            self.stopped,
-        )
 
     def _write_dossier(self, run: RunFolder, report: dict[str, Any], hide: Callable[[str], str]) -> None:
         """The page to look through; where it cannot be written, the results are complete without it."""
@@ -221,60 +279,24 @@ class _Segmenting:
                 "Choose another folder, or add --overwrite to replace them."
             )
 
-    def _segment_all(self, run: RunFolder, sources: dict[str, ImageSource]) -> None:
-        for number, (name, source) in enumerate(sources.items()):
-            self.on_event(Progress("Scans", number, len(sources), name))
-            if self.stop.is_set():
-                self._stopped_after(number, len(sources))
-                return
-            try:
-                key = self.segmenter.key(source)
-                if name in run.finished_cases({name: key}) and self.rows.has(name):
-                    taken = self.segmenter.taken_over(run, name, source, self.rows.of(name))
-                    self.cases.append(taken)
-                else:
-                    self._segment_one(run, name, source, key)
-            except Stopped:
-                self._stopped_after(number, len(sources))
-                return
-            except OutOfSpaceError:
-                raise
-            except AutosegError as error:
-                self._failed(name, str(error))
-            except Exception as error:  # noqa: BLE001 - one bad scan must not stop a night's work
-                _log.debug("segmenting %s failed", name, exc_info=True)
-                self._failed(name, f"'{name}': it could not be segmented ({type(error).__name__}: {error}).")
-            # After every scan, so that an interrupted run loses nothing.
-            self._write_tables_if_possible()
-        self.on_event(Progress("Scans", len(sources), len(sources)))
-
-    def _segment_one(self, run: RunFolder, name: str, source: ImageSource, key: str) -> None:
-        clock = time.monotonic()
-        scan = self.segmenter.read(name, source)
-        answer = self.segmenter.answer(scan, self.on_event, self.stop)
-        result, files, report = self.segmenter.write(run, source, scan, answer, clock)
-        self.rows.put(name, answer.measurements, answer.volumes, report)
-        run.finish_case(name, files, key)
-        self.cases.append(result)
-
-    def _stopped_after(self, number: int, total: int) -> None:
-        self.stopped = True
-        self.notes.append(f"stopped by the user after {number} of {total} scans.")
-
     def _failed(self, name: str, reason: str) -> None:
         self.failures.append((name, reason))
         self.on_event(Message(reason, "warning"))
 
-    def _write_tables_if_possible(self) -> None:
-        """A table that is open in Excel must not end the run; the last writing will tell if it still is."""
-        try:
-            self.rows.write()
-        except OutOfSpaceError:
-            raise
-        except ExportError as error:
-            self.on_event(
-                Message(f"{error} Going on; the tables are written again after the next scan.", "warning")
-            )
+
+def _mode_together(mode: str, output: Path) -> str:
+    """Returns the mode for processes that were started together, and gives each its GPU; others keep theirs."""
+    place = find_place(os.environ)
+    if place.world == 1 and "SLURM_ARRAY_TASK_ID" not in os.environ:
+        return mode
+    if mode == "overwrite":
+        raise SettingsError(
+            "--overwrite: several processes were started together (torchrun or SLURM), and each would remove what the others "
+            f"have done. Remove '{output}' first, or choose another folder."
+        )
+    if device_name() == "cuda":
+        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+    return "continue"
 
 
 def _shown(case: CaseResult) -> DossierCase:
