@@ -70,7 +70,7 @@ def test_a_last_look_longer_than_the_limit_is_said(study: Study) -> None:
     assert seconds_within_limit(quick, 30.0) == pytest.approx(90.0)
     assert seconds_within_limit(slow, 30.0) == pytest.approx(30.0 + slow.loop.reserve_seconds)
     assert quick.choices[-1].setting == "speed"
-    assert slow.choices[-1].value == "about 8 minutes"  # 3 + 1.5 × 3 looks of a minute
+    assert slow.choices[-1].value == "about 11 minutes"  # 3 + 2.5 × 3 looks of a minute
     assert "a smaller validation_fraction shortens it" in slow.choices[-1].reason
 
 
