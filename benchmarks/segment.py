@@ -240,6 +240,7 @@ def _by_monai(image, network):
         lambda part: torch.softmax(network(part), dim=1),
         overlap=0.5,
         mode="gaussian",
+        cval=(LOW - MEAN) / DEVIATION,  # air around scans smaller than a window, as ours has it
     )[0]
 
 
