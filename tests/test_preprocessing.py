@@ -12,8 +12,8 @@ from autoseg_lib.geometry import Geometry
 from autoseg_lib.io.volume_files import read_label_file, read_volume_file
 from autoseg_lib.preprocess.intensity import IntensityPlan
 from autoseg_lib.preprocess.pipeline import Preprocessing, plane_of
-from autoseg_lib.preprocess.way_back import likeliest_labels
 from autoseg_lib.preprocess.resample import index_map, resample_array
+from autoseg_lib.preprocess.way_back import likeliest_labels
 from autoseg_lib.volume import Mask, Volume
 from tests.helpers.phantoms import all_orientations
 from tests.helpers.real_data import real_data

@@ -436,3 +436,29 @@ def test_models_are_named_in_a_list(model: Path):
         find_models(make_settings(SegmentSettings, {"model_filename": ["m", "other"]}), folder)
     with pytest.raises(SettingsError, match="a text in quotes, or a list of them"):
         make_settings(SegmentSettings, {"model_filename": []})
+
+
+def test_a_workbook_on_request_and_changes_to_the_pipeline(
+    example: ExampleStudy, model: Path, tmp_path: Path
+):
+    folder = example.test_images / example.test_scans[0]
+    roi = example.roi_names[0]
+    keep_one = [{"step": "keep_largest", "rois": [roi], "per": "scan"}]
+    changes = {"postprocessing": keep_one, "structure_names": {roi: "L3 body"}}
+    result = run(folder, model, tmp_path / "out", formats=["png", "nifti", "xlsx"], pipeline=changes)
+
+    sheets = pd.read_excel(result.run_folder / "results.xlsx", sheet_name=None)
+    assert list(sheets) == ["csa_results", "measurements", "volumes"]
+    wide = pd.read_csv(result.run_folder / "csa_results.csv")
+    assert "L3 body" in wide.columns
+    np.testing.assert_allclose(sheets["csa_results"]["L3 body"], wide["L3 body"], atol=1e-4)
+    # One piece at most is left of the first ROI, counted by another program.
+    mask = sitk.ReadImage(str(result.run_folder / example.test_scans[0] / "segmentation.nii.gz"))
+    pieces = sitk.ConnectedComponentImageFilter()
+    pieces.SetFullyConnected(True)
+    pieces.Execute(mask == 1)
+    assert pieces.GetObjectCount() <= 1
+    assert "no error bars" in result.cases[0].error_bars
+    with pytest.raises(SettingsError, match="the pipeline cannot be edited so; 1 change needs correcting"):
+        run(folder, model, tmp_path / "no", pipeline={"preprocessing.resamplin": "cubic"})
+    assert not (tmp_path / "no").exists()

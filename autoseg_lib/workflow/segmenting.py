@@ -14,11 +14,13 @@ from typing import Any
 import torch
 
 from autoseg_lib.data.discover import Discovery, ImageSource, discover
-from autoseg_lib.errors import ExportError, SettingsError, name_list
+from autoseg_lib.errors import ExportError, OutOfSpaceError, SettingsError, name_list
 from autoseg_lib.events import Listener, Message, Progress, StopFlag, nobody
 from autoseg_lib.export.dossier import DossierCase, write_dossier
 from autoseg_lib.export.report import build_run_report, write_json
 from autoseg_lib.export.run_folder import RunFolder, open_run, unique_names
+from autoseg_lib.export.tables import read_measurements, read_volumes
+from autoseg_lib.export.workbook import require_workbooks, run_sheets, write_workbook
 from autoseg_lib.io.run_record import PARTS_FOLDER, RECORD_FILE
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import SliceMeasurement
@@ -116,6 +118,8 @@ class _Segmenting:
         self, model_paths: Sequence[Path], settings: SegmentSettings, on_event: Listener, stop: StopFlag
     ) -> None:
         self.settings, self.on_event, self.stop = settings, on_event, stop
+        if "xlsx" in settings.formats:
+            require_workbooks()
         self.model_paths = model_paths
         self.model = load_models(model_paths, device_name(), settings.pipeline)
         check_against_model(settings, self.model)
@@ -192,6 +196,7 @@ class _Segmenting:
         with tables.alone() as anything_new:
             if anything_new:
                 tables.write()
+                self._write_workbook(run)
                 self._write_report(run, tables.rows, found, started, clock)
                 tables.tidy_up()
         return SegmentResult(
@@ -202,6 +207,18 @@ class _Segmenting:
             tuple(self.notes),
             self.stopped,
         )
+
+    def _write_workbook(self, run: RunFolder) -> None:
+        """The tables as one Excel file, on request; one that is open in Excel must not cost the report."""
+        if "xlsx" not in self.settings.formats or not run.measurements.is_file():
+            return
+        try:
+            rows, volumes = read_measurements(run.measurements), read_volumes(run.volumes)
+            write_workbook(run.workbook, run_sheets(rows, volumes))
+        except OutOfSpaceError:
+            raise
+        except ExportError as error:
+            self._failed(run.workbook.name, str(error))
 
     def _write_report(
         self, run: RunFolder, rows: RunRows, found: Discovery, started: datetime.datetime, clock: float
