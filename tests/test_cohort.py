@@ -19,7 +19,7 @@ from autoseg_lib.events import Event, Message, Progress, StopFlag
 from autoseg_lib.io.run_record import PARTS_FOLDER, read_record
 from autoseg_lib.settings import SegmentSettings, make_settings
 from autoseg_lib.workflow.claims import Claims
-from autoseg_lib.workflow.overlapping import Overlap
+from autoseg_lib.workflow.reading_ahead import Overlap
 from autoseg_lib.workflow.segmenting import SegmentResult, segment
 from tests.helpers.cohorts import write_model, write_scans
 

@@ -424,8 +424,8 @@ def test_several_models_answer_together(example: ExampleStudy, model: Path, tmp_
     report = json.loads((together.run_folder / "run_report.json").read_text(encoding="utf-8"))
     assert [item["file"] for item in report["models"]] == [model.name, second.name]
     assert any("2 networks answer together" in text for text in together.notes)
-    assert "calibration" not in load_models([model, second], "cpu").metadata
-    assert "calibration" in load_models([second], "cpu").metadata
+    assert "each was calibrated by itself" in together.cases[0].error_bars
+    assert load_models([second], "cpu").metadata["calibration"] == {"level": 0.9}
 
 
 def test_models_are_named_in_a_list(model: Path):

@@ -141,3 +141,24 @@ def test_weights_by_hand():
     cube = importance((4, 4, 4))
     assert torch.allclose(cube[1, 1, 1], side[1] ** 3)
     assert float(cube.min()) == pytest.approx(1e-3)  # exp(-13.5) would be 1.4e-6
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2, 3, 5])
+def test_windows_of_several_single_grey_values(at_a_time: int) -> None:
+    """Air, a block of another single value, air again, and something to see: the answer is that of asking each time."""
+    image = torch.zeros(1, 8, 8, 96)
+    image[..., 24:56] = 2.0
+    image[..., 80:] = torch.randn(1, 8, 8, 16, generator=torch.Generator().manual_seed(0))
+    image[..., 80:] -= image.min()
+    net, asked = network(), []
+
+    def answer(part: torch.Tensor) -> torch.Tensor:
+        asked.append(len(part))
+        return torch.softmax(net(part), dim=1)
+
+    with torch.inference_mode():
+        slabs = windowed(image, (8, 8, 8), CLASSES, answer, overlap=0.5, at_a_time=at_a_time)
+        found, wanted = torch.cat(list(slabs), dim=1), by_monai(image, (8, 8, 8), 0.5, net)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    # 23 windows; with one of a value kept at a time, fewer than half of them are asked for.
+    assert sum(asked) < 12

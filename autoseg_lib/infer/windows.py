@@ -158,10 +158,9 @@ class _Asked:
 
     def __call__(self, windows: list[torch.Tensor]) -> list[torch.Tensor]:
         values = [_only_value(window) for window in windows]
-        unknown = [i for i, value in enumerate(values) if value is None or value not in self._flat]
+        known = {value: part for value, part in self._flat.items() if value in values}
         # Of several alike in this batch, one is enough.
-        alike = {values[i]: i for i in reversed(unknown) if values[i] is not None}
-        asking = [i for i in unknown if values[i] is None or alike[values[i]] == i]
+        asking = [i for i, value in enumerate(values) if value is None or value not in (*known, *values[:i])]
         parts: dict[int, torch.Tensor] = {}
         if asking:
             answers = self._answer(torch.stack([windows[i] for i in asking])).float().cpu()
@@ -169,21 +168,10 @@ class _Asked:
         for i in asking:
             value = values[i]
             if value is not None:
+                known[value] = parts[i]
                 # One is kept: air around a body. More would take memory.
                 self._flat = {value: parts[i].clone()}
-        return [
-            parts[i] if i in parts else self._of_alike(values[i], alike, parts) for i in range(len(windows))
-        ]
-
-    def _of_alike(
-        self,
-        value: tuple[float, ...] | None,
-        alike: dict[tuple[float, ...] | None, int],
-        parts: dict[int, torch.Tensor],
-    ) -> torch.Tensor:
-        if value in alike:
-            return parts[alike[value]]
-        return self._flat[value or ()]
+        return [parts[i] if value is None else known[value] for i, value in enumerate(values)]
 
 
 def _only_value(window: torch.Tensor) -> tuple[float, ...] | None:

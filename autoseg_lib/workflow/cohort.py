@@ -20,7 +20,7 @@ from autoseg_lib.io.run_record import read_record
 from autoseg_lib.workflow.case_parts import CaseParts
 from autoseg_lib.workflow.claims import Claims
 from autoseg_lib.workflow.finished import RunRows
-from autoseg_lib.workflow.overlapping import Overlap
+from autoseg_lib.workflow.reading_ahead import Overlap
 from autoseg_lib.workflow.segment_case import Answer, CaseResult, CaseSegmenter
 
 _log = logging.getLogger(__name__)
