@@ -462,3 +462,21 @@ def test_a_workbook_on_request_and_changes_to_the_pipeline(
     with pytest.raises(SettingsError, match="the pipeline cannot be edited so; 1 change needs correcting"):
         run(folder, model, tmp_path / "no", pipeline={"preprocessing.resamplin": "cubic"})
     assert not (tmp_path / "no").exists()
+
+
+def test_what_differs_between_models_that_answer_together(model: Path, tmp_path: Path):
+    """Nothing depends on the order in which they are given."""
+    loaded, other = load_model(model), tmp_path / "other.safetensors"
+    steps = [{"step": "keep_largest"}]
+    changed = {**loaded.metadata, "postprocessing": steps, "augmentation": {}, "region_finder": {"factor": 3}}
+    save_model(other, loaded.network, changed)
+    for pair in ([model, other], [other, model]):
+        with pytest.raises(ModelError, match=r"differ in what is done after the network \(postprocessing\)"):
+            load_models(pair, "cpu")
+        together = load_models(pair, "cpu", {"postprocessing": steps})
+        assert together.metadata["postprocessing"][0]["step"] == "keep_largest"
+        assert together.metadata["region_finder"] is None
+        assert make_predictor(together, make_settings(SegmentSettings, {}), []).mirror_axis is None
+        notes: list[str] = []
+        make_predictor(together, make_settings(SegmentSettings, {"tta": True}), notes)
+        assert "tta was left out" in notes[0]

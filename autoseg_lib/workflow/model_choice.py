@@ -29,6 +29,7 @@ from autoseg_lib.workflow.pipeline_editing import edit_pipeline, pipeline_of
 STRUCTURE_NAMES = "structure_names"
 # Key of the first of two stages (infer/region.py).
 REGION_FINDER = "region_finder"
+POSTPROCESSING = "postprocessing"
 
 _PART = re.compile(r"_(fold|part)\d+_best$")
 
@@ -117,7 +118,37 @@ def load_models(paths: Sequence[Path], device: str, changes: Mapping[str, Any] |
     model = join_models(models)
     if len(paths) == 1:
         return model
-    return replace(model, metadata={**model.metadata, **_uncalibrated(_TOGETHER)})
+    return replace(model, metadata=_shared([one.metadata for one in models]))
+
+
+def _shared(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What holds for several models together, in whatever order they are given.
+
+    Raises:
+        ModelError: they do different things to their answers; which one holds is the user's choice.
+    """
+    first = each[0]
+    differing = [
+        key
+        for key, nothing in ((POSTPROCESSING, []), (STRUCTURE_NAMES, {}))
+        if any((table.get(key) or nothing) != (first.get(key) or nothing) for table in each)
+    ]
+    if differing:
+        raise ModelError(
+            f"the models differ in what is done after the network ({', '.join(differing)}), so it is not certain what holds for "
+            f"their common answer. Say it for all of them, e.g. --set {differing[0]}={'[]' if differing[0] == POSTPROCESSING else '{}'} "
+            "for nothing."
+        )
+    shared = {**first, **_uncalibrated(_TOGETHER)}
+    if any(table.get(REGION_FINDER) != first.get(REGION_FINDER) for table in each):
+        shared[REGION_FINDER] = None
+    if any(table.get("augmentation") != first.get("augmentation") for table in each):
+        # Mirrored images would harm the member that has not learned from such.
+        shared["augmentation"] = {}
+    if any(table.get("data") != first.get("data") for table in each):
+        # Learned from different scans, so there is nothing common to compare a scan with.
+        shared["data"] = {}
+    return shared
 
 
 _TOGETHER = "several models answered together, and each was calibrated by itself"
