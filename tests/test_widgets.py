@@ -306,6 +306,30 @@ def test_of_many_scans_one_is_read_at_a_time_and_one_that_is_gone_is_said():
     assert browser._case.value == 1 and browser.case.name == "b"
 
 
+def test_where_all_scans_are_gone_the_browser_says_so_and_stays():
+    read, there = [], True
+
+    def reader(name):
+        def read_it():
+            read.append(name)
+            if not there:
+                raise DataError(f"'{name}': the files are gone.")
+            return replace(phantom(), name=name)
+
+        return read_it
+
+    browser = SliceBrowser([LaterCase(n, reader(n)) for n in "ab"], LabelTable(["left", "right"]))
+    shown = bytes(browser.image.value)
+    there = False
+    browser._case.value = 1
+    assert read == ["a", "b", "a"]  # each was tried once
+    assert "the files are gone" in plain(browser._caption.value)
+    assert browser._case.value == 0 and bytes(browser.image.value) == shown
+    browser._slice.value = 1
+    browser._next.click()
+    assert "the files are gone" in plain(browser._caption.value)
+
+
 def test_reasons_on_a_slice_name_their_rois_once():
     rows = [
         SliceMeasurement("a", 3, "", None, value, roi, 1, None, flag=flag)

@@ -238,7 +238,8 @@ class SliceBrowser:
         return [label for label, box in zip(self._labels, self._toggles, strict=True) if box.value]
 
     def _to_next_flag(self, _: Any) -> None:
-        flagged = sorted(self.case.flagged)
+        case = self._readable()
+        flagged = sorted(case.flagged) if case is not None else []
         after = [index for index in flagged if index > self._slice.value - 1] or flagged
         if after:
             self._slice.value = after[0] + 1
@@ -259,9 +260,7 @@ class SliceBrowser:
         except AutosegError as error:
             if change is None:
                 raise
-            # Back to the scan that is shown; it is read again, to hold only one at a time.
-            self._case.value = change["old"]
-            self._caption.value = str(note_html("error", str(error)))
+            self._go_back(change["old"], str(error))
             return
         self._quiet = True
         count = case.volume.array.shape[0]
@@ -282,10 +281,27 @@ class SliceBrowser:
         self._quiet = False
         self._draw()
 
+    def _go_back(self, place: int, said: str) -> None:
+        """Goes back to the scan whose picture still stands there, and says why the other one is not shown."""
+        # Quietly: where both scans are gone, each would send the browser back to the other without end.
+        self._quiet = True
+        self._case.value = place
+        self._quiet = False
+        if self._readable() is not None:
+            self._caption.value = str(note_html("error", said))
+
+    def _readable(self) -> BrowserCase | None:
+        """Returns the chosen scan; None where it cannot be read any more, which is said below the picture."""
+        try:
+            return self.case
+        except AutosegError as error:
+            self._caption.value = str(note_html("error", str(error)))
+            return None
+
     def _draw(self, change: Any = None) -> None:
-        if self._quiet:
+        if self._quiet or (case := self._readable()) is None:
             return
-        case, index = self.case, min(self._slice.value, self.case.volume.array.shape[0]) - 1
+        index = min(self._slice.value, case.volume.array.shape[0]) - 1
         hidden = [
             label.value for label, box in zip(self._labels, self._toggles, strict=True) if not box.value
         ]
