@@ -333,6 +333,22 @@ def test_a_slice_name_that_two_cases_use_matches_neither(tmp_path: Path) -> None
     found = match(find_masks(tmp_path / "a"), find_masks(tmp_path / "b"))
     assert [(case.name, list(case.reference)) for case in found.cases] == [("y", ["only"])]
     assert found.only_reference == ("slice_0001",)
+    assert "1 slice of the reference ('slice_0001') could belong to several scans" in found.notes[0]
+
+
+def test_lone_predictions_that_fit_several_cases_are_compared_with_none(tmp_path: Path) -> None:
+    for case in ("A", "B"):
+        write_png(tmp_path / "a" / case / "slice_0001.png", np.eye(4))
+    write_png(tmp_path / "a" / "B" / "only_b.png", np.eye(4))
+    write_png(tmp_path / "b" / "masks" / "slice_0001.png", np.eye(4))
+    with pytest.raises(DataError, match=r"could belong to several scans of the other folder \('A', 'B'\)"):
+        evaluate_folders(tmp_path / "a", tmp_path / "b")
+    write_png(tmp_path / "b" / "masks" / "only_b.png", np.eye(4))
+    result = evaluate_folders(tmp_path / "a", tmp_path / "b")
+    assert {row.case for row in result.rows} == {"B"}
+    assert "1 mask of the reference without prediction, left out: 'A'." in result.notes
+    assert "1 mask of the prediction without reference, left out: 'slice_0001'." in result.notes
+    assert any("1 slice of the prediction ('slice_0001') could belong" in note for note in result.notes)
 
 
 def test_what_has_no_partner_is_named(tmp_path: Path) -> None:

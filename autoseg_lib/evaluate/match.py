@@ -8,7 +8,7 @@ One folder holds, for a case NAME: ``NAME.nii.gz`` (or another volume), ``NAME/s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,11 +111,18 @@ class MatchedCase:
 
 @dataclass(frozen=True)
 class Matching:
-    """Result of matching two folders; ``only_reference`` and ``only_prediction`` name what has no partner."""
+    """Result of matching two folders.
+
+    Attributes:
+        cases: what belongs together.
+        only_reference, only_prediction: what has no partner.
+        notes: sentences on slices whose name does not say whose they are.
+    """
 
     cases: tuple[MatchedCase, ...]
     only_reference: tuple[str, ...]
     only_prediction: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def find_masks(path: Path) -> MaskFolder:
@@ -228,20 +235,19 @@ def match(reference: MaskFolder, prediction: MaskFolder) -> Matching:
     matched: list[MatchedCase] = []
     used_reference: set[str] = set()
     used_prediction: set[str] = set()
+    lone = _telling(prediction.loose, reference)
     for name, ours in reference.cases.items():
         theirs = prediction.cases.get(name)
         pair = _pair(name, ours, theirs) if theirs else None
-        if pair is None and not ours.volume and prediction.loose:
-            pair = _pair(name, ours, MaskCase(name, None, _only(prediction.loose, ours.slices)))
+        if pair is None and not ours.volume and lone:
+            pair = _pair(name, ours, MaskCase(name, None, _only(lone, ours.slices)))
             used_prediction |= set(pair.prediction) if pair and isinstance(pair.prediction, dict) else set()
         if pair:
             matched.append(pair)
             used_reference.add(name)
             used_prediction.add(name)
     left_loose = dict(reference.loose)
-    # A slice name that several cases use (slice_0001 ...) does not say which case is meant.
-    uses = Counter(name for case in prediction.cases.values() for name in case.slices)
-    telling = {name: path for name, path in left_loose.items() if uses[name] == 1}
+    telling = _telling(left_loose, prediction)
     for name, theirs in prediction.cases.items():
         if name in used_prediction or not telling:
             continue
@@ -255,16 +261,54 @@ def match(reference: MaskFolder, prediction: MaskFolder) -> Matching:
         if name in prediction.loose:
             matched.append(MatchedCase(name, {name: left_loose.pop(name)}, {name: prediction.loose[name]}))
             used_prediction.add(name)
+    only_prediction = [name for name in (*prediction.cases, *prediction.loose) if name not in used_prediction]
+    notes = (
+        *_unclear_notes("reference", left_loose, prediction),
+        *_unclear_notes("prediction", only_prediction, reference),
+    )
     if not matched:
         raise DataError(
             f"nothing matches: '{reference.path}' holds {_what(reference)}, '{prediction.path}' holds "
-            f"{_what(prediction)}. Masks of the same scan need the same name in both folders."
+            f"{_what(prediction)}. {' '.join(notes) or _SAME_NAME}"
         )
     return Matching(
         tuple(matched),
         (*(name for name in reference.cases if name not in used_reference), *left_loose),
-        tuple(name for name in (*prediction.cases, *prediction.loose) if name not in used_prediction),
+        tuple(only_prediction),
+        notes,
     )
+
+
+_SAME_NAME = "Masks of the same scan need the same name in both folders."
+
+
+def _uses(other: MaskFolder) -> Counter[str]:
+    """Returns slice name → in how many cases of a folder it occurs."""
+    return Counter(name for case in other.cases.values() for name in case.slices)
+
+
+def _telling(loose: dict[str, Path], other: MaskFolder) -> dict[str, Path]:
+    """Returns the lone slices whose names say which case of the other folder they belong to: those that one case uses.
+
+    A slice name that several cases use (slice_0001 ...) does not say which case is meant.
+    """
+    uses = _uses(other)
+    return {name: path for name, path in loose.items() if uses[name] == 1}
+
+
+def _unclear_notes(side: str, left: Iterable[str], other: MaskFolder) -> list[str]:
+    """Returns the sentence on lone slices of one side that were left out because several cases have their name."""
+    uses = _uses(other)
+    unclear = [name for name in left if uses[name] > 1]
+    if not unclear:
+        return []
+    whose = [name for name, case in other.cases.items() if case.slices.keys() & set(unclear)]
+    count = "1 slice" if len(unclear) == 1 else f"{len(unclear)} slices"
+    return [
+        f"{count} of the {side} ({name_list(unclear, 3)}) could belong to several scans of the other folder "
+        f"({name_list(whose, 3)}), which all have slices of these names, and were left out. Put the slices of each scan into "
+        "a folder of the scan's name."
+    ]
 
 
 def _two_files(reference: MaskFolder, prediction: MaskFolder) -> MatchedCase:

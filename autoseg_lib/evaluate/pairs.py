@@ -175,7 +175,7 @@ def _size(array: npt.NDArray[np.generic]) -> str:
 
 
 def _unmatched_notes(matching: Matching) -> list[str]:
-    notes = []
+    notes = list(matching.notes)
     for side, missing in (("reference", matching.only_reference), ("prediction", matching.only_prediction)):
         if missing:
             other = "prediction" if side == "reference" else "reference"
