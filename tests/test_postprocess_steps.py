@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -278,6 +279,18 @@ def test_rois_only_in_some_slices() -> None:
     assert after(mask, {"step": "slice_range", "first": -1})[0] == ["..", "..", "..", "12"]
 
 
+def test_a_range_beyond_the_scan_says_how_many_slices_there_are() -> None:
+    mask = drawn("1.", "1.", "1.")
+    pictures, notes = after(mask, {"step": "slice_range", "rois": ["liver"], "first": 10, "last": 20})
+    assert pictures == ["..", "..", ".."]
+    text = "entirely: first = 10 and last = 20 leave no slice, the scan has 3 slices"
+    assert notes == (f"removed 30 mm³ of liver {text}",)
+    assert "first = 3 and last = -2" in after(mask, {"step": "slice_range", "first": 3, "last": -2})[1][0]
+    for first, last in ((5, 2), (-1, -3)):
+        with pytest.raises(SettingsError, match=f"first = {first} comes after last = {last}, so no slice"):
+            Postprocessing.from_list([{"step": "slice_range", "first": first, "last": last}])
+
+
 # --- smoothing -----------------------------------------------------------------------------------------------------------
 
 
@@ -316,6 +329,26 @@ def test_smoothing_invents_no_label_between() -> None:
     steps = [{"step": "smooth", "sigma_mm": 1.0}]
     result, _ = Postprocessing.from_list(steps).apply(Mask(array, geometry), LABELS)
     assert set(np.unique(result.array)) <= {0, 1, 2}
+
+
+def test_smoothing_many_rois_takes_the_memory_of_a_few() -> None:
+    """40 ROIs: their 40 means would be 40 float32 images of the scan."""
+    labels = LabelTable.numbered(40)
+    array = np.zeros((20, 80, 80), np.uint8)
+    for value in range(1, 41):
+        row, column = divmod(value - 1, 8)
+        array[2:18, 4 + 15 * row : 14 + 15 * row, 2 + 10 * column : 8 + 10 * column] = value
+    array[10, ::7, ::5] = 0
+    geometry = Geometry.from_spacing(array.shape, SPACING_MM, spacing_known=True, positions_known=True)
+    steps = Postprocessing.from_list([{"step": "smooth", "sigma_mm": 1.5}])
+    tracemalloc.start()
+    try:
+        result, notes = steps.apply(Mask(array, geometry), labels)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(notes) == 40 and result.array.max() == 40
+    assert peak < 12 * array.size * 4
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------------

@@ -264,6 +264,10 @@ class SliceRange(Step):
         problems = [doubled("rois", self.rois)]
         if 0 in (self.first, self.last):
             problems.append("slices are numbered from 1 (or -1 for the last); there is no slice 0")
+        elif self.last is not None and (self.first > 0) == (self.last > 0) and self.first > self.last:
+            problems.append(
+                f"first = {self.first} comes after last = {self.last}, so no slice would be left; swap them"
+            )
         return problems
 
     def apply(self, array: Labels, geometry: Geometry, labels: LabelTable) -> list[str]:
@@ -284,7 +288,12 @@ class SliceRange(Step):
                 array[k][inside] = 0
             if gone.any():
                 size = size_text(float((gone * each).sum()), unit)
-                notes.append(
-                    f"removed {size} of {names[value]} outside the slices {max(0, first) + 1} to {min(count, last)}"
-                )
+                notes.append(f"removed {size} of {names[value]} {self._why(first, last, count)}")
         return notes
+
+    def _why(self, first: int, last: int, count: int) -> str:
+        """Says which slices were left; where there are none, how many the scan has."""
+        if max(0, first) < min(count, last):
+            return f"outside the slices {max(0, first) + 1} to {min(count, last)}"
+        asked = f"first = {self.first} and last = {'null' if self.last is None else self.last}"
+        return f"entirely: {asked} leave no slice, the scan has {count} slice{'' if count == 1 else 's'}"

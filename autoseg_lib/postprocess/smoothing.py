@@ -166,19 +166,18 @@ def _mean_over(values: Floats, kernel: Floats) -> Floats:
 
 def _smoothed(part: Labels, values: list[int], blur: Callable[[Floats], Floats]) -> Labels:
     """Each pixel of the ROIs or the background goes to the one with the largest mean; the present one wins a tie."""
-    free = np.isin(part, [0, *values])
     own = np.zeros(part.shape, np.float32)
-    means: list[tuple[int, Floats]] = []
-    best, result = np.full(part.shape, -1.0, np.float32), part.copy()
+    best, winner = np.full(part.shape, -1.0, np.float32), part.copy()
+    # One mean at a time, so that memory does not grow with the number of ROIs.
     for value in (0, *values):
-        mean = blur((part == value).astype(np.float32))
-        own[part == value] = mean[part == value]
-        means.append((value, mean))
-    for value, mean in means:
-        wins = free & (part != value) & (mean > own + _LEAST_DIFFERENCE) & (mean > best)
-        best[wins] = mean[wins]
-        result[wins] = value
-    return result
+        here = part == value
+        mean = blur(here.astype(np.float32))
+        np.copyto(own, mean, where=here)
+        better = ~here & (mean > best)
+        np.copyto(best, mean, where=better)
+        winner[better] = value
+    changes = np.isin(part, [0, *values]) & (best > own + _LEAST_DIFFERENCE)
+    return np.asarray(np.where(changes, winner, part), dtype=part.dtype)
 
 
 __all__ = ["Box", "Smooth", "ball"]
