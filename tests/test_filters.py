@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg_lib.errors import ModelError
+from autoseg_lib.errors import GeometryError, ModelError
 from autoseg_lib.preprocess.filters.gabor import SIGMA_SHARE, gabor_kernel
 from autoseg_lib.preprocess.filters.haralick import quantised
 from autoseg_lib.preprocess.filters.table import FILTERS, apply_filter
@@ -237,6 +237,18 @@ def test_haralick_by_hand() -> None:
     stripes = np.broadcast_to(np.arange(20) % 2 * 100.0, (1, 20, 20)).astype(np.float32).copy()
     found = filtered("haralick", stripes, (1, 1, 1), feature="contrast", size_mm=3.0)
     np.testing.assert_allclose(found[0, 3:-3, 3:-3], 14 / 20 * 49, rtol=1e-6)
+
+
+def test_a_window_without_any_pair_is_refused() -> None:
+    # 10 mm on pixels of 1 mm: 4 pixels to either side, so two pixels lie 8 apart at most.
+    image = np.random.default_rng(0).normal(size=(1, 20, 20)).astype(np.float32)
+    given = {"feature": "contrast", "size_mm": 10.0, "levels": 8}
+    parameters = {**given, "distance_mm": 8.0}
+    assert apply_filter(image, (3, 1, 1), "haralick", parameters, planes=True).any()
+    with pytest.raises(
+        GeometryError, match=r"on pixels of 1 × 1 mm a window of size_mm = 10 holds no two pixels"
+    ):
+        apply_filter(image, (3, 1, 1), "haralick", {**given, "distance_mm": 9.0}, planes=True)
 
 
 def test_every_filter_of_a_flat_image_is_flat() -> None:

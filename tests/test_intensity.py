@@ -90,5 +90,13 @@ def test_a_plan_is_valid_and_is_read_back() -> None:
     for wrong in ({"low": 3.0, "high": 2.0}, {"deviation": 0.0}, {"mean": float("nan")}):
         with pytest.raises(ModelError, match="intensity: expected one of percentile, zscore, window"):
             IntensityPlan("window", **wrong)
+    for low, high in ((-1.0, 99.0), (1.0, 101.0)):
+        with pytest.raises(
+            ModelError, match=r"percentiles from 0 to 100, found low = .* set kind = \"window\""
+        ):
+            IntensityPlan("percentile", low, high)
+    assert IntensityPlan("percentile", 0, 100).high == 100
+    with pytest.raises(ModelError, match="low below high"):
+        IntensityPlan("percentile", 99, 1)
     with pytest.raises(ModelError, match="incomplete"):
         IntensityPlan.from_dict({"kind": "window"})

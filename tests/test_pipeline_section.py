@@ -148,11 +148,11 @@ def test_nearest_invents_no_grey_value() -> None:
 # --- the body -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_body_is_one_piece_without_holes() -> None:
+def test_the_body_is_without_holes_and_small_things() -> None:
     pixels = np.full((3, 12, 14), -1000, np.int16)
     pixels[:, 2:9, 3:11] = 40  # the body: 7 rows, 8 columns
     pixels[1, 4:6, 5:8] = -800  # a lung, closed in its slice
-    pixels[:, 10:12, 0:2] = 60  # the table, apart
+    pixels[:, 10, 0:2] = 60  # the table, apart, less than a tenth
     pixels[2, 0, 13] = 500
     grid = Geometry.from_spacing((3, 12, 14), (3, 1, 1), **KNOWN)
     expected = np.zeros(pixels.shape, bool)
@@ -162,9 +162,26 @@ def test_the_body_is_one_piece_without_holes() -> None:
     # 2D looks at each slice by itself: without the body on the last slice, the largest thing there is the table.
     alone = pixels.copy()
     alone[2] = -1000
-    alone[2, 10:12, 0:2] = 60
-    assert body_mask(Volume(alone, grid, "CT"), planes=True)[2, 10:, :2].all()
+    alone[2, 10, 0:2] = 60
+    assert body_mask(Volume(alone, grid, "CT"), planes=True)[2, 10, :2].all()
     assert not body_mask(Volume(alone, grid, "CT"), planes=False)[2].any()
+
+
+def test_both_legs_are_body() -> None:
+    rows, columns = np.mgrid[:40, :80]
+    left = (rows - 20) ** 2 + (columns - 20) ** 2 <= 15**2
+    right = (rows - 20) ** 2 + (columns - 60) ** 2 <= 12**2
+    cable = (rows < 3) & (columns < 3)
+    pixels = np.full((3, 40, 80), -1000, np.int16)
+    pixels[:, left | right | cable] = 40
+    pixels[1, 20, 60] = -900  # closed in its slice, in the smaller leg
+    grid = Geometry.from_spacing(pixels.shape, (3, 1, 1), **KNOWN)
+    volume = Volume(pixels, grid, "CT")
+    for planes in (True, False):
+        found = body_mask(volume, planes=planes)
+        np.testing.assert_array_equal(found, np.broadcast_to(left | right, found.shape))
+    box = pipeline(PLAIN_2D, crop={"to": "body"}).crop_box(volume)
+    assert box is not None and (box[2].start, box[2].stop) == (5, 73)
 
 
 def test_thresholds() -> None:
@@ -279,6 +296,18 @@ def test_all_problems_are_told_at_once() -> None:
         ({"input_shape": None}, "2D needs an input_shape"),
         ({"dimension": "3D", "neighbours": 1}, "neighbours is for 2D"),
         ({"intensity": {"kind": "window", "low": 5, "high": 1}}, "intensity"),
+        (
+            {"intensity": {"kind": "percentile", "low": -160, "high": 240}},
+            r'takes percentiles from 0 to 100, found low = -160 and high = 240. For grey values set kind = "window"',
+        ),
+        (
+            {"channels": [{"filter": {"filter": "gabor", "angles": []}}]},
+            r"channel 1, filter \(gabor\): angles = \[\]: at least one direction is expected",
+        ),
+        (
+            {"channels": [{"filter": {"filter": "haralick", "distance_mm": 12}}]},
+            r"channel 1, filter \(haralick\): distance_mm = 12 is larger than size_mm = 10",
+        ),
     ],
 )
 def test_what_does_not_go_together(keys: dict[str, Any], message: str) -> None:
@@ -359,6 +388,10 @@ def test_edits_that_cannot_be() -> None:
         SettingsError, match="the section 'preprocesing' is not known; did you mean 'preprocessing'"
     ):
         edit_pipeline(section(), {"preprocesing.crop": None})
+    with pytest.raises(SettingsError, match=r"percentiles from 0 to 100, found low = 0\.5 and high = 240"):
+        edit_pipeline(
+            section(), {"preprocessing.intensity.kind": "percentile", "preprocessing.intensity.high": 240}
+        )
     with pytest.raises(SettingsError, match="postprocessing, step 1"):
         edit_pipeline(section(), {"postprocessing": [{"step": "fil_holes"}]})
 

@@ -117,6 +117,8 @@ def _filter_of(table: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any
         found = name if isinstance(name, str) else shown(table)
         return "", {}, [f"{where}: {unknown_name('filter', found, tuple(FILTERS))}"]
     cleaned, problems = check_table(FILTERS[name].operation, table, where, also=("filter",))
+    if not problems:
+        problems = [f"{where} ({name}): {text}." for text in FILTERS[name].problems(cleaned)]
     return name, cleaned, problems
 
 

@@ -61,7 +61,13 @@ class IntensityPlan:
             or self.deviation <= 0
         ):
             raise ModelError(
-                f"intensity: expected one of {', '.join(KINDS)} with finite numbers, found {asdict(self)}."
+                f"intensity: expected one of {', '.join(KINDS)} with finite numbers, low below high and a deviation above 0, "
+                f"found {asdict(self)}."
+            )
+        if self.kind == "percentile" and not 0 <= self.low < self.high <= 100:
+            raise ModelError(
+                f'intensity: kind = "percentile" takes percentiles from 0 to 100, found low = {self.low:g} and high = {self.high:g}. '
+                'For grey values set kind = "window".'
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from itertools import permutations, product
 from typing import Any, Literal
 
+from autoseg_lib.errors import ModelError
 from autoseg_lib.preprocess.crop import CROP, check_crop
 from autoseg_lib.preprocess.entry_points import entry_point_operation
-from autoseg_lib.preprocess.intensity import KINDS
+from autoseg_lib.preprocess.intensity import KINDS, IntensityPlan
 from autoseg_lib.preprocess.operations import (
     REQUIRED,
     Operation,
@@ -73,8 +74,8 @@ INTENSITY = Operation(
             'same without clipping; "window": clipped at fixed grey values, by a fixed mean and deviation (CT)',
             choices=KINDS,
         ),
-        Parameter("low", "number", "lower percentile, or lower end of the window", 0.5),
-        Parameter("high", "number", "upper percentile, or upper end of the window", 99.5),
+        Parameter("low", "number", "lower percentile (0 to 100), or lower end of the window", 0.5),
+        Parameter("high", "number", "upper percentile (0 to 100), or upper end of the window", 99.5),
         Parameter("mean", "number", '"window": subtracted', 0.0),
         Parameter("deviation", "number", '"window": divided by', 1.0, low=0, above=True),
     ),
@@ -270,6 +271,8 @@ def check_section(table: Any) -> tuple[dict[str, Any], list[str]]:
             cleaned[key.name], wrong = check_table(key.operation, value, where)
             if key.name == "crop" and not wrong:
                 wrong = [f"preprocessing, {text}" for text in check_crop(cleaned["crop"])]
+            if key.name == "intensity" and not wrong:
+                wrong = _wrong_intensity(cleaned["intensity"])
             problems += wrong
         elif key.form == "steps":
             cleaned[key.name], wrong = check_steps((key.operation,), value, where)
@@ -282,6 +285,14 @@ def check_section(table: Any) -> tuple[dict[str, Any], list[str]]:
                 channels += [channel] if channel is not None else []
             cleaned[key.name] = tuple(channels)
     return cleaned, problems
+
+
+def _wrong_intensity(table: dict[str, Any]) -> list[str]:
+    try:
+        IntensityPlan.from_dict(table)
+    except ModelError as error:
+        return [f"preprocessing, {error}"]
+    return []
 
 
 def clashes(table: Mapping[str, Any]) -> list[str]:

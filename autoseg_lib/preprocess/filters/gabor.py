@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,13 @@ GABOR = Operation(
     {"filter": "gabor", "wavelength_mm": 8.0, "angles": [0.0, 45.0, 90.0, 135.0]},
     source="Gabor 1946; bandwidth: Petkov and Kruizinga 1997",
 )
+
+
+def gabor_problems(parameters: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with parameters that are each fine by themselves."""
+    if np.size(parameters["angles"]) == 0:
+        return ["angles = []: at least one direction is expected; leave angles out for the four usual ones"]
+    return []
 
 
 def gabor(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from autoseg_lib.errors import GeometryError
 from autoseg_lib.preprocess.filters.sizes import FloatPixels, Spacing, radius_px
 from autoseg_lib.preprocess.operations import Operation, Parameter
 
@@ -44,6 +46,17 @@ Levels = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
 
+def haralick_problems(parameters: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with parameters that are each fine by themselves."""
+    size, distance = parameters["size_mm"], parameters["distance_mm"]
+    if distance is not None and distance > size:
+        return [
+            f"distance_mm = {distance:g} is larger than size_mm = {size:g}, so no pair of pixels lies in the window; "
+            "make the distance smaller or the window larger"
+        ]
+    return []
+
+
 def haralick(
     pixels: FloatPixels,
     spacing_zyx_mm: Spacing,
@@ -64,10 +77,19 @@ def haralick(
         size_mm: side of the window.
         distance_mm: distance of the pixels of a pair.
         levels: number of grey levels.
+
+    Raises:
+        GeometryError: on this grid no pair of pixels so far apart lies in the window.
     """
     down, right = (radius_px(size_mm, step, 1) for step in spacing_zyx_mm[1:])
     far = [1 if distance_mm is None else max(1, round(distance_mm / step)) for step in spacing_zyx_mm[1:]]
     offsets = [(0, far[1]), (far[0], far[1]), (far[0], 0), (far[0], -far[1])]
+    if far[0] > 2 * down and far[1] > 2 * right:
+        rows, columns = spacing_zyx_mm[1:]
+        raise GeometryError(
+            f"haralick: on pixels of {rows:.3g} × {columns:.3g} mm a window of size_mm = {size_mm:g} holds no two pixels that are "
+            f"distance_mm = {distance_mm:g} apart. Make the distance smaller or the window larger."
+        )
     result = np.empty(pixels.shape, np.float32)
     whole = None if planes else _range(pixels)
     for plane, answer in zip(pixels, result, strict=True):

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from autoseg_lib.preprocess.filters.edges import LOG, SOBEL, log, sobel
-from autoseg_lib.preprocess.filters.gabor import GABOR, gabor
-from autoseg_lib.preprocess.filters.haralick import HARALICK, haralick
+from autoseg_lib.preprocess.filters.gabor import GABOR, gabor, gabor_problems
+from autoseg_lib.preprocess.filters.haralick import HARALICK, haralick, haralick_problems
 from autoseg_lib.preprocess.filters.laws import LAWS, laws
 from autoseg_lib.preprocess.filters.sizes import FloatPixels, Spacing
 from autoseg_lib.preprocess.filters.smoothing import MEAN, mean
@@ -31,21 +31,23 @@ class Filter:
         operation: what it accepts.
         apply: (pixels, spacing_zyx_mm, planes, **parameters) → pixels of the same shape, float32.
         main: the parameter meant by a number or word behind the filter's name ("log 2 mm", "laws E5L5").
+        problems: what is wrong with checked parameters taken together, one sentence each, without its end.
     """
 
     operation: Operation
     apply: Callable[..., FloatPixels]
     main: str
+    problems: Callable[[Mapping[str, Any]], list[str]] = lambda _: []
 
 
 FILTERS: dict[str, Filter] = {
     "mean": Filter(MEAN, mean, "size_mm"),
     "sobel": Filter(SOBEL, sobel, "sigma_mm"),
     "log": Filter(LOG, log, "sigma_mm"),
-    "gabor": Filter(GABOR, gabor, "wavelength_mm"),
+    "gabor": Filter(GABOR, gabor, "wavelength_mm", gabor_problems),
     "laws": Filter(LAWS, laws, "kernel"),
     "wavelet": Filter(WAVELET, wavelet, "band"),
-    "haralick": Filter(HARALICK, haralick, "feature"),
+    "haralick": Filter(HARALICK, haralick, "feature", haralick_problems),
 }
 
 
