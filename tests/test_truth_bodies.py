@@ -231,6 +231,16 @@ def test_a_side_that_is_missing_and_sides_without_volume() -> None:
     assert measure_volumes(Mask(array, photo), labels, case="x")[0].volume_difference_ml is None
 
 
+def test_pairs_may_be_told_where_names_do_not() -> None:
+    """3 pixels left, 1 right, as above, under a lab's own names."""
+    array = np.zeros((2, 4, 6), np.uint8)
+    array[0, 1, 1:4], array[0, 3, 5] = 1, 2
+    mask, labels = Mask(array, grid(array.shape, (1, 1, 1))), LabelTable(["PSM_1", "PSM_2"])
+    assert measure_volumes(mask, labels, case="x")[0].asymmetry_percent is None
+    for row in measure_volumes(mask, labels, case="x", pairs=[(1, 2)]):
+        assert (row.volume_difference_ml, row.asymmetry_percent) == pytest.approx((0.002, 100.0))
+
+
 def test_what_cannot_be_told_stays_empty() -> None:
     mask = block()
     photo = row_of(Mask(mask.array, Geometry.from_spacing(mask.array.shape)))

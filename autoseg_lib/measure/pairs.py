@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from autoseg_lib.labels import LabelTable
+from collections.abc import Iterable, Mapping
 
 
 def compare_sides(
-    labels: LabelTable, volumes_ml: Mapping[int, float | None]
+    pairs: Iterable[tuple[int, int]], volumes_ml: Mapping[int, float | None]
 ) -> dict[int, tuple[float, float | None]]:
     """Returns label value → (left minus right in ml, asymmetry index in %), the same for both sides of a pair.
 
@@ -16,11 +14,11 @@ def compare_sides(
     side is missing; None where both are. A pair without volumes is left out.
 
     Args:
-        labels: the ROIs; their names tell the pairs.
+        pairs: label values as (left, right), see ``LabelTable.left_right_pairs``.
         volumes_ml: label value → volume, None where it cannot be told.
     """
     found: dict[int, tuple[float, float | None]] = {}
-    for left, right in labels.left_right_pairs:
+    for left, right in pairs:
         ours, theirs = volumes_ml.get(left), volumes_ml.get(right)
         if ours is None or theirs is None:
             continue

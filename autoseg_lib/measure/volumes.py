@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,7 +87,9 @@ def why_no_volume(geometry: Geometry) -> str:
     return ""
 
 
-def measure_volumes(mask: Mask, labels: LabelTable, *, case: str) -> list[VolumeMeasurement]:
+def measure_volumes(
+    mask: Mask, labels: LabelTable, *, case: str, pairs: Iterable[tuple[int, int]] | None = None
+) -> list[VolumeMeasurement]:
     """Measures the volume of every ROI on the scan's own grid.
 
     Each slice counts for half the way to both neighbours (``Geometry.slice_extents_mm``), by slice positions,
@@ -97,6 +100,7 @@ def measure_volumes(mask: Mask, labels: LabelTable, *, case: str) -> list[Volume
         mask: label values on the scan's own grid, (slices, rows, columns).
         labels: names of the ROIs.
         case: name of the scan.
+        pairs: label values of the two sides of a structure as (left, right); None: as the names of the ROIs tell.
 
     Returns:
         One row per ROI in label order. Where a volume has no meaning it is None and ``note`` says why.
@@ -139,7 +143,8 @@ def measure_volumes(mask: Mask, labels: LabelTable, *, case: str) -> list[Volume
                 components=body.components,
             )
         )
-    sides = compare_sides(labels, {row.label: row.volume_ml for row in rows})
+    pairs = labels.left_right_pairs if pairs is None else pairs
+    sides = compare_sides(pairs, {row.label: row.volume_ml for row in rows})
     return [
         replace(row, volume_difference_ml=sides[row.label][0], asymmetry_percent=sides[row.label][1])
         if row.label in sides
