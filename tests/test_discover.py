@@ -19,8 +19,8 @@ from autoseg_lib.export.run_folder import open_run
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.io.identity import tells_identity
 from autoseg_lib.io.raster import write_mask_png
-from autoseg_lib.io.volume_files import write_mask_file
-from autoseg_lib.volume import Mask
+from autoseg_lib.io.volume_files import write_mask_file, write_volume_file
+from autoseg_lib.volume import Mask, Volume
 from autoseg_lib.workflow.finished import result_key
 from tests.helpers.dicom import uid, write_series, write_slice
 from tests.helpers.real_data import real_data
@@ -219,6 +219,25 @@ def test_names_that_tell_the_patient_are_hashed(tmp_path: Path) -> None:
     assert "knee left" in names
     again = [source.name for source in discover(tmp_path).sources]
     assert names == again
+
+
+def test_volumes_and_pictures_beside_dicom_files_do_not_keep_the_persons_name(tmp_path: Path) -> None:
+    write_series(tmp_path / "Meier_Hans" / "mr", pixels(), PatientName="Meier^Hans", PatientID="4711")
+    geometry = Geometry.from_spacing((2, 4, 4))
+    for name in ("Meier_Hans_T1", "Meier_Hans_T2", "knee"):
+        write_volume_file(
+            tmp_path / "Meier_Hans" / f"{name}.nii.gz", Volume(np.zeros((2, 4, 4), np.float32), geometry)
+        )
+    for number in (1, 2):
+        (tmp_path / "Meier_Hans" / "shots").mkdir(exist_ok=True)
+        png(tmp_path / "Meier_Hans" / "shots" / f"meier_hans_{number}.png")
+    sources = discover(tmp_path).sources
+    assert sorted(source.kind for source in sources) == ["dicom", "raster", "volume", "volume", "volume"]
+    told = [text for s in sources for text in (s.name, s.patient, *s.slice_names)]
+    assert not [text for text in told if "meier" in text.lower()]
+    assert len({source.name for source in sources}) == 5 and "knee" in {s.name for s in sources}
+    # Scans in the patient's folder are kept together all the same.
+    assert len({source.patient for source in sources if source.kind == "volume"}) == 1
 
 
 @pytest.mark.parametrize(

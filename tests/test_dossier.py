@@ -118,13 +118,18 @@ def test_names_never_become_markup_and_what_is_to_be_hidden_is() -> None:
     assert data_of(html)["cases"][0]["name"] == evil
     hidden = dossier_html(
         title="of Miller",
-        cases=[replace(case, name="Miller_1")],
+        cases=[replace(case, name=name, warnings=["of Miller"]) for name in ("case_1", "case_2")],
         labels=LABELS,
         notes=["Miller"],
-        review=[ReviewMark("Miller_1", 1, "pass")],
-        hide=lambda text: text.replace("Miller", "…"),
+        settings={"input_dir": "Miller"},
+        failures=[("case_3", "'Miller.dcm' is torn")],
+        review=[ReviewMark("case_1", 1, "pass")],
+        hide=lambda text: "…",
     )
     assert "Miller" not in hidden
+    # Names of cases tell nothing, and hidden they could not be told apart.
+    assert [scan["name"] for scan in data_of(hidden)["cases"]] == ["case_1", "case_2"]
+    assert data_of(hidden)["review"][0][0] == "case_1" and "case_3" in hidden
 
 
 def test_nothing_is_asked_of_the_network() -> None:

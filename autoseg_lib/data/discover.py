@@ -9,16 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from autoseg_lib.data.naming import CaseNamer, image_stem, patient_of
+from autoseg_lib.data.naming import CaseNamer, image_stem, patient_of, shown_name
 from autoseg_lib.errors import DataError, counted, name_list
 from autoseg_lib.io import raster
 from autoseg_lib.io.dicom_geometry import series_geometry
 from autoseg_lib.io.dicom_headers import read_headers
 from autoseg_lib.io.dicom_series import DicomSeries, group_series, spread_series
 from autoseg_lib.io.files import is_junk, is_safe_name, natural_key, walk_files
+from autoseg_lib.io.identity import names_person
 from autoseg_lib.io.run_record import own_results
 from autoseg_lib.io.segments import is_segment_file
-from autoseg_lib.io.slice_header import SkippedFile
+from autoseg_lib.io.slice_header import SkippedFile, SliceHeader
 from autoseg_lib.io.volume_files import all_files, describe_volume_file, is_volume_file
 
 # Folders whose names speak of the layout, not of a scan.
@@ -216,10 +217,10 @@ def discover_files(
     ]
     pictures = [file for file in pictures if file.parent not in dicom_folders]
 
-    namer = CaseNamer(root)
+    namer, people = CaseNamer(root), People.of(scan.headers)
     sources = _dicom_sources(groups, namer, root, patient_pattern, whole)
-    sources += [_volume_source(file, namer, root, patient_pattern) for file in volumes]
-    sources += _raster_sources(pictures, namer, root, patient_pattern, folders_are_scans)
+    sources += [_volume_source(file, namer, root, patient_pattern, people) for file in volumes]
+    sources += _raster_sources(pictures, namer, root, patient_pattern, folders_are_scans, people)
     if not sources:
         raise DataError(_nothing(whole or root, skipped))
     notes = [
@@ -343,15 +344,49 @@ def _dicom_patient(group: DicomSeries, name: str, pattern: str | None, folder: P
     return patient_of(name, pattern, folder, root, LAYOUT_FOLDERS)
 
 
-def _volume_source(file: Path, namer: CaseNamer, root: Path, pattern: str | None) -> ImageSource:
-    name = namer.name(image_stem(file), file.parent, frozenset())
-    return ImageSource(
-        name, "volume", all_files(file), (), patient_of(name, pattern, file.parent, root, LAYOUT_FOLDERS)
-    )
+@dataclass(frozen=True)
+class People:
+    """Who the DICOM files among those found are of: volumes and pictures beside them may be named after the patient.
+
+    Attributes:
+        identity: texts that tell who the patients are.
+        headers: one of each patient.
+    """
+
+    identity: frozenset[str] = field(repr=False)
+    headers: tuple[SliceHeader, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, headers: Sequence[SliceHeader]) -> People:
+        """Returns the patients that headers speak of."""
+        one_of_each = {(header.identity, header.person_name): header for header in headers if header.identity}
+        told = frozenset[str]().union(*(header.identity for header in one_of_each.values()))
+        return cls(told, tuple(one_of_each.values()))
+
+    def key(self, patient: str) -> str:
+        """Returns the key of a patient that was made from the name of a file or folder, free of who it is."""
+        return shown_name(patient, self.identity)
+
+    def are_named(self, slice_names: Sequence[str]) -> bool:
+        """Whether the names of slices spell out one of them."""
+        return any(names_person(name, header) for header in self.headers for name in slice_names)
+
+
+def _volume_source(
+    file: Path, namer: CaseNamer, root: Path, pattern: str | None, people: People
+) -> ImageSource:
+    name = namer.name(image_stem(file), file.parent, people.identity)
+    patient = people.key(patient_of(name, pattern, file.parent, root, LAYOUT_FOLDERS))
+    return ImageSource(name, "volume", all_files(file), (), patient)
 
 
 def _raster_sources(
-    pictures: list[Path], namer: CaseNamer, root: Path, pattern: str | None, folders_are_scans: bool
+    pictures: list[Path],
+    namer: CaseNamer,
+    root: Path,
+    pattern: str | None,
+    folders_are_scans: bool,
+    people: People,
 ) -> list[ImageSource]:
     by_folder: dict[Path, list[Path]] = defaultdict(list)
     for file in pictures:
@@ -367,13 +402,13 @@ def _raster_sources(
         for group in [files] if is_scan else [[file] for file in files]:
             group = sorted(group, key=lambda file: natural_key(file.name))
             base = folder.name if is_scan else image_stem(group[0])
-            name = namer.name(base, folder if is_scan else group[0].parent, frozenset())
+            name = namer.name(base, folder if is_scan else group[0].parent, people.identity)
             stems = tuple(image_stem(file) for file in group)
             if len(set(stems)) < len(stems):
                 stems = tuple(file.name for file in group)
-            if not all(map(is_safe_name, stems)):
+            if not all(map(is_safe_name, stems)) or people.are_named(stems):
                 stems = tuple(f"slice_{number:04d}" for number in range(1, len(group) + 1))
-            patient = patient_of(name, pattern, folder, root, LAYOUT_FOLDERS)
+            patient = people.key(patient_of(name, pattern, folder, root, LAYOUT_FOLDERS))
             sources.append(ImageSource(name, "raster", tuple(group), stems, patient))
     return sources
 

@@ -27,6 +27,16 @@ def hashed_name(name: str) -> str:
     return "case_" + hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
+def shown_name(name: str, identity: Iterable[str]) -> str:
+    """Returns a name, or what stands for it where it tells who the patient is.
+
+    Args:
+        name: of a case.
+        identity: texts that must not occur in it.
+    """
+    return hashed_name(name) if tells_identity(name, identity) else name
+
+
 class CaseNamer:
     """Gives each case a name of its own that is a valid folder name everywhere.
 
@@ -52,9 +62,7 @@ class CaseNamer:
         candidate = base
         while self._taken(candidate) and parents:
             candidate = f"{parents.pop()}_{candidate}"
-        if tells_identity(candidate, identity):
-            candidate = hashed_name(candidate)
-        candidate = safe_name(candidate)
+        candidate = safe_name(shown_name(candidate, identity))
         name, number = candidate, 2
         while self._taken(name):
             name, number = f"{candidate}_{number}", number + 1

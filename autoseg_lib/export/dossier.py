@@ -84,7 +84,7 @@ def write_dossier(
         notes: sentences on the run as a whole.
         failures: (case, reason) of scans that did not go through.
         review: marks to show; None reads review.csv beside ``path``, where there is one.
-        hide: takes what tells who a patient is out of a sentence or name.
+        hide: takes what tells who a patient is out of a sentence; names of cases and slices are shown as they are.
 
     Returns:
         The file.
@@ -128,29 +128,30 @@ def dossier_html(
 ) -> str:
     """Returns the page, see ``write_dossier``."""
     shown = labels[:MOST_ROIS]
-    drawn, missing = _pictures(cases, {label.value: n for n, label in enumerate(shown, start=1)})
-    said = [*notes, *missing]
+    # Names of cases are free of who the patient is wherever they come from; hidden, two scans would look like one.
+    drawn, missing = _pictures(cases, {label.value: n for n, label in enumerate(shown, start=1)}, hide)
+    said = [*(hide(text) for text in notes), *missing]
     data = {
-        "cases": [_case(case, shown, drawn.get(case.name), hide) for case in cases],
+        "cases": [_case(case, shown, drawn.get(case.name)) for case in cases],
         "rois": [{"name": label.name, "color": label.color} for label in shown],
         # Marks on slices of other runs are kept too, so that saving loses nothing.
-        "review": [[hide(mark.case), mark.slice_number, mark.mark, mark.comment] for mark in review],
+        "review": [[mark.case, mark.slice_number, mark.mark, mark.comment] for mark in review],
         "columns": list(REVIEW_COLUMNS),
         "file": REVIEW_NAME,
         "alpha": FILL_ALPHA,
         "printed": _MOST_PRINTED,
     }
-    warnings = [(hide(case.name), hide(text)) for case in cases for text in (*case.flags, *case.warnings)]
+    warnings = [(case.name, hide(text)) for case in cases for text in (*case.flags, *case.warnings)]
     volumes = _volume_rows(cases, shown, hide)
     return str(
         render(
             "dossier.html.j2",
             title=hide(title),
             summary=_summary(cases, labels, failures),
-            failures=[(hide(name), hide(reason)) for name, reason in failures],
+            failures=[(name, hide(reason)) for name, reason in failures],
             warnings=warnings[:_MOST_NOTES],
             more_warnings=max(0, len(warnings) - _MOST_NOTES),
-            notes=[hide(text) for text in said][:_MOST_NOTES],
+            notes=said[:_MOST_NOTES],
             volumes=volumes,
             ranged=any(row["range"] for row in volumes),
             flagged=any(row["flag"] for row in volumes),
@@ -166,7 +167,7 @@ def dossier_html(
 
 
 def _pictures(
-    cases: Sequence[DossierCase], place: Mapping[int, int]
+    cases: Sequence[DossierCase], place: Mapping[int, int], hide: Hide
 ) -> tuple[dict[str, CasePictures], list[str]]:
     """Returns the scans' pictures, and a sentence on each that there are none of."""
     wanted = _chosen(cases)
@@ -181,7 +182,7 @@ def _pictures(
             volume, mask = case.slices()
         except (AutosegError, OSError) as error:
             said.append(
-                f"'{case.name}': there are no pictures, because the scan could not be read again. {error}"
+                f"'{case.name}': there are no pictures, because the scan could not be read again. {hide(str(error))}"
             )
             continue
         there = [number for number in numbers if number <= mask.array.shape[0]]
@@ -223,9 +224,7 @@ def _numbers(case: DossierCase) -> list[int]:
 # --- numbers ------------------------------------------------------------------------------------------------------------
 
 
-def _case(
-    case: DossierCase, labels: Sequence[Any], pictures: CasePictures | None, hide: Hide
-) -> dict[str, Any]:
+def _case(case: DossierCase, labels: Sequence[Any], pictures: CasePictures | None) -> dict[str, Any]:
     numbers = _numbers(case)
     rows = {(row.slice_number, row.label): row for row in case.measurements}
     by_roi = [[rows.get((number, label.value)) for number in numbers] for label in labels]
@@ -236,11 +235,11 @@ def _case(
         for column in by_roi
     ]
     return {
-        "name": hide(case.name),
+        "name": case.name,
         "unit": "mm²" if in_mm2 else "pixels",
         "numbers": numbers,
         "positions": [_short(first[number].slice_position_mm, 2) for number in numbers],
-        "names": [hide(first[number].slice_name or first[number].slice_file) for number in numbers],
+        "names": [first[number].slice_name or first[number].slice_file for number in numbers],
         "areas": areas,
         "low": [[None if row is None else _short(row.area_mm2_low) for row in column] for column in by_roi],
         "high": [[None if row is None else _short(row.area_mm2_high) for row in column] for column in by_roi],
@@ -274,7 +273,7 @@ def _volume_rows(cases: Sequence[DossierCase], labels: Sequence[Any], hide: Hide
     return [
         {
             "place": place,
-            "case": hide(case.name),
+            "case": case.name,
             "first": number == 0,
             "count": len(case.volumes),
             "roi": row.roi,
@@ -318,7 +317,7 @@ def _ways(cases: Sequence[DossierCase], hide: Hide) -> list[tuple[str, str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for case in cases:
         if case.how_measured:
-            found[case.how_measured].append(hide(case.name))
+            found[case.how_measured].append(case.name)
     one = len(found) == 1
     return [
         (
