@@ -54,9 +54,9 @@ from autoseg_lib.widgets.views import (
     system_html,
 )
 from autoseg_lib.workflow.checking import Study, model_folder
-from autoseg_lib.workflow.finished import choose_run_folder
+from autoseg_lib.workflow.finished import choose_run_folder, model_key
 from autoseg_lib.workflow.folds import wants_folds
-from autoseg_lib.workflow.model_choice import find_models, hash_of, list_models
+from autoseg_lib.workflow.model_choice import find_models, list_models
 from autoseg_lib.workflow.preview import preview_batch
 from autoseg_lib.workflow.run_history import find_history
 from autoseg_lib.workflow.runs import PreparedRun, prepare_run, train_run
@@ -425,7 +425,8 @@ def _segment(
     if settings.predictions_dir != AUTO:
         predictions = Path(settings.predictions_dir).expanduser()
     found = discover(folder, series=settings.series)
-    output, mode = choose_run_folder(predictions, folder, found, hash_of(models), to_table(settings))
+    key = model_key(models, settings.pipeline)
+    output, mode = choose_run_folder(predictions, folder, found, key, to_table(settings))
     return segment_folder(folder, models, output, settings, mode=mode, on_event=on_event, stop=stop)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoseg_lib.data.discover import ImageSource
 from autoseg_lib.errors import ModelError
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.networks.model_file import load_model, save_model
@@ -16,6 +17,8 @@ from autoseg_lib.networks.registry import NetworkSpec, build_network
 from autoseg_lib.preprocess.entry_points import installed_steps, load_step
 from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.volume import Volume
+from autoseg_lib.workflow.finished import model_key, own_packages, result_key
+from autoseg_lib.workflow.model_choice import hash_of
 
 CODE = """
 def halve(pixels, spacing_zyx_mm, strength=0.5):
@@ -25,6 +28,10 @@ def halve(pixels, spacing_zyx_mm, strength=0.5):
 def broken(pixels, spacing_zyx_mm):
     raise RuntimeError("no licence")
 
+def in_place(pixels, spacing_zyx_mm):
+    pixels[...] = 0
+    return pixels
+
 def smaller(pixels, spacing_zyx_mm):
     return pixels[1:]
 
@@ -33,6 +40,7 @@ not_a_function = 3
 ENTRY_POINTS = """[autoseg_lib.steps]
 tinylab.halve = tinylab_steps:halve
 tinylab.broken = tinylab_steps:broken
+tinylab.in_place = tinylab_steps:in_place
 tinylab.smaller = tinylab_steps:smaller
 tinylab.number = tinylab_steps:not_a_function
 tinylab.gone = tinylab_missing:function
@@ -126,3 +134,35 @@ def test_two_packages_that_offer_one_name_are_refused(tinylab: Path) -> None:
         ModelError, match=r"offered by 2 installed packages \(elsewhere:halve, tinylab_steps:halve\)"
     ):
         load_step("tinylab.halve")
+
+
+def test_a_step_cannot_write_into_the_scan(tinylab: Path) -> None:
+    volume = scan()
+    floats = volume.with_array(volume.array.astype(np.float32) + 1)
+    part, _ = with_step("tinylab.in_place").start(floats)
+    assert not part.array.any()
+    np.testing.assert_array_equal(floats.array, scan().array + 1)
+
+
+def test_another_version_of_a_step_is_another_result(tinylab: Path, tmp_path: Path) -> None:
+    spec = NetworkSpec("2D", "light_unet", 2, (32, 32))
+    image = tmp_path / "scan.png"
+    image.write_bytes(b"any bytes")
+    source = ImageSource("scan", "raster", (image,), ("scan",), "")
+    keys, said = {}, {}
+    for steps in ([], with_step("tinylab.halve").to_dict()["steps"]):
+        table = {**with_step("tinylab.halve").to_dict(), "input_shape": [32, 32], "steps": steps}
+        path = tmp_path / f"m{len(steps)}.safetensors"
+        metadata = {"labels": ["a"], "network": spec.to_dict(), "preprocessing": table}
+        save_model(path, build_network(spec), metadata)
+        for version in ("1.0", "1.1"):
+            text = f"Metadata-Version: 2.1\nName: tinylab\nVersion: {version}\n"
+            (tinylab / "tinylab-1.0.dist-info" / "METADATA").write_text(text, encoding="utf-8")
+            keys[len(steps), version] = result_key(source, model_key([path], None), {})
+            said[len(steps), version] = own_packages([path], None)
+    assert said[1, "1.1"] == {"tinylab.halve": "tinylab 1.1"} and said[0, "1.1"] == {}
+    assert keys[1, "1.0"] != keys[1, "1.1"] and keys[0, "1.0"] == keys[0, "1.1"]
+    # A step that is added by a change counts as well.
+    after = {"postprocessing": [{"step": "entry_point", "name": "tinylab.halve"}]}
+    assert own_packages([tmp_path / "m0.safetensors"], after) == {"tinylab.halve": "tinylab 1.1"}
+    assert model_key([tmp_path / "m0.safetensors"], None) == hash_of([tmp_path / "m0.safetensors"])

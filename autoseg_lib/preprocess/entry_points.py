@@ -11,7 +11,7 @@ A model file holds the name only. What runs is what is installed on this compute
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -64,6 +64,32 @@ def require_step(name: str) -> EntryPoint:
             "Remove all but one of them."
         )
     return next(iter(found.values()))
+
+
+def package_of(name: str) -> str:
+    """Returns name and version of the installed package that offers the step, e.g. "mylab 1.2".
+
+    Raises:
+        ModelError: see ``require_step``.
+    """
+    package = require_step(name).dist
+    return "unknown package" if package is None else f"{package.name} {package.version}"
+
+
+def own_steps_in(tables: Any) -> list[str]:
+    """Returns the names of the lab's own steps in a pipeline or in changes to one, sorted.
+
+    Args:
+        tables: whatever JSON holds: tables and lists, at any depth.
+    """
+    if isinstance(tables, Mapping):
+        inner = {name for value in tables.values() for name in own_steps_in(value)}
+        if tables.get("step") == "entry_point" and isinstance(tables.get("name"), str):
+            inner.add(tables["name"])
+        return sorted(inner)
+    if isinstance(tables, list | tuple):
+        return sorted({name for value in tables for name in own_steps_in(value)})
+    return []
 
 
 def load_step(name: str) -> Step:

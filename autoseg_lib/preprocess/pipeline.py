@@ -210,16 +210,19 @@ class Preprocessing:
         return (volume, None) if box is None else (volume.cut(box), box)
 
     def _stepped(self, image: Volume) -> Volume:
-        pixels = np.asarray(image.array, dtype=np.float32)
+        # Copies, there and back: a step may write into what it was given, or keep what it gave.
+        pixels = np.array(image.array, dtype=np.float32)
         for step in self.steps:
-            found = call_step(str(step["name"]), pixels, image.geometry.spacing_zyx_mm, **step["options"])
-            pixels = np.asarray(found)
-            if pixels.shape != image.array.shape or pixels.dtype.kind not in "fiu":
+            found = np.asarray(
+                call_step(str(step["name"]), pixels, image.geometry.spacing_zyx_mm, **step["options"])
+            )
+            if found.shape != image.array.shape or found.dtype.kind not in "fiu":
                 raise ModelError(
-                    f"the step '{step['name']}' gave {pixels.dtype} of the shape {pixels.shape}; numbers of the shape "
+                    f"the step '{step['name']}' gave {found.dtype} of the shape {found.shape}; numbers of the shape "
                     f"{image.array.shape} are expected. Correct the package that offers it."
                 )
-        return image.with_array(pixels.astype(np.float32, copy=False))
+            pixels = np.array(found, dtype=np.float32)
+        return image.with_array(pixels)
 
     def crop_box(self, volume: Volume, region: Mask | None = None) -> Box | None:
         """Returns the index box of the scan that is worked on; None: all of it. See ``start``."""

@@ -30,7 +30,11 @@ from autoseg_lib.io.raster import read_label
 from autoseg_lib.io.volume_files import read_label_file
 from autoseg_lib.measure.areas import SliceMeasurement
 from autoseg_lib.measure.volumes import VolumeMeasurement
+from autoseg_lib.networks.model_file import read_metadata
+from autoseg_lib.preprocess.entry_points import own_steps_in, package_of
 from autoseg_lib.volume import Mask, reorient_like
+from autoseg_lib.workflow.model_choice import hash_of
+from autoseg_lib.workflow.pipeline_editing import edit_pipeline, is_pipeline_key, pipeline_of
 from autoseg_lib.workflow.privacy import identities
 
 # Where results go and which folder was chosen changes nothing in them.
@@ -42,7 +46,7 @@ def result_key(source: ImageSource, model_hash: str, settings: Mapping[str, Any]
 
     Args:
         source: the scan; the bytes of its files count.
-        model_hash: sha256 of the model file.
+        model_hash: from ``model_key``.
         settings: all settings as a plain table.
     """
     digest = hashlib.sha256(model_hash.encode())
@@ -51,6 +55,40 @@ def result_key(source: ImageSource, model_hash: str, settings: Mapping[str, Any]
     relevant = {key: value for key, value in settings.items() if key not in SETTINGS_WITH_PATHS}
     digest.update(repr(sorted(relevant.items())).encode())
     return digest.hexdigest()
+
+
+def model_key(paths: Sequence[Path], changes: Mapping[str, Any] | None) -> str:
+    """Returns what must be equal for results to be of the same model: its files, and the packages of a lab's own steps.
+
+    Args:
+        paths: the model files.
+        changes: to what is done before and after the network, see ``model_choice.edited``.
+
+    Raises:
+        ModelError: a file is no model, or a step is not installed.
+        SettingsError: the changes do not work.
+    """
+    packages = own_packages(paths, changes)
+    if not packages:
+        return hash_of(paths)
+    return hashlib.sha256((hash_of(paths) + repr(sorted(packages.items()))).encode()).hexdigest()
+
+
+def own_packages(paths: Sequence[Path], changes: Mapping[str, Any] | None) -> dict[str, str]:
+    """Returns name → package and version of each of a lab's own steps, before and after the network.
+
+    Args:
+        paths: the model files.
+        changes: see ``model_key``.
+
+    Raises:
+        ModelError, SettingsError: see ``model_key``.
+    """
+    rest = {key: value for key, value in (changes or {}).items() if is_pipeline_key(key)}
+    sections = [pipeline_of(read_metadata(path)) for path in paths]
+    if rest:
+        sections = [edit_pipeline(section, rest) for section in sections]
+    return {name: package_of(name) for name in own_steps_in(sections)}
 
 
 def input_checksums(source: ImageSource, scan: Scan) -> dict[str, str]:
@@ -170,7 +208,7 @@ def choose_run_folder(
         predictions_dir: folder of all runs.
         input_path: what is segmented.
         found: the scans in it.
-        model_hash: sha256 of the model file.
+        model_hash: from ``model_key``.
         settings: all settings as a plain table.
     """
     name = run_name(input_path, found)

@@ -140,7 +140,7 @@ class CaseSegmenter:
 
     Attributes:
         model: the network with what its file says.
-        model_hash: of the model file(s).
+        model_hash: of the model, from ``finished.model_key``.
         settings: of the run.
         predictor: the network with all that is done before and after it.
     """
@@ -158,6 +158,16 @@ class CaseSegmenter:
             SettingsError: the model's names of structures do not fit its ROIs.
         """
         return with_structure_names(self.model.labels, self.model.metadata.get("structure_names") or {})
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Label values of the two sides of a structure, (left, right).
+
+        As the names that are shown tell, and for the ROIs that those say nothing of, as the model's own names do.
+        """
+        shown = self.labels.left_right_pairs
+        told = {value for pair in shown for value in pair}
+        return shown + tuple(pair for pair in self.model.labels.left_right_pairs if not told & set(pair))
 
     @cached_property
     def postprocessing(self) -> Postprocessing:
@@ -227,7 +237,7 @@ class CaseSegmenter:
             image=scan.volume,
             tissue_window=self.settings.tissue_window,
         )
-        volumes = measure_volumes(mask, self.labels, case=scan.name)
+        volumes = measure_volumes(mask, self.labels, case=scan.name, pairs=self.pairs)
         rows, volumes, bars = add_intervals(rows, volumes, found.soft, self.calibration, scan.volume.geometry)
         rows, volumes, flags = add_flags(
             rows,

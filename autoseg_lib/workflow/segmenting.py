@@ -33,7 +33,7 @@ from autoseg_lib.volume import Mask, Volume
 from autoseg_lib.workflow.case_parts import CaseParts
 from autoseg_lib.workflow.claims import Claims
 from autoseg_lib.workflow.cohort import Cohort
-from autoseg_lib.workflow.finished import SETTINGS_WITH_PATHS, RunRows
+from autoseg_lib.workflow.finished import SETTINGS_WITH_PATHS, RunRows, model_key, own_packages
 from autoseg_lib.workflow.model_choice import check_against_model, hash_of, load_models, make_predictor
 from autoseg_lib.workflow.privacy import without_identity
 from autoseg_lib.workflow.segment_case import CaseResult, CaseSegmenter
@@ -125,7 +125,9 @@ class _Segmenting:
         check_against_model(settings, self.model)
         self.notes: list[str] = []
         predictor = make_predictor(self.model, settings, self.notes)
-        self.segmenter = CaseSegmenter(self.model, hash_of(model_paths), settings, predictor)
+        self.segmenter = CaseSegmenter(
+            self.model, model_key(model_paths, settings.pipeline), settings, predictor
+        )
         self.segmenter.require_sound()
         if self.model.members > 1:
             self._say(
@@ -229,7 +231,7 @@ class _Segmenting:
             started=started.isoformat(timespec="seconds"),
             finished=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             seconds=time.monotonic() - clock,
-            versions=versions(),
+            versions=versions() | own_packages(self.model_paths, self.settings.pipeline),
             device=str(self.segmenter.predictor.device),
             models=[
                 {"file": path.name, "sha256": hash_of([path]), "epoch": self.model.metadata.get("epoch")}
