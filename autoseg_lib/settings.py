@@ -501,6 +501,11 @@ class SegmentSettings:
     tissue_window: Any = _setting(
         None, _optional(_window), "grey values that count as tissue, e.g. [-29, 150] HU for muscle on CT"
     )
+    region_masks: str = _setting(
+        "",
+        _text,
+        "folder with a mask for each scan, of its name: the part to keep where the model crops to a mask",
+    )
     pipeline: Any = _setting(
         None,
         _optional(_sections),

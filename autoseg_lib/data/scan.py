@@ -78,6 +78,7 @@ class Scan:
         patient: the patient's key.
         warnings: sentences for the user.
         series: the DICOM series it comes from, None for other files.
+        region: a mask that comes with the scan and says which part of it to work on, on the volume's grid; None: all of it.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Scan:
     patient: str
     warnings: tuple[str, ...] = ()
     series: DicomSeries | None = field(default=None, repr=False)
+    region: Mask | None = field(default=None, repr=False)
 
     @property
     def is_turned(self) -> bool:

@@ -87,7 +87,11 @@ class Predictor:
         return self.predict_soft(volume, on_event, stop).mask
 
     def predict_soft(
-        self, volume: Volume, on_event: Listener = nobody, stop: StopFlag | None = None
+        self,
+        volume: Volume,
+        on_event: Listener = nobody,
+        stop: StopFlag | None = None,
+        region: Mask | None = None,
     ) -> Prediction:
         """Returns the label values of a scan on its own grid, and how soft the answer is.
 
@@ -95,6 +99,7 @@ class Predictor:
             volume: the scan.
             on_event: hears the progress.
             stop: asked between two batches.
+            region: for a crop to a mask: what to keep, on the scan's grid.
 
         Raises:
             DataError: the scan does not suit the model.
@@ -102,7 +107,7 @@ class Predictor:
             Stopped: ``stop`` was set.
         """
         notes: list[str] = []
-        part, box = self.preprocessing.start(volume)
+        part, box = self.preprocessing.start(volume, region)
         work = self._by_slices if self.window is None else self._by_windows
         found = work(part, on_event, stop, notes)
         if box is not None:

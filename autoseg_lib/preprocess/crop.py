@@ -30,7 +30,7 @@ CROP = Operation(
             "to",
             "choice",
             'what to keep: "body" (the outline: threshold, every part of at least a tenth of the largest, holes filled), "mask" (the box around a mask '
-            'that comes with the scan), "centre" (size_mm around the middle), "box" (box_xyz_mm), "all"',
+            'that comes with the scan, see `region_masks` above), "centre" (size_mm around the middle), "box" (box_xyz_mm), "all"',
             "all",
             choices=("all", "body", "mask", "centre", "box"),
         ),

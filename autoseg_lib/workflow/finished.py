@@ -36,21 +36,33 @@ from autoseg_lib.volume import Mask, reorient_like
 from autoseg_lib.workflow.model_choice import hash_of
 from autoseg_lib.workflow.pipeline_editing import edit_pipeline, is_pipeline_key, pipeline_of
 from autoseg_lib.workflow.privacy import identities
+from autoseg_lib.workflow.region_masks import RegionMasks
 
-# Where results go and which folder was chosen changes nothing in them.
-SETTINGS_WITH_PATHS = ("input_dir", "predictions_dir", "model_dir", "model_filename")
+# Where results go and which folder was chosen changes nothing in them; of masks to crop to the bytes count.
+SETTINGS_WITH_PATHS = ("input_dir", "predictions_dir", "model_dir", "model_filename", "region_masks")
 
 
-def result_key(source: ImageSource, model_hash: str, settings: Mapping[str, Any]) -> str:
+def result_key(
+    source: ImageSource,
+    model_hash: str,
+    settings: Mapping[str, Any],
+    *,
+    regions: RegionMasks | None = None,
+) -> str:
     """Returns what must be equal for an earlier result of a scan to hold.
 
     Args:
         source: the scan; the bytes of its files count.
         model_hash: from ``model_key``.
         settings: all settings as a plain table.
+        regions: the masks to crop to; None: as the settings say. The bytes of the scan's own one count.
+
+    Raises:
+        DataError: the folder of these masks does not exist or holds none.
     """
     digest = hashlib.sha256(model_hash.encode())
-    for path in source.all_files:
+    regions = RegionMasks(settings.get("region_masks") or "") if regions is None else regions
+    for path in (*source.all_files, *(regions.files(source) if regions.folder else ())):
         digest.update(sha256_of(path).encode())
     relevant = {key: value for key, value in settings.items() if key not in SETTINGS_WITH_PATHS}
     digest.update(repr(sorted(relevant.items())).encode())
@@ -214,13 +226,14 @@ def choose_run_folder(
     name = run_name(input_path, found)
     sources = dict(zip(unique_names([source.name for source in found.sources]), found.sources, strict=True))
     keys: dict[str, str] = {}
+    regions = RegionMasks(settings.get("region_masks") or "")
     number, folder = 1, predictions_dir / safe_name(name)
     while folder.exists():
         record = read_record(folder)
         # Somebody else's scans may well lie in a folder of the same name ("DICOM"): every case must be ours.
         if record and set(record) <= set(sources):
             for case in record:
-                keys.setdefault(case, result_key(sources[case], model_hash, settings))
+                keys.setdefault(case, result_key(sources[case], model_hash, settings, regions=regions))
             if all(record[case]["key"] == keys[case] for case in record):
                 return folder, "continue"
         number += 1

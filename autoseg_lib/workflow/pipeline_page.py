@@ -31,6 +31,9 @@ listed here, and every mistake is told at once.
 * While segmenting: `autoseg segment ... --set preprocessing.crop.margin_mm=20 --set postprocessing=[]`. Entries of lists are
   counted from 1: `postprocessing.1.…`. What belongs to the network's weights (`dimension`, `channels`, `neighbours`) cannot be
   edited. A model expects the images that it was trained with: other grey values, voxel sizes or orientations make it worse.
+* A crop to a mask, while segmenting: `autoseg segment ... --set preprocessing.crop.to=mask --set region_masks=FOLDER`. The folder
+  holds a mask for each scan, under the scan's name and of any kind that `autoseg measure` reads; all that is not 0 counts. A scan
+  without a mask is not segmented, and it is said. Training does not take masks to crop to.
 * Several images of a patient (CT and PET, MR sequences): a CSV manifest with the columns `image`, `image_2`, `image_3`, ... and,
   to train, `label`; to train also folders `images_2/`, `images_3/` beside `images/` with the same names. The further images are laid onto the first one's grid by position, in one resampling; images in another
   frame of reference, without a place, or in another place are refused.

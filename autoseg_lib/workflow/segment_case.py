@@ -40,6 +40,7 @@ from autoseg_lib.postprocess.pipeline import Postprocessing
 from autoseg_lib.settings import SegmentSettings, to_table
 from autoseg_lib.volume import Mask
 from autoseg_lib.workflow.finished import input_checksums, read_mask, result_key
+from autoseg_lib.workflow.region_masks import RegionMasks
 
 
 @dataclass(frozen=True)
@@ -199,8 +200,15 @@ class CaseSegmenter:
 
         Raises:
             ModelError, SettingsError: one is damaged or does not fit the ROIs.
+            DataError: masks to crop to are asked for, and there are none.
         """
         _ = self.labels, self.postprocessing, self.calibration, self.training_facts
+        self.regions.check(self.model.preprocessing)
+
+    @cached_property
+    def regions(self) -> RegionMasks:
+        """The masks of the setting ``region_masks``."""
+        return RegionMasks(self.settings.region_masks)
 
     @cached_property
     def _override(self) -> SpacingOverride:
@@ -208,7 +216,7 @@ class CaseSegmenter:
 
     def key(self, source: ImageSource) -> str:
         """Returns what must be equal for an earlier result of this scan to hold."""
-        return result_key(source, self.model_hash, to_table(self.settings))
+        return result_key(source, self.model_hash, to_table(self.settings), regions=self.regions)
 
     def read(self, name: str, source: ImageSource) -> Scan:
         """Returns the scan under the name it has in this run.
@@ -217,7 +225,11 @@ class CaseSegmenter:
             DataError: it cannot be read.
         """
         scan = load_scan(source, slice_axis=self.settings.slice_axis, override=self._override)
-        return replace(scan, name=name)
+        scan = replace(scan, name=name)
+        if self.regions.folder:
+            region = self.regions.read(source, scan, self.settings.slice_axis, self._override)
+            scan = replace(scan, region=region)
+        return scan
 
     def answer(self, scan: Scan, on_event: Listener, stop: StopFlag) -> Answer:
         """Returns what the model finds, measured on the scan's own grid.
@@ -226,7 +238,7 @@ class CaseSegmenter:
             DataError: the scan does not suit the model.
             Stopped: the user asked to stop.
         """
-        found = self.predictor.predict_soft(scan.volume, on_event, stop)
+        found = self.predictor.predict_soft(scan.volume, on_event, stop, scan.region)
         mask, tidied = self.postprocessing.apply(found.mask, self.model.labels)
         rows = measure_slices(
             mask,
