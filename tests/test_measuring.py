@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -12,17 +13,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from autoseg_lib import cli
 from autoseg_lib.data.example_study import write_example_study
-from autoseg_lib.errors import DataError, ExportError
+from autoseg_lib.errors import DataError, ExportError, SettingsError
 from autoseg_lib.export.masks import write_masks, write_nifti
 from autoseg_lib.export.report import build_run_report, case_report, write_json
 from autoseg_lib.export.run_folder import open_run
 from autoseg_lib.export.tables import write_measurements
+from autoseg_lib.io.segments import identity_in
 from autoseg_lib.io.volume_files import write_mask_file, write_volume_file
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import measure_slices
 from autoseg_lib.volume import reorient
 from autoseg_lib.workflow.measuring import measure_masks
+from tests.helpers.dicom import write_series
+from tests.helpers.named_labels import write_rtstruct
 from tests.helpers.real_data import real_data
 from tests.helpers.scans import small_scan
 
@@ -233,6 +238,151 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="holds results already"):
         measure_masks(tmp_path / "masks", tmp_path / "out")
     measure_masks(tmp_path / "masks", tmp_path / "out", mode="overwrite")
+
+
+# --- who the patient is
+# -------------------------------------------------------------------------------------------------------
+
+
+def texts_in(folder: Path) -> str:
+    """All names and contents of the files in a folder, in lower case."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return "\n".join(f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in files).lower()
+
+
+@pytest.fixture
+def meier(tmp_path: Path) -> Path:
+    """A folder named after the patient, and a structure set whose file is, too."""
+    person = {"PatientName": "Meier^Hans", "PatientID": "47110815", "PatientBirthDate": "19610203"}
+    paths = write_series(tmp_path / "Meier_Hans", np.zeros((3, 20, 20), np.int16), step=(0, 0, 4), **person)
+    box = (4, 4, 14, 9, range(3))  # 10 × 5 pixels of 1 mm² on each slice
+    write_rtstruct(tmp_path / "rs" / "RS_Meier_Hans.dcm", paths, {"liver": box}, **person)
+    return tmp_path
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_structure_set_named_after_the_patient(
+    meier: Path, several: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if several:  # drawn on the same series
+        shutil.copyfile(meier / "rs" / "RS_Meier_Hans.dcm", meier / "rs" / "RS_Meier_Hans_2.dcm")
+    arguments = ["measure", meier / "rs", "--images", meier / "Meier_Hans", "--output", meier / "out"]
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    rows = table(meier / "out" / "volumes.csv")
+    assert [float(row["volume_mm3"]) for row in rows] == [600.0] * (1 + several)
+    assert len({row["case"] for row in rows}) == 1 + several
+    report = json.loads((meier / "out" / "run_report.json").read_text(encoding="utf-8"))
+    assert list(report["cases"][0]["inputs"]) == [rows[0]["case"]]
+    said = "".join(capsys.readouterr()).replace(str(meier / "out"), "")
+    for text in (texts_in(meier / "out"), said.lower()):
+        assert not [word for word in ("meier", "hans", "47110815") if word in text]
+
+
+def test_without_images_the_mask_itself_says_who_must_not_be_named(meier: Path) -> None:
+    write_slices(meier / "rs" / "other", np.eye(20, dtype=np.uint8)[None], ("meier_hans_1",))
+    result = measure_masks(meier / "rs", meier / "out", labels=["liver"])
+    # Contours have no pixels of their own; the slices are measured.
+    [(case, reason)] = result.failures
+    assert case.startswith("case_") and "'***' is an RTSTRUCT" in reason
+    assert result.cases == ("other",) and result.measurements[0].slice_name == "slice_0001"
+    assert "meier" not in texts_in(meier / "out") and "meier" not in "".join(result.lines()).replace(
+        str(meier), ""
+    )
+    with pytest.raises(
+        DataError, match=r"no mask fits an image: the images are 'ct', the masks 'case_"
+    ) as told:
+        write_series(meier / "ct", np.zeros((3, 20, 20), np.int16), series="another")
+        measure_masks(meier / "rs" / "RS_Meier_Hans.dcm", meier / "out2", meier / "ct")
+    assert "Meier" not in str(told.value)
+
+
+def test_a_damaged_structure_set_still_says_who_must_not_be_named(meier: Path) -> None:
+    path = meier / "rs" / "RS_Meier_Hans.dcm"
+    path.write_bytes(path.read_bytes()[:-300])
+    assert "meier" in identity_in(path)
+    assert identity_in(meier / "Meier_Hans" / "slice_001.dcm") == frozenset()
+    with pytest.raises(DataError) as told:
+        measure_masks(path, meier / "out")
+    assert "Meier" not in str(told.value)
+
+
+def test_a_volume_with_the_patients_name_has_its_fat_image(tmp_path: Path) -> None:
+    """Beside DICOM files the water image gets another name; its fat image lies alone and keeps its own."""
+    scan, mask = small_scan()
+    write_series(
+        tmp_path / "water" / "dicom", np.zeros((2, 5, 6), np.int16), PatientName="Meier^Hans", PatientID="1"
+    )
+    for folder in ("water", "fat"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        write_volume_file(tmp_path / folder / "Meier_Hans.nii.gz", scan.volume)
+    (tmp_path / "masks").mkdir()
+    write_mask_file(tmp_path / "masks" / "Meier_Hans.nii.gz", mask)
+    result = measure_masks(
+        tmp_path / "masks", tmp_path / "out", tmp_path / "water", fat_images=tmp_path / "fat"
+    )
+    assert result.cases[0].startswith("case_") and not result.failures
+    # Water and fat are the same picture: half of each.
+    shares = [row.fat_fraction_percent for row in result.measurements if row.pixels]
+    assert shares == pytest.approx([50.0] * len(shares)) and shares
+
+
+# --- what else lies in the run folder
+# -------------------------------------------------------------------------------------------------------
+
+
+def test_tables_of_a_segmenting_run_are_replaced_with_a_word(tmp_path: Path) -> None:
+    scan, mask = small_scan()
+    run = open_run(tmp_path / "run")
+    run.finish_case("scan_1", write_masks(run.begin_case("scan_1"), mask, scan.slice_names, ("png",)))
+    report = build_run_report(
+        kind="segment", started="", finished="", seconds=0, versions={}, labels=["a", "b"]
+    )
+    write_json(run.report, report)
+    run.dossier.write_text("<p>areas of before</p>", encoding="utf-8")
+    result = measure_masks(run.path, run.path, mode="overwrite")
+    assert not run.dossier.exists()
+    said = " ".join(result.notes)
+    assert (
+        "the tables of the segmenting run in this folder, with its error bars and flags, were replaced"
+        in said
+    )
+    assert "report.html, which showed the earlier figures, was removed." in said
+    assert set(result.notes) == set(json.loads(run.report.read_text(encoding="utf-8"))["notes"])
+    again = measure_masks(run.path, run.path, mode="overwrite")
+    assert not [note for note in again.notes if "segmenting run" in note or "report.html" in note]
+
+
+def test_a_workbook_that_cannot_be_written_never_loses_the_tables(tmp_path: Path) -> None:
+    pytest.importorskip("openpyxl")
+    _, mask = small_scan()
+    write_mask_file(tmp_path / "a.nii.gz", mask)
+    (tmp_path / "out" / "results.xlsx" / "in the way").mkdir(parents=True)  # as a file open in Excel is
+    result = measure_masks(tmp_path / "a.nii.gz", tmp_path / "out", mode="overwrite")
+    assert [row["voxels"] for row in table(tmp_path / "out" / "volumes.csv")] == ["50", "8"]
+    assert (tmp_path / "out" / "csa_results.csv").is_file() and (
+        tmp_path / "out" / "measurements.csv"
+    ).is_file()
+    [(what, reason)] = result.failures
+    assert what == "results.xlsx" and reason.endswith("The CSV files are complete.")
+    assert any(line.startswith("'results.xlsx': ") for line in result.lines())
+    report = json.loads((tmp_path / "out" / "run_report.json").read_text(encoding="utf-8"))
+    assert report["failures"][0]["case"] == "results.xlsx"
+
+
+def test_a_missing_workbook_package_is_said_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, mask = small_scan()
+    write_mask_file(tmp_path / "a.nii.gz", mask)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.xlsx").write_bytes(b"of an earlier run")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    heard: list[object] = []
+    with pytest.raises(SettingsError, match=r"or remove results\.xlsx"):
+        measure_masks(tmp_path / "a.nii.gz", tmp_path / "out", mode="overwrite", on_event=heard.append)
+    assert not heard and [path.name for path in (tmp_path / "out").iterdir()] == ["results.xlsx"]
+    with pytest.raises(SettingsError, match="or leave xlsx out"):
+        measure_masks(tmp_path / "a.nii.gz", tmp_path / "new", xlsx=True)
 
 
 # --- real scans

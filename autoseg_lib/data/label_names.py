@@ -10,7 +10,7 @@ from autoseg_lib.data.label_map import LabelMap
 from autoseg_lib.errors import AutosegError, SettingsError, name_list
 from autoseg_lib.io.files import natural_key
 from autoseg_lib.io.label_codes import code_of
-from autoseg_lib.io.segments import open_segments, same_name
+from autoseg_lib.io.segments import identity_in, open_segments, same_name
 
 
 @dataclass(frozen=True)
@@ -22,21 +22,25 @@ class NamedFile:
         names: names of its ROIs, in its order.
         series_uids: the image series it was drawn on.
         problem: why it cannot be read, "" where it can.
+        identity: texts that tell who the patient is; used only to keep them out of outputs.
     """
 
     path: Path
     names: tuple[str, ...] = ()
     series_uids: frozenset[str] = field(default=frozenset(), repr=False)
     problem: str = ""
+    identity: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 def look_into(path: Path) -> NamedFile:
     """Opens a file with named ROIs and returns what it says; a file that cannot be read says why."""
+    identity = identity_in(path)
     try:
         file = open_segments(path)
     except AutosegError as error:
-        return NamedFile(path, problem=str(error))
-    return NamedFile(path, tuple(item.name for item in file.segments), file.referenced_series_uids)
+        return NamedFile(path, problem=str(error), identity=identity)
+    names = tuple(item.name for item in file.segments)
+    return NamedFile(path, names, file.referenced_series_uids, identity=identity)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pydicom.filereader import read_file_meta_info, read_partial
 from pydicom.tag import BaseTag
 
 from autoseg_lib.errors import DataError, name_list
+from autoseg_lib.io.dicom_values import identity_of, text_of
 from autoseg_lib.io.limits import is_regular
 from autoseg_lib.io.segment_file import SegmentFile, SegmentInfo, same_name
 
@@ -26,6 +27,7 @@ __all__ = [
     "SegmentFile",
     "SegmentInfo",
     "describe_segments",
+    "identity_in",
     "is_segment_file",
     "open_segments",
     "paint",
@@ -220,6 +222,35 @@ def _dicom_kind(path: Path) -> str:
 
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+
+
+def identity_in(path: Path) -> frozenset[str]:
+    """Returns what an RTSTRUCT or DICOM SEG says of its patient (name, number, birth date); used only to keep it out of
+    outputs. Empty for other files; never raises, a damaged file tells what can still be read.
+    """
+    try:
+        if _kind(path) not in ("RTSTRUCT", "SEG"):
+            return frozenset()
+        with path.open("rb") as stream, python_warnings.catch_warnings():
+            python_warnings.simplefilter("ignore")
+            marked = stream.read(132)[128:] == b"DICM"
+            if marked and str(read_file_meta_info(path).get("TransferSyntaxUID", "")) == _DEFLATED:
+                header = _read_dicom(path)  # which looks first how much it unpacks to
+            else:
+                stream.seek(0)
+                header = read_partial(stream, stop_when=_after_patient, force=True)
+            name, number, birth = (text_of(header, keyword) for keyword in _PATIENT)
+        return identity_of(name, number, birth)
+    except Exception:  # noqa: BLE001  # a damaged file makes pydicom raise almost anything; why is said when it is opened
+        return frozenset()
+
+
+_PATIENT = ("PatientName", "PatientID", "PatientBirthDate")
+_LAST_OF_PATIENT = 0x0010FFFF
+
+
+def _after_patient(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return tag > _LAST_OF_PATIENT
 
 
 def _after_modality(tag: BaseTag, vr: str | None, length: int) -> bool:

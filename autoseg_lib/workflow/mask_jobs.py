@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from autoseg_lib.data.discover import ImageSource, discover
+from autoseg_lib.data.discover import Discovery, ImageSource, discover
 from autoseg_lib.data.label_rules import LabelRules
 from autoseg_lib.data.masks import load_case, read_slices
+from autoseg_lib.data.naming import shown_name
 from autoseg_lib.data.pairing import TrainingCase
 from autoseg_lib.data.scan import Scan, scan_of
 from autoseg_lib.errors import DataError, name_list
@@ -20,8 +21,10 @@ from autoseg_lib.evaluate.match import MaskFolder, find_masks
 from autoseg_lib.evaluate.names import RunMemory, read_run_memory
 from autoseg_lib.evaluate.reading import case_of, read_whole
 from autoseg_lib.geometry import Geometry
+from autoseg_lib.io.identity import tells_identity
 from autoseg_lib.io.volume_files import is_volume_file
 from autoseg_lib.volume import Mask, Volume
+from autoseg_lib.workflow.privacy import hiding, identities
 
 # How codes and names become ROI numbers → the scan, its mask on the scan's slices, and sentences for the user.
 Loader = Callable[[LabelRules], tuple[Scan, Mask, tuple[str, ...]]]
@@ -46,7 +49,34 @@ class MaskJob:
     has_image: bool = False
 
 
-def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> tuple[list[MaskJob], list[str]]:
+@dataclass(frozen=True)
+class FoundMasks:
+    """The masks to measure.
+
+    Attributes:
+        jobs: one a mask; their names are free of who the patients are.
+        notes: sentences on what has no partner.
+        told: texts that tell who the patients are, from the headers of scans and masks; they must reach no output.
+    """
+
+    jobs: tuple[MaskJob, ...]
+    notes: tuple[str, ...]
+    told: frozenset[str] = field(repr=False)
+
+    def nameless(self, scan: Scan, job: MaskJob) -> Scan:
+        """Returns a job's scan under the job's name, with slices named by number where their names tell a person.
+
+        The slices of DICOM files have safe names already.
+        """
+        texts = (*scan.slice_names, *scan.slice_files)
+        if scan.kind == "dicom" or not any(tells_identity(text, self.told) for text in texts):
+            return replace(scan, name=job.name)
+        count = len(scan.slice_names)
+        names = tuple(f"slice_{number:04d}" for number in range(1, count + 1))
+        return replace(scan, name=job.name, slice_names=names, slice_files=("",) * count)
+
+
+def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> FoundMasks:
     """Lists the masks to measure, each with what gives its geometry.
 
     In this order: the image that a manifest lists; the image of the same name, or that the mask says it was drawn on; for
@@ -58,9 +88,6 @@ def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> tup
         images: folder or file of the scans, or None.
         slice_axis: as in ``load_scan``.
 
-    Returns:
-        The jobs, and sentences on what has no partner.
-
     Raises:
         DataError: no masks there, or images were given and none fits.
     """
@@ -68,52 +95,86 @@ def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> tup
     notes: list[str] = []
     names = {path: said.names for path, said in found.named.items()}
     jobs = [_training_job(name, case, slice_axis, names) for name, case in found.scans.items()]
+    listing = discover(images) if images is not None and not jobs else None
+    told = _told(found, listing)
     taken: set[Path] = set()
-    if images is not None and not jobs:
-        listing = discover(images)
-        notes += listing.notes
-        without = []
-        claimed: dict[Path, str] = {}
-        # Scans come before pictures: a folder of label pictures beside the scans is no scan.
-        rank = {"dicom": 0, "volume": 1, "raster": 2}
-        for source in sorted(listing.sources, key=lambda item: rank[item.kind]):
-            case = case_of(source, found)
-            twice = sorted({claimed[path] for path in case.labels if path in claimed}) if case else []
-            if twice and source.kind != "raster":
-                doubled = [path.name for path in case.labels if path in claimed] if case else []
-                raise DataError(
-                    f"the masks {name_list(doubled, 3)} fit several scans by name "
-                    f"({name_list([*twice, source.name])}), so it is unclear whose they are. Put the masks of each scan into "
-                    "a folder of the scan's name."
-                )
-            if case is None or twice:
-                without.append(source.name)
-                continue
-            jobs.append(_training_job(source.name, case, slice_axis, names, _gap_note(source, case)))
-            claimed.update(dict.fromkeys(case.labels, source.name))
-            taken.update(case.labels)
-        for name, source, path in _drawn_on(listing.sources, found, taken):
-            jobs.append(_training_job(name, TrainingCase(source, label_volume=path), slice_axis, names))
-            taken.add(path)
-            without = [item for item in without if item != source.name]
+    if listing is not None:
+        hide = hiding(told)
+        notes += [hide(note) for note in listing.notes]
+        jobs, without = _jobs_with_images(listing.sources, found, taken, slice_axis, names, told)
         if not jobs:
+            have = [shown_name(name, told) for name in (*found.cases, *found.loose)]
             raise DataError(
-                f"no mask fits an image: the images are {name_list(without, 3)}, the masks "
-                f"{name_list([*found.cases, *found.loose], 3)}. A mask needs the name of its image "
-                "(slice by slice, or as a whole)."
+                f"no mask fits an image: the images are {name_list(without, 3)}, the masks {name_list(have, 3)}. A mask needs "
+                "the name of its image (slice by slice, or as a whole)."
             )
         if without:
             notes.append(f"images without a mask, not measured: {name_list(without)}.")
-    alone = _jobs_alone(found, taken, read_run_memory(found.path), slice_axis, names)
+    alone = [
+        replace(job, name=shown_name(job.name, told))
+        for job in _jobs_alone(found, taken, read_run_memory(found.path), slice_axis, names)
+    ]
     if images is not None and alone:
         notes.append(
             f"masks without an image, measured as they are: {name_list([job.name for job in alone])}."
         )
-    return jobs + alone, notes
+    return FoundMasks((*jobs, *alone), tuple(notes), told)
+
+
+def _told(found: MaskFolder, listing: Discovery | None) -> frozenset[str]:
+    """Returns what the headers of scans and of masks say of patients: files of both kinds may be named after them."""
+    scans = identities(Discovery(tuple(case.source for case in found.scans.values())))
+    if listing is not None:
+        scans |= identities(listing)
+    return scans.union(*(said.identity for said in found.named.values()))
 
 
 # --- with images
 # ------------------------------------------------------------------------------------------------------
+
+
+def _jobs_with_images(
+    sources: Sequence[ImageSource],
+    found: MaskFolder,
+    taken: set[Path],
+    slice_axis: str,
+    names: dict[Path, tuple[str, ...]],
+    told: frozenset[str],
+) -> tuple[list[MaskJob], list[str]]:
+    """Returns the masks that have an image, and the names of images without one; adds the masks' files to ``taken``.
+
+    Raises:
+        DataError: masks fit several scans.
+    """
+    jobs: list[MaskJob] = []
+    without: list[str] = []
+    claimed: dict[Path, str] = {}
+    # Scans come before pictures: a folder of label pictures beside the scans is no scan.
+    rank = {"dicom": 0, "volume": 1, "raster": 2}
+    for source in sorted(sources, key=lambda item: rank[item.kind]):
+        case = case_of(source, found)
+        # A volume's own header names nobody; the mask's may.
+        name = source.name if source.series is not None else shown_name(source.name, told)
+        twice = sorted({claimed[path] for path in case.labels if path in claimed}) if case else []
+        if twice and source.kind != "raster":
+            doubled = [path.name for path in case.labels if path in claimed] if case else []
+            raise DataError(
+                f"the masks {name_list([shown_name(item, told) for item in doubled], 3)} fit several scans by name "
+                f"({name_list([*twice, name])}), so it is unclear whose they are. Put the masks of each scan into "
+                "a folder of the scan's name."
+            )
+        if case is None or twice:
+            without.append(name)
+            continue
+        jobs.append(_training_job(name, case, slice_axis, names, _gap_note(source, case)))
+        claimed.update(dict.fromkeys(case.labels, name))
+        taken.update(case.labels)
+    for name, source, path in _drawn_on(sources, found, taken):
+        case = TrainingCase(source, label_volume=path)
+        jobs.append(_training_job(shown_name(name, told), case, slice_axis, names))
+        taken.add(path)
+        without = [item for item in without if item != source.name]
+    return jobs, without
 
 
 def _drawn_on(
@@ -202,11 +263,12 @@ def _no_spacing(geometry: Geometry) -> tuple[str, ...]:
 
 
 def _slices_job(name: str, files: dict[str, Path], memory: RunMemory | None) -> MaskJob:
+    names = list(files)
+    if memory:
+        order = {known: index for index, known in enumerate(memory.position_mm)}
+        names.sort(key=lambda item: order.get(item, len(order)))
+
     def load(rules: LabelRules) -> tuple[Scan, Mask, tuple[str, ...]]:
-        names = list(files)
-        if memory:
-            order = {known: index for index, known in enumerate(memory.position_mm)}
-            names.sort(key=lambda item: order.get(item, len(order)))
         planes, notes = _read_planes(name, [files[item] for item in names], rules)
         shape = (planes.shape[1], planes.shape[2])
         geometry = memory.geometry(names, shape) if memory else Geometry.from_spacing(planes.shape)
@@ -224,7 +286,7 @@ def _slices_job(name: str, files: dict[str, Path], memory: RunMemory | None) -> 
         )
         return scan, Mask(planes, geometry), tuple(notes)
 
-    return MaskJob(name, tuple(files.values()), load)
+    return MaskJob(name, tuple(files[item] for item in names), load)
 
 
 def _read_planes(

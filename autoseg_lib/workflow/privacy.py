@@ -28,7 +28,15 @@ def without_identity(found: Discovery) -> Callable[[str], str]:
     Args:
         found: the scans whose headers say who the patients are.
     """
-    told = identities(found)
+    return hiding(identities(found))
+
+
+def hiding(told: frozenset[str]) -> Callable[[str], str]:
+    """Returns a function that replaces texts that tell who somebody is by "***" in a sentence.
+
+    Args:
+        told: names, IDs and birth dates, lower-case.
+    """
     # Words that stand for nobody ("example", "study") tell nothing, whoever's name they are part of.
     literal = [
         text
