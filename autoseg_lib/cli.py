@@ -400,14 +400,14 @@ def _train_study(study: Any, processes: int, terminal: Terminal, stop: StopFlag,
 
 def _segment(options: argparse.Namespace) -> int:
     from autoseg_lib.settings import SegmentSettings, make_settings
+    from autoseg_lib.workflow.pipeline_editing import CHANGEABLE
 
     _require_there(options.input)
     values = _values(options)
     if options.formats:
         values["formats"] = options.formats
     # Keys such as preprocessing.resampling are no settings, but parts of the model file's section.
-    own = ("preprocessing", "postprocessing", "structure_names", "region_finder")
-    pipeline = {key: values.pop(key) for key in list(values) if key.split(".")[0] in own}
+    pipeline = {key: values.pop(key) for key in list(values) if key.split(".")[0] in CHANGEABLE}
     if pipeline:
         values["pipeline"] = {**(values.get("pipeline") or {}), **pipeline}
     settings = make_settings(SegmentSettings, {**values, "model_filename": options.model})
@@ -444,8 +444,8 @@ def _segment(options: argparse.Namespace) -> int:
         _say(f"{_scans(len(result.failures))} could not be segmented:")
         for name, reason in result.failures:
             _say(f"  - {name}: {reason}")
-        return 1
-    return 0
+    # A script must not take a list that was cut short for a finished one.
+    return stop.exit_code or (1 if result.failures else 0)
 
 
 def _measure(options: argparse.Namespace) -> int:

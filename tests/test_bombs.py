@@ -273,6 +273,9 @@ def test_long_values_make_short_messages() -> None:
         (" . ", "scan"),
         ("", "scan"),
         ("x" * 300, "x" * 100),
+        ("腰椎磁共振扫描" * 20, ("腰椎磁共振扫描" * 20)[:60]),  # three bytes a letter
+        ("xx" + "한" * 99, "xx" + "한" * 59),  # 179 bytes, not a letter in half
+        ("𝄞" * 90, "𝄞" * 45),
     ],
 )
 def test_safe_names(name: str, safe: str) -> None:

@@ -113,7 +113,7 @@ def _write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
 
 def _read_rows(path: Path, kind: type[Row]) -> list[dict[str, Any]]:
     fields = dataclasses.fields(kind)
-    header, lines = read_csv(path)
+    header, lines = read_csv(path, own=True)
     missing = sorted({item.name for item in fields if item.default is dataclasses.MISSING} - set(header))
     if missing:
         raise DataError(

@@ -13,6 +13,8 @@ from autoseg_lib.errors import DataError
 from autoseg_lib.io.files import atomic_write
 from autoseg_lib.io.limits import is_regular, size_text
 
+# A million rows of measurements.csv; a table that somebody gives is hardly larger.
+_LARGEST_TABLE = 200_000_000
 # Areas, volumes and positions keep four decimals: far below the size of a pixel, and short enough to read.
 _DECIMALS = 4
 
@@ -35,18 +37,22 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     atomic_write(path, write)
 
 
-def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def read_csv(path: Path, *, own: bool = False) -> tuple[list[str], list[dict[str, str]]]:
     """Returns the header and the rows (column → text) of a CSV file with commas or semicolons, as ``write_csv`` was given
     them.
+
+    Args:
+        path: the file.
+        own: it is one that ``write_csv`` wrote: as large as it may be, and with commas. Semicolons show that a spreadsheet has
+            saved it since, which may have taken areas for dates.
 
     Raises:
         DataError: the file is no text, or cannot be opened.
     """
-    text = read_table_text(path)
+    text = read_table_text(path, most_bytes=None if own else _LARGEST_TABLE)
     first = text.split("\n", 1)[0]
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=";" if first.count(";") > first.count(",") else ","
-    )
+    delimiter = ";" if not own and first.count(";") > first.count(",") else ","
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         rows = [
             {_as_written(key): _as_written(value or "") for key, value in row.items() if isinstance(key, str)}
@@ -57,12 +63,13 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         raise DataError(f"'{path.name}': it is no table ({error}). Save it as CSV in UTF-8.") from None
 
 
-def read_table_text(path: Path, *, other: str | None = None) -> str:
+def read_table_text(path: Path, *, other: str | None = None, most_bytes: int | None = _LARGEST_TABLE) -> str:
     """Returns the text of a CSV file.
 
     Args:
         path: the file.
         other: encoding to take where it is no UTF-8 text; None refuses it.
+        most_bytes: larger files are refused; None reads any.
 
     Raises:
         DataError: it is no text or no plain file, is larger than any table, or cannot be opened.
@@ -71,9 +78,9 @@ def read_table_text(path: Path, *, other: str | None = None) -> str:
         if not is_regular(path):
             raise DataError(f"'{path.name}': it is not there, or no file. Check the path.")
         size = path.stat().st_size
-        if size > _LARGEST_TABLE:
+        if most_bytes is not None and size > most_bytes:
             raise DataError(
-                f"'{path.name}': it holds {size_text(size)}; tables up to {size_text(_LARGEST_TABLE)} are read. Is it a CSV?"
+                f"'{path.name}': it holds {size_text(size)}; tables up to {size_text(most_bytes)} are read. Is it a CSV?"
             )
         content = path.read_bytes()
     except OSError as error:
@@ -88,10 +95,6 @@ def read_table_text(path: Path, *, other: str | None = None) -> str:
         raise DataError(
             f"'{path.name}': it cannot be read (it is no UTF-8 text). Save it as CSV in UTF-8."
         ) from None
-
-
-# A million rows of measurements.csv.
-_LARGEST_TABLE = 200_000_000
 
 
 def neutral(text: str) -> str:

@@ -38,13 +38,15 @@ _FORBIDDEN = re.compile(
 )
 # Names of devices on Windows, with any suffix.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-# File systems take 255 bytes; suffixes and numbers follow.
-_LONGEST_NAME = 100
+# File systems take 255 bytes (ext4, NFS) or 255 characters (NTFS, APFS); suffixes and numbers follow. A letter of Chinese,
+# Japanese or Korean takes three bytes.
+_LONGEST_NAME, _MOST_BYTES = 100, 180
 
 
 def safe_name(name: str) -> str:
     """Returns a name that is one file name on Linux, macOS and Windows ("../../x" → "_.._x"); most come back as they are."""
-    cleaned = _FORBIDDEN.sub("_", name)[:_LONGEST_NAME].strip(" .") or "scan"
+    short = _FORBIDDEN.sub("_", name)[:_LONGEST_NAME].encode("utf-8")[:_MOST_BYTES].decode("utf-8", "ignore")
+    cleaned = short.strip(" .") or "scan"
     return f"{cleaned}_" if _DEVICES.fullmatch(cleaned) else cleaned
 
 
@@ -118,6 +120,26 @@ def sha256_of(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+class Checksums:
+    """SHA-256 of files, each read once as long as its size and time stay the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int], str]] = {}
+
+    def __call__(self, path: Path) -> str:
+        """Returns what ``sha256_of`` does.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        status = path.stat()
+        state = (status.st_size, status.st_mtime_ns)
+        known = self._known.get(path)
+        if known is None or known[0] != state:
+            known = self._known[path] = (state, sha256_of(path))
+        return known[1]
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:

@@ -29,6 +29,8 @@ GONE_HERE_SECONDS = 15.0
 # Of another computer nothing but silence can be known; network drives may show a file's time a minute late.
 GONE_ELSEWHERE_SECONDS = 300.0
 
+_REMOVAL_TRIES, _REMOVAL_SECONDS = 4, 0.05
+
 _NAME = re.compile(r"(.+)\.claim(\d+)")
 
 
@@ -77,10 +79,7 @@ class Claims:
         self._thread.join(timeout=self._beat)
         for name in list(self._held):
             self.release(name)
-        with contextlib.suppress(OSError):
-            self._probe.unlink()
-        with contextlib.suppress(OSError):
-            self._probe.unlink()
+        _remove(self._probe)
 
     def take(self, name: str) -> bool:
         """Claims a scan; False where a living process has it.
@@ -97,7 +96,7 @@ class Claims:
         if name in self._held:
             return True
         newest = self._newest(name)
-        if newest is not None and self._is_alive(newest[1]):
+        if newest is not None and not self._is_left_of_ours(newest[1]) and self._is_alive(newest[1]):
             return False
         path = self._folder / f"{name}.claim{newest[0] + 1 if newest else 1}"
         try:
@@ -117,11 +116,6 @@ class Claims:
             self._held[name] = path
         return True
 
-    def is_taken(self, name: str) -> bool:
-        """Whether another living process has a scan."""
-        newest = self._newest(name)
-        return name not in self._held and newest is not None and self._is_alive(newest[1])
-
     def release(self, name: str) -> None:
         """Gives a scan back: it is done, or another process may have it."""
         with self._lock:
@@ -131,8 +125,7 @@ class Claims:
         mine = int(path.name.rpartition(".claim")[2])
         for number, other in self._claims(name):
             if number <= mine:
-                with contextlib.suppress(OSError):
-                    other.unlink()
+                _remove(other)
 
     def is_alive(self, token: str) -> bool:
         """Whether the process that made a claim or wrote a result still runs, as far as its sign of life tells."""
@@ -148,8 +141,7 @@ class Claims:
         with contextlib.suppress(OSError):
             gone += [p for p in self._folder.iterdir() if _NAME.fullmatch(p.name) and not self._is_alive(p)]
         for path in gone:
-            with contextlib.suppress(OSError):
-                path.unlink()
+            _remove(path)
 
     def now(self) -> float:
         """The time as the drive that holds the claims tells it, which may not be this computer's."""
@@ -174,12 +166,24 @@ class Claims:
         claims = self._claims(name)
         return claims[-1] if claims else None
 
+    def _is_left_of_ours(self, path: Path) -> bool:
+        """Whether a claim that is not held is of this process: it was given back, but could not be removed."""
+        try:
+            return bool(json.loads(path.read_text(encoding="utf-8"))["token"] == self.token)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     def _is_alive(self, path: Path) -> bool:
         try:
             silent = self.now() - path.stat().st_mtime
-            who = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return False  # given back just now
+        except OSError:
+            return True  # the drive does not answer; whoever wants the claim looks again later
+        try:
+            who = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return False
         except (OSError, ValueError):
             # It is being written, or whoever wrote it was killed in that moment.
             return silent < GONE_HERE_SECONDS
@@ -200,6 +204,16 @@ class Claims:
             for path in paths:
                 with contextlib.suppress(OSError):
                     os.utime(path)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file; Windows refuses while another process reads it, which takes no longer than a moment."""
+    for _ in range(_REMOVAL_TRIES):
+        try:
+            path.unlink(missing_ok=True)
+            return
+        except OSError:
+            time.sleep(_REMOVAL_SECONDS)
 
 
 def _runs(pid: object, started: object) -> bool:

@@ -19,8 +19,8 @@ from autoseg_lib.infer.predictor import Stopped
 from autoseg_lib.io.run_record import read_record
 from autoseg_lib.workflow.case_parts import CaseParts
 from autoseg_lib.workflow.claims import Claims
-from autoseg_lib.workflow.finished import RunRows
 from autoseg_lib.workflow.reading_ahead import Overlap
+from autoseg_lib.workflow.run_rows import RunRows
 from autoseg_lib.workflow.segment_case import Answer, CaseResult, CaseSegmenter
 
 _log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Cohort:
         parts: what is finished.
         on_event: hears the progress, in the thread that calls ``go``.
         stop: asked between batches.
-        now_and_then: called after each scan, in the thread that writes; returns what has to be said, or "".
+        now_and_then: called after each scan that was done here, in the thread that writes; returns what has to be said, or "".
         """
         self.cases: dict[str, CaseResult] = {}
         self.failures: dict[str, str] = {}
@@ -233,11 +233,20 @@ class Cohort:
             self.failures[case.name] = case.failed
             self._said.put(Message(case.failed, "warning"))
             if not case.elsewhere:
-                self._parts.put_failed(case.name, case.failed)
+                self._tell_others(case)
         self._claims.release(case.name)
         case.scan = case.answer = None
-        if text := self._now_and_then():
+        if not case.elsewhere and (text := self._now_and_then()):
             self._said.put(Message(text, "warning"))
+
+    def _tell_others(self, case: _Case) -> None:
+        """Of a scan that cannot be done; where that cannot be written down, they find out by themselves."""
+        try:
+            self._parts.put_failed(case.name, case.failed)
+        except OutOfSpaceError:
+            raise
+        except ExportError as error:
+            self._said.put(Message(str(error), "warning"))
 
     def _write_done(self, case: _Case) -> None:
         if case.scan is None or case.answer is None:

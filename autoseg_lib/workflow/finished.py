@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +14,11 @@ from autoseg_lib.data.naming import hashed_name, image_stem
 from autoseg_lib.data.scan import Scan
 from autoseg_lib.errors import DataError
 from autoseg_lib.export.masks import NIFTI_NAME, slice_file_names
-from autoseg_lib.export.run_folder import RunFolder, next_free_name, read_record, safe_name, unique_names
-from autoseg_lib.export.tables import (
-    read_measurements,
-    read_volumes,
-    write_csa_results,
-    write_measurements,
-    write_volumes,
-)
+from autoseg_lib.export.run_folder import next_free_name, read_record, safe_name, unique_names
 from autoseg_lib.io.files import sha256_of
 from autoseg_lib.io.identity import tells_identity
 from autoseg_lib.io.raster import read_label
 from autoseg_lib.io.volume_files import read_label_file
-from autoseg_lib.measure.areas import SliceMeasurement
-from autoseg_lib.measure.volumes import VolumeMeasurement
 from autoseg_lib.networks.model_file import read_metadata
 from autoseg_lib.preprocess.entry_points import own_steps_in, package_of
 from autoseg_lib.volume import Mask, reorient_like
@@ -46,6 +35,7 @@ def result_key(
     source: ImageSource,
     model_hash: str,
     settings: Mapping[str, Any],
+    sha256: Callable[[Path], str] = sha256_of,
     *,
     regions: RegionMasks | None = None,
 ) -> str:
@@ -55,6 +45,7 @@ def result_key(
         source: the scan; the bytes of its files count.
         model_hash: from ``model_key``.
         settings: all settings as a plain table.
+        sha256: gives the checksum of a file.
         regions: the masks to crop to; None: as the settings say. The bytes of the scan's own one count.
 
     Raises:
@@ -63,7 +54,7 @@ def result_key(
     digest = hashlib.sha256(model_hash.encode())
     regions = RegionMasks(settings.get("region_masks") or "") if regions is None else regions
     for path in (*source.all_files, *(regions.files(source) if regions.folder else ())):
-        digest.update(sha256_of(path).encode())
+        digest.update(sha256(path).encode())
     relevant = {key: value for key, value in settings.items() if key not in SETTINGS_WITH_PATHS}
     digest.update(repr(sorted(relevant.items())).encode())
     return digest.hexdigest()
@@ -103,109 +94,17 @@ def own_packages(paths: Sequence[Path], changes: Mapping[str, Any] | None) -> di
     return {name: package_of(name) for name in own_steps_in(sections)}
 
 
-def input_checksums(source: ImageSource, scan: Scan) -> dict[str, str]:
+def input_checksums(
+    source: ImageSource, scan: Scan, sha256: Callable[[Path], str] = sha256_of
+) -> dict[str, str]:
     """Returns sha256 of each input file, under the name of its slice (file names may tell who the patient is)."""
     files = list(dict.fromkeys(source.files))
     names = list(scan.slice_names) if len(scan.slice_names) == len(files) else []
     if not names:
         names = [scan.name] if len(files) == 1 else [f"file_{number}" for number in range(1, len(files) + 1)]
-    sums = {name: sha256_of(path) for name, path in zip(names, files, strict=True)}
+    sums = {name: sha256(path) for name, path in zip(names, files, strict=True)}
     beside = [path for path in source.all_files if path not in set(files)]
-    return sums | {f"beside_{number}": sha256_of(path) for number, path in enumerate(beside, start=1)}
-
-
-class RunRows:
-    """The tables of a run folder: rows of earlier sessions stay until their case is done again."""
-
-    def __init__(self, run: RunFolder) -> None:
-        """Args:
-        run: the folder; what it holds already (mode "continue") is read.
-        """
-        self._run = run
-        # One thread reads ahead, another one writes.
-        self._lock = threading.RLock()
-        self._rows: dict[str, tuple[list[SliceMeasurement], list[VolumeMeasurement]]] = {}
-        self._reports: dict[str, dict[str, Any]] = {}
-        self.read_again()
-
-    def read_again(self) -> None:
-        """Takes over what another process has put into the tables; what is known here already stays as it is."""
-        with self._lock:
-            self._read_again()
-
-    def _read_again(self) -> None:
-        run, known, told = self._run, set(self._rows), set(self._reports)
-        if run.measurements.is_file():
-            for row in read_measurements(run.measurements):
-                if row.case in known:
-                    continue
-                self._rows.setdefault(row.case, ([], []))[0].append(row)
-        if run.volumes.is_file():
-            for volume in read_volumes(run.volumes):
-                if volume.case in known:
-                    continue
-                self._rows.setdefault(volume.case, ([], []))[1].append(volume)
-        for report in _earlier_reports(run.report):
-            if str(report.get("case")) not in told:
-                self._reports[str(report.get("case"))] = report
-
-    def has(self, case: str) -> bool:
-        """Whether there are rows of this case."""
-        return case in self._rows and bool(self._rows[case][0])
-
-    def of(self, case: str) -> tuple[list[SliceMeasurement], list[VolumeMeasurement]]:
-        """Returns the rows of a case."""
-        return self._rows.get(case, ([], []))
-
-    def put(
-        self,
-        case: str,
-        measurements: Sequence[SliceMeasurement],
-        volumes: Sequence[VolumeMeasurement],
-        report: dict[str, Any],
-    ) -> None:
-        """Adds or replaces a case."""
-        with self._lock:
-            self._rows[case] = (list(measurements), list(volumes))
-            self._reports[case] = report
-
-    def report(self, case: str) -> dict[str, Any]:
-        """Returns what run_report.json says of a case; empty where it says nothing."""
-        return self._reports.get(case, {})
-
-    def order(self, cases: Sequence[str]) -> None:
-        """Puts the cases in this order, others before them, whoever finished first."""
-        last = {name: number for number, name in enumerate(cases)}
-        with self._lock:
-            self._rows = dict(sorted(self._rows.items(), key=lambda item: last.get(item[0], -1)))
-            self._reports = dict(sorted(self._reports.items(), key=lambda item: last.get(item[0], -1)))
-
-    def reports(self) -> list[dict[str, Any]]:
-        """Returns what run_report.json says of each case."""
-        return list(self._reports.values())
-
-    def write(self) -> None:
-        """Writes the three tables; with no case done yet there are none to write.
-
-        Raises:
-            ExportError: one cannot be written (open in another program, disk full).
-        """
-        with self._lock:
-            both = list(self._rows.values())
-        rows = [row for measurements, _ in both for row in measurements]
-        if not rows and not self._run.measurements.exists():
-            return
-        write_measurements(self._run.measurements, rows)
-        write_csa_results(self._run.csa_results, rows)
-        write_volumes(self._run.volumes, [row for _, volumes in both for row in volumes])
-
-
-def _earlier_reports(path: Path) -> list[dict[str, Any]]:
-    try:
-        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [case for case in cases if isinstance(case, dict)] if isinstance(cases, list) else []
+    return sums | {f"beside_{number}": sha256(path) for number, path in enumerate(beside, start=1)}
 
 
 def choose_run_folder(

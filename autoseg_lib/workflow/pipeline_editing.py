@@ -17,6 +17,9 @@ from autoseg_lib.preprocess.schema import check_section, clashes, section_keys
 
 BEFORE, AFTER = "preprocessing", "postprocessing"
 
+# The keys of a model file that may be changed for one run; the last two are single tables, see model_choice.edited.
+CHANGEABLE = (BEFORE, AFTER, "structure_names", "region_finder")
+
 # The network's weights were made for these.
 FIXED = ("dimension", "channels", "neighbours")
 

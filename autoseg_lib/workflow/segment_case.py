@@ -26,6 +26,7 @@ from autoseg_lib.export.masks import NIFTI_NAME, write_masks, write_nifti, write
 from autoseg_lib.export.report import case_report
 from autoseg_lib.export.run_folder import RunFolder, safe_name
 from autoseg_lib.infer.predictor import Predictor
+from autoseg_lib.io.files import Checksums
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import SliceMeasurement, measure_slices
 from autoseg_lib.measure.calibration import Calibration
@@ -206,6 +207,11 @@ class CaseSegmenter:
         self.regions.check(self.model.preprocessing)
 
     @cached_property
+    def _checksum(self) -> Checksums:
+        # The same files are asked for again and again: before the run, before the scan, and for its report.
+        return Checksums()
+
+    @cached_property
     def regions(self) -> RegionMasks:
         """The masks of the setting ``region_masks``."""
         return RegionMasks(self.settings.region_masks)
@@ -216,7 +222,9 @@ class CaseSegmenter:
 
     def key(self, source: ImageSource) -> str:
         """Returns what must be equal for an earlier result of this scan to hold."""
-        return result_key(source, self.model_hash, to_table(self.settings), regions=self.regions)
+        return result_key(
+            source, self.model_hash, to_table(self.settings), self._checksum, regions=self.regions
+        )
 
     def read(self, name: str, source: ImageSource) -> Scan:
         """Returns the scan under the name it has in this run.
@@ -283,7 +291,7 @@ class CaseSegmenter:
         report = case_report(
             scan,
             answer.volumes,
-            checksums=input_checksums(source, scan),
+            checksums=input_checksums(source, scan, self._checksum),
             seconds=time.monotonic() - clock,
             files=[path.relative_to(run.path).as_posix() for path in files],
         )

@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,26 @@ from typing import Any
 import torch
 
 from autoseg_lib.data.discover import Discovery, ImageSource, discover
-from autoseg_lib.errors import ExportError, OutOfSpaceError, SettingsError, name_list
+from autoseg_lib.errors import ExportError, SettingsError, name_list
 from autoseg_lib.events import Listener, Message, Progress, StopFlag, nobody
-from autoseg_lib.export.dossier import DossierCase, write_dossier
 from autoseg_lib.export.report import build_run_report, write_json
 from autoseg_lib.export.run_folder import RunFolder, open_run, unique_names
-from autoseg_lib.export.tables import read_measurements, read_volumes
-from autoseg_lib.export.workbook import require_workbooks, run_sheets, write_workbook
+from autoseg_lib.export.workbook import require_workbooks
 from autoseg_lib.io.run_record import PARTS_FOLDER, RECORD_FILE
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import SliceMeasurement
 from autoseg_lib.measure.volumes import VolumeMeasurement
-from autoseg_lib.networks.model_file import LoadedModel
 from autoseg_lib.settings import SegmentSettings, to_table
 from autoseg_lib.system import device_name, versions
 from autoseg_lib.train.launch import find_place
-from autoseg_lib.volume import Mask, Volume
 from autoseg_lib.workflow.case_parts import CaseParts
 from autoseg_lib.workflow.claims import Claims
 from autoseg_lib.workflow.cohort import Cohort
-from autoseg_lib.workflow.finished import SETTINGS_WITH_PATHS, RunRows, model_key, own_packages
+from autoseg_lib.workflow.finished import SETTINGS_WITH_PATHS, model_key, own_packages
 from autoseg_lib.workflow.model_choice import check_against_model, hash_of, load_models, make_predictor
 from autoseg_lib.workflow.privacy import without_identity
+from autoseg_lib.workflow.run_pages import Hide, page_is_old, write_page, write_run_workbook
+from autoseg_lib.workflow.run_rows import RunRows
 from autoseg_lib.workflow.segment_case import CaseResult, CaseSegmenter
 from autoseg_lib.workflow.shared_tables import SharedTables
 
@@ -169,7 +167,7 @@ class _Segmenting:
             )
             cohort.go()
             self._take_in(cohort, sources)
-            result = self._put_together(run, tables, found, started, clock)
+            result = self._put_together(run, tables, list(sources), found, started, clock)
         parts.remove_folder()
         return result
 
@@ -183,24 +181,32 @@ class _Segmenting:
 
     def _run_key(self) -> str:
         """What must be equal for two processes to share a list: models and settings."""
-        table = {k: v for k, v in to_table(self.settings).items() if k not in SETTINGS_WITH_PATHS}
-        return hashlib.sha256((self.segmenter.model_hash + repr(sorted(table.items()))).encode()).hexdigest()
+        text = self.segmenter.model_hash + repr(sorted(self._settings().items()))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _put_together(
         self,
         run: RunFolder,
         tables: SharedTables,
+        given: Sequence[str],
         found: Discovery,
         started: datetime.datetime,
         clock: float,
     ) -> SegmentResult:
         """Writes tables, report and page, unless another process has just done so with all that there is."""
+        hide = without_identity(found)
         with tables.alone() as anything_new:
             if anything_new:
                 tables.write()
-                self._write_workbook(run)
-                self._write_report(run, tables.rows, found, started, clock)
+                for text in tables.rows.notes:
+                    self._say(text)
+                if "xlsx" in self.settings.formats and (reason := write_run_workbook(run)):
+                    self._failed(run.workbook.name, reason)
+                self._write_report(run, tables.rows, found, hide, started, clock)
+                self._write_page(run, tables, given, hide)
                 tables.tidy_up()
+            elif not self.stop.is_set() and page_is_old(run):
+                self._write_page(run, tables, given, hide)
         return SegmentResult(
             run.path,
             self.segmenter.labels,
@@ -210,22 +216,15 @@ class _Segmenting:
             self.stopped,
         )
 
-    def _write_workbook(self, run: RunFolder) -> None:
-        """The tables as one Excel file, on request; one that is open in Excel must not cost the report."""
-        if "xlsx" not in self.settings.formats or not run.measurements.is_file():
-            return
-        try:
-            rows, volumes = read_measurements(run.measurements), read_volumes(run.volumes)
-            write_workbook(run.workbook, run_sheets(rows, volumes))
-        except OutOfSpaceError:
-            raise
-        except ExportError as error:
-            self._failed(run.workbook.name, str(error))
-
     def _write_report(
-        self, run: RunFolder, rows: RunRows, found: Discovery, started: datetime.datetime, clock: float
+        self,
+        run: RunFolder,
+        rows: RunRows,
+        found: Discovery,
+        hide: Hide,
+        started: datetime.datetime,
+        clock: float,
     ) -> None:
-        hide = without_identity(found)
         report = build_run_report(
             kind="segment",
             started=started.isoformat(timespec="seconds"),
@@ -238,36 +237,38 @@ class _Segmenting:
                 for path in self.model_paths
             ],
             labels=self.segmenter.labels.names,
-            settings={k: v for k, v in to_table(self.settings).items() if k not in SETTINGS_WITH_PATHS},
-            cases=rows.reports(),
+            settings=self._settings(),
+            cases=[_without_identity(report, hide) for report in rows.reports()],
             failures=[(name, hide(reason)) for name, reason in self.failures],
             skipped=[(hide(item.path.name), hide(item.reason)) for item in found.skipped],
             warnings=sorted({hide(text) for case in self.cases for text in case.warnings}),
             notes=[hide(text) for text in self.notes],
         )
         write_json(run.report, report)
-        self._write_dossier(run, report, hide)
 
-    def _write_dossier(self, run: RunFolder, report: dict[str, Any], hide: Callable[[str], str]) -> None:
+    def _write_page(self, run: RunFolder, tables: SharedTables, given: Iterable[str], hide: Hide) -> None:
         """The page to look through; where it cannot be written, the results are complete without it."""
         if not self.cases:
             return
         self.on_event(Message("Making the page to look through (report.html) ..."))
-        cases = [_shown(case) for case in self.cases]
-        try:
-            write_dossier(
-                run.dossier,
-                title=run.path.name,
-                cases=cases,
-                labels=self.segmenter.labels,
-                model=_model_facts(self.model),
-                settings=report["settings"],
-                notes=self.notes,
-                failures=self.failures,
-                hide=hide,
-            )
-        except ExportError as error:
-            self._failed("report.html", str(error))
+        reason = write_page(
+            run,
+            self.cases,
+            tables.rows,
+            list(given),
+            self.segmenter.labels,
+            self.model,
+            settings=self._settings(),
+            notes=self.notes,
+            failures=self.failures,
+            hide=hide,
+        )
+        if reason:
+            self._failed(run.dossier.name, reason)
+
+    def _settings(self) -> dict[str, Any]:
+        """Those that make a difference to the results."""
+        return {k: v for k, v in to_table(self.settings).items() if k not in SETTINGS_WITH_PATHS}
 
     def _say(self, text: str) -> None:
         """Tells at once, and in the report."""
@@ -303,6 +304,12 @@ class _Segmenting:
         self.on_event(Message(reason, "warning"))
 
 
+def _without_identity(report: Mapping[str, Any], hide: Hide) -> dict[str, Any]:
+    """What run_report.json says of a scan; warnings may name files, and files may be named after patients."""
+    said = {key: [hide(str(text)) for text in report.get(key) or ()] for key in ("warnings", "flags")}
+    return {**report, **said, "how_measured": hide(str(report.get("how_measured") or ""))}
+
+
 def _mode_together(mode: str, output: Path) -> str:
     """Returns the mode for processes that were started together, and gives each its GPU; others keep theirs."""
     place = find_place(os.environ)
@@ -316,29 +323,6 @@ def _mode_together(mode: str, output: Path) -> str:
     if device_name() == "cuda":
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
     return "continue"
-
-
-def _shown(case: CaseResult) -> DossierCase:
-    def slices() -> tuple[Volume, Mask]:
-        scan, mask = case.look()
-        return scan.volume, mask
-
-    return DossierCase(
-        case.name, case.measurements, case.volumes, slices, case.how_measured, case.warnings, case.flags
-    )
-
-
-def _model_facts(model: LoadedModel) -> dict[str, Any]:
-    """What a reader of the results wants to know of the model."""
-    said = model.metadata
-    return {
-        "model": said.get("name") or model.path.stem,
-        "made": str(said.get("created", ""))[:16].replace("T", " "),
-        "network": f"{model.spec.dimension} {model.spec.title}",
-        "networks that answer together": model.members,
-        "scans learned from": (said.get("data") or {}).get("scans"),
-        "mean Dice on validation scans": (said.get("validation") or {}).get("mean_dice"),
-    }
 
 
 def _refuse_input_inside_output(input_path: Path, output: Path, mode: str) -> None:

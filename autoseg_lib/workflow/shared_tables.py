@@ -6,13 +6,13 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator
 
-from autoseg_lib.errors import ExportError, OutOfSpaceError
+from autoseg_lib.errors import DataError, ExportError, OutOfSpaceError
 from autoseg_lib.events import StopFlag
 from autoseg_lib.export.run_folder import RunFolder
 from autoseg_lib.io.run_record import read_record
 from autoseg_lib.workflow.case_parts import CaseParts
 from autoseg_lib.workflow.claims import Claims
-from autoseg_lib.workflow.finished import RunRows
+from autoseg_lib.workflow.run_rows import RunRows
 
 # Tables grow with the run: written at most so often, and for at most a twentieth of the time.
 _LEAST_SECONDS, _MOST_SHARE = 30.0, 0.05
@@ -60,17 +60,18 @@ class SharedTables:
             return ""
         if not self._claims.take(_LOCK):
             return ""
+        told = len(self.rows.notes)
         try:
             self.write()
         except OutOfSpaceError:
             raise
-        except ExportError as error:
+        except (ExportError, DataError) as error:
             return f"{error} Going on; the tables are written again later."
         finally:
             self._claims.release(_LOCK)
             self._written = time.monotonic()
             self._took = self._written - now
-        return ""
+        return " ".join(self.rows.notes[told:])
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[bool]:
