@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import json
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from autoseg_lib.errors import DataError, ExportError, SettingsError
-from autoseg_lib.export.animation import animation_html, run_lengths, shown_slices
+from autoseg_lib.export.animation import animation_html, shown_slices
 from autoseg_lib.export.masks import slice_file_names, write_masks, write_nifti, write_overlays
 from autoseg_lib.export.report import build_run_report, case_report, write_json
 from autoseg_lib.export.run_folder import next_free_name, open_run, safe_name, unique_names
@@ -29,6 +30,7 @@ from autoseg_lib.export.tables import (
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import SliceMeasurement, measure_slices
 from autoseg_lib.measure.volumes import VolumeMeasurement, measure_volumes
+from autoseg_lib.viz.packing import runs
 from tests.helpers.scans import small_scan
 
 TWO = LabelTable(["psoas left", "psoas right"])
@@ -159,7 +161,8 @@ def test_overwrite_removes_only_what_was_written_here(tmp_path: Path) -> None:
     ours.write_bytes(b"x")
     theirs = folder / "notes.txt"
     theirs.write_text("by the user", encoding="utf-8")
-    run.finish_case("scan_1", [ours], key="k")
+    run.remember_case("scan_1", [ours], key="k")
+    run.save()
     run.report.write_text("{}", encoding="utf-8")
     open_run(tmp_path / "run", "overwrite")
     assert theirs.exists()
@@ -172,7 +175,8 @@ def test_overwrite_never_removes_what_is_to_be_read(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run")
     mask = run.begin_case("scan_1") / "a.png"
     mask.write_bytes(b"x")
-    run.finish_case("scan_1", [mask])
+    run.remember_case("scan_1", [mask])
+    run.save()
     run.report.write_text("{}", encoding="utf-8")
     reached = tmp_path / "run" / ".." / "run" / "scan_1" / "a.png"
     with pytest.raises(ExportError, match=r"overwriting it would remove 'a.png', which is to be read"):
@@ -199,21 +203,21 @@ def test_overwrite_never_reaches_outside_the_folder(tmp_path: Path) -> None:
 
 def test_continue_knows_what_is_done(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run")
-    for name in ("done", "gone", "begun"):
+    for name in ("done", "begun"):
         folder = run.begin_case(name)
         (folder / "mask.png").write_bytes(b"x")
-        if name != "begun":
-            run.finish_case(name, [folder / "mask.png"], key="model 1")
-    (run.path / "gone" / "mask.png").unlink()
-    again = open_run(tmp_path / "run", "continue")
-    assert again.finished_cases() == ("done",)
-    assert again.finished_cases({"done": "model 1"}) == ("done",)
-    assert again.finished_cases({"done": "model 2"}) == ()
+        if name == "done":
+            run.remember_case(name, [folder / "mask.png"], key="model 1")
+    run.save()
+    assert open_run(tmp_path / "run", "continue").cases == {
+        "done": {"files": ["done/mask.png"], "complete": True, "key": "model 1"},
+        "begun": {"files": [], "complete": False, "key": ""},
+    }
 
 
 def test_a_broken_record_means_nothing_is_done(tmp_path: Path) -> None:
     (tmp_path / "run_files.json").write_text("{ not json", encoding="utf-8")
-    assert open_run(tmp_path, "continue").finished_cases() == ()
+    assert open_run(tmp_path, "continue").cases == {}
 
 
 def test_run_folder_refusals(tmp_path: Path) -> None:
@@ -324,9 +328,11 @@ def test_animation_is_one_file_with_all_slices() -> None:
     assert [item["areas"] for item in data["slices"]] == [[0.0, 0.0], [50.0, 0.0], [50.0, 16.0], [0.0, 0.0]]
     assert data["aspect"] == pytest.approx(40 / 30)
     assert data["edges"] == ["A", "L", "P", "R"]
-    runs = data["slices"][2]["runs"]
-    decoded = np.repeat(runs[::2], runs[1::2]).reshape(data["rows"], data["columns"])
-    assert np.array_equal(decoded, mask.array[2])
+    packed = np.frombuffer(base64.b64decode(data["slices"][2]["runs"]), np.uint8)
+    decoded = np.zeros(data["rows"] * data["columns"], np.uint8)
+    values = np.repeat(packed[::2], packed[1::2])
+    decoded[: values.size] = values
+    assert np.array_equal(decoded.reshape(data["rows"], data["columns"]), mask.array[2])
 
 
 def test_animation_stays_small_and_says_so() -> None:
@@ -346,7 +352,10 @@ def test_animation_without_spacing_counts_pixels_and_has_no_letters() -> None:
 
 
 def test_run_lengths() -> None:
-    assert run_lengths(np.array([[0, 0, 2], [2, 1, 0]], np.uint8)) == [0, 2, 2, 2, 1, 1, 0, 1]
+    values = np.array([[0, 0, 20], [20, 10, 0]], np.uint8)
+    # Places in the list of ROIs and lengths; the background at the end is left out.
+    assert base64.b64decode(runs(values, {10: 1, 20: 2})) == bytes([0, 2, 2, 2, 1, 1])
+    assert base64.b64decode(runs(np.full((3, 100), 10, np.uint16), {10: 1})) == bytes([1, 255, 1, 45])
 
 
 # --- report

@@ -17,6 +17,7 @@ from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import count_pixels
 from autoseg_lib.viz.html import render
 from autoseg_lib.viz.overlay import FILL_ALPHA, grey_range, grey_window
+from autoseg_lib.viz.packing import MOST_ROIS, runs
 from autoseg_lib.viz.view import resize, resize_labels, slice_view
 from autoseg_lib.volume import Mask
 
@@ -60,6 +61,7 @@ def animation_html(scan: Scan, mask: Mask, labels: LabelTable) -> str:
     stored = view.turn(volume.array[0]).shape
     shrink = min(1.0, MAX_SIDE_PX / max(stored))
     shape = (max(1, round(stored[0] * shrink)), max(1, round(stored[1] * shrink)))
+    place = {label.value: number for number, label in enumerate(labels[:MOST_ROIS], start=1)}
     slices: list[dict[str, Any]] = []
     for index in shown:
         grey = resize(view.turn(grey_window(volume.array[index], limits=limits)), shape)
@@ -69,7 +71,7 @@ def animation_html(scan: Scan, mask: Mask, labels: LabelTable) -> str:
                 "number": index + 1,
                 "name": scan.slice_names[index] if scan.slice_names else "",
                 "image": _jpeg(grey),
-                "runs": run_lengths(values),
+                "runs": runs(values, place),
                 "areas": [round(float(area), 1) for area in areas[index]],
             }
         )
@@ -88,7 +90,10 @@ def animation_html(scan: Scan, mask: Mask, labels: LabelTable) -> str:
         "widthMm": stored[1] * view.pixel_mm[1] if view.spacing_known else None,
         "edges": list(view.edges),
         "unit": "mm²" if geometry.spacing_known else "pixels",
-        "labels": [{"value": label.value, "name": label.name, "color": label.color} for label in labels],
+        "labels": [
+            {"value": number, "name": label.name, "color": label.color}
+            for number, label in enumerate(labels, start=1)
+        ],
         "alpha": FILL_ALPHA,
     }
     return str(render("animation.html.j2", title=scan.name, data=data, notes=notes))
@@ -98,14 +103,6 @@ def shown_slices(total: int, most: int = MAX_SLICES) -> list[int]:
     """Returns which of ``total`` slices are shown: all, or every n-th so that at most ``most`` are."""
     step = -(-total // most)
     return list(range(0, total, step))
-
-
-def run_lengths(values: npt.NDArray[np.unsignedinteger]) -> list[int]:
-    """Returns value, length, value, length ... of the pixels, row by row."""
-    flat = values.ravel()
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(flat.astype(np.int64))) + 1])
-    lengths = np.diff(np.concatenate([starts, [flat.size]]))
-    return [int(n) for pair in zip(flat[starts], lengths, strict=True) for n in pair]
 
 
 def _jpeg(grey: npt.NDArray[np.uint8]) -> str:
