@@ -10,11 +10,16 @@ import torch
 from torch import nn
 
 from autoseg_lib.augment.plan import swap_channels
+from autoseg_lib.errors import ModelError
 from autoseg_lib.events import StopFlag
 from autoseg_lib.networks.out_of_memory import OutOfMemoryError, is_out_of_memory, make_room
 
 # Windows are not made smaller than this many of the network's smallest steps along a side: it would see too little.
 _FEWEST_STEPS = 2
+_IN_32_BITS = (
+    "in half-precision arithmetic the network's answer was not a number in places: there it was asked again in 32 bits, which "
+    "takes longer."
+)
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
@@ -76,11 +81,12 @@ class Answering:
     Attributes:
         network: gives logits (N, classes, ...) of (N, channels, ...), in evaluation mode.
         device: where it is.
-        half_precision: use bfloat16 (CPU) or float16 (CUDA) arithmetic.
+        half_precision: compute in 16 bits, where the answer is a number in them.
         mirrors: mirror images that are asked for too; the mean of all answers is taken.
         limits: how much fits into memory.
         stop: asked before each batch.
         notes: what has to be said.
+        half: CUDA: which 16 bits, "bf16" (bfloat16) or all else (float16). A processor always takes bfloat16.
     """
 
     network: nn.Module
@@ -90,12 +96,14 @@ class Answering:
     limits: MemoryLimits = field(default_factory=MemoryLimits)
     stop: StopFlag | None = None
     notes: list[str] = field(default_factory=list)
+    half: str = "16"
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Returns (N, classes, ...) float32 probabilities of (N, channels, ...) images.
 
         Raises:
             OutOfMemoryError: not even one image fits into memory.
+            ModelError: the answer is not a number, in 32 bits neither.
             Stopped: ``stop`` was set.
         """
         parts, first = [], 0
@@ -103,7 +111,7 @@ class Answering:
             if self.stop is not None and self.stop.is_set():
                 raise Stopped
             size = min(self.limits.at_a_time or len(batch), len(batch) - first)
-            part = _unless_out_of_memory(lambda: self._mean(batch[first : first + size]))  # noqa: B023 - called at once
+            part = _unless_out_of_memory(lambda: self._finite(batch[first : first + size]))  # noqa: B023 - called at once
             if part is None:
                 self._take_fewer(size)
                 continue
@@ -111,25 +119,43 @@ class Answering:
             first += size
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _mean(self, batch: torch.Tensor) -> torch.Tensor:
+    def _finite(self, batch: torch.Tensor) -> torch.Tensor:
+        """The answer in 16 bits if asked for; in 32 where it is not a number, which no label would tell of."""
         batch = batch.to(self.device)
-        mean = self._probabilities(batch)
+        half = self.half_precision and self.device.type != "mps"
+        mean = self._mean(batch, half)
+        if half and not _is_finite(mean):
+            del mean
+            mean = self._mean(batch, half=False)
+            if _IN_32_BITS not in self.notes:
+                self.notes.append(_IN_32_BITS)
+        if not _is_finite(mean):
+            raise ModelError(
+                "the network's answer is not a number, in 32-bit arithmetic too: its weights are damaged, or its training went "
+                "wrong. Use another model file, or train again with a smaller learning_rate."
+            )
+        return mean
+
+    def _mean(self, batch: torch.Tensor, half: bool) -> torch.Tensor:
+        mean = self._probabilities(batch, half)
         for mirror in self.mirrors:
-            mean += mirror.undo(self._probabilities(mirror.image(batch)))
+            mean += mirror.undo(self._probabilities(mirror.image(batch), half))
         return mean.div_(1 + len(self.mirrors)) if self.mirrors else mean
 
-    def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
+    def _probabilities(self, batch: torch.Tensor, half: bool) -> torch.Tensor:
         last = torch.channels_last if batch.ndim == 4 else torch.channels_last_3d
-        with torch.inference_mode(), self._precision():
+        with torch.inference_mode(), self._arithmetic(half):
             logits = self.network(batch.contiguous(memory_format=last))
         # With the classes of a voxel side by side in memory it takes a third longer.
         return torch.softmax(logits.contiguous().float(), dim=1)
 
-    def _precision(self) -> AbstractContextManager[object]:
-        if not self.half_precision or self.device.type == "mps":
-            return nullcontext()
-        dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype)
+    def _arithmetic(self, half: bool) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, self.half_type) if half else nullcontext()
+
+    @property
+    def half_type(self) -> torch.dtype:
+        """The 16 bits of this device."""
+        return torch.float16 if self.device.type == "cuda" and self.half != "bf16" else torch.bfloat16
 
     def _take_fewer(self, size: int) -> None:
         make_room()
@@ -157,6 +183,11 @@ def smaller_window(window: tuple[int, int, int], multiple: int | None) -> tuple[
     sides = list(window)
     sides[axis] = side
     return sides[0], sides[1], sides[2]
+
+
+def _is_finite(probabilities: torch.Tensor) -> bool:
+    # Values of 0 to 1 cannot add up to infinity; a single NaN makes the sum one.
+    return bool(torch.isfinite(probabilities.sum()))
 
 
 def _unless_out_of_memory(work: Callable[[], torch.Tensor]) -> torch.Tensor | None:

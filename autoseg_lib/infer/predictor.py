@@ -22,7 +22,14 @@ from autoseg_lib.events import Listener, Progress, StopFlag, nobody
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.infer.answering import Answering, MemoryLimits, Mirror, Stopped, smaller_window
 from autoseg_lib.infer.prediction import Prediction
-from autoseg_lib.infer.region import LARGEST_SHARE, RegionFinder, bordered, share_of, with_border
+from autoseg_lib.infer.region import (
+    LARGEST_SHARE,
+    CutOff,
+    RegionFinder,
+    bordered,
+    share_of,
+    with_border,
+)
 from autoseg_lib.infer.soft import LIKELY, SURE, SoftSlices
 from autoseg_lib.infer.windows import Shape, windowed
 from autoseg_lib.networks.out_of_memory import OutOfMemoryError, make_room
@@ -57,7 +64,7 @@ class Predictor:
         window: 3D: window size in voxels; None in 2D.
         overlap: 3D: share by which neighbouring windows overlap.
         batch_size: slices or windows at a time; None for a default that fits every computer.
-        half_precision: use bfloat16 (CPU) or float16 (CUDA) arithmetic where the device is faster with it.
+        half_precision: compute in 16 bits: bfloat16 on a processor, ``half`` on a GPU.
         mirror_pairs: with ``mirror_axis``: pairs of label values that trade places in the mirrored image.
         mirror_axis: axis of the network grid that crosses left–right; each slice or window is then predicted mirrored
             too and averaged (test-time augmentation). None: no mirroring.
@@ -65,6 +72,7 @@ class Predictor:
         window_multiple: 3D: where memory runs out, windows may have other sides that are multiples of this; None: the
             network takes no other window than its own.
         finder: 3D: look for the region on large voxels first, then closely only there; None: closely everywhere.
+        half: number format of ``half_precision`` on a GPU: "bf16" (bfloat16), all else float16.
     """
 
     network: nn.Module
@@ -80,6 +88,7 @@ class Predictor:
     neighbours: int = 0
     window_multiple: int | None = None
     finder: RegionFinder | None = None
+    half: str = "16"
     _limits: MemoryLimits = field(default_factory=MemoryLimits, repr=False, compare=False)
 
     def predict(self, volume: Volume, on_event: Listener = nobody, stop: StopFlag | None = None) -> Mask:
@@ -103,6 +112,7 @@ class Predictor:
 
         Raises:
             DataError: the scan does not suit the model.
+            ModelError: the network's answer is not a number.
             OutOfMemoryError: memory is too small for the smallest part of the work.
             Stopped: ``stop`` was set.
         """
@@ -120,8 +130,13 @@ class Predictor:
     ) -> npt.NDArray[np.float32]:
         """Returns (classes, slice, row, column) probabilities on the network's grid, all of them at once.
 
+        Args:
+            volume: what ``preprocessing.start`` left of the scan.
+            on_event: hears the progress.
+            stop: asked between two batches.
+
         Raises:
-            DataError, OutOfMemoryError, Stopped: see predict_soft.
+            DataError, ModelError, OutOfMemoryError, Stopped: see predict_soft.
         """
         image, grid = self._prepared(volume)
         answering = self._answering(grid, stop, [])
@@ -149,7 +164,16 @@ class Predictor:
             # 2D: an image has no axis of slices.
             axis = self.mirror_axis - (1 if self.window is None else 0)
             mirrors = (Mirror.across(axis, self.classes, self.mirror_pairs),)
-        return Answering(self.network, self.device, self.half_precision, mirrors, self._limits, stop, notes)
+        return Answering(
+            self.network,
+            self.device,
+            self.half_precision,
+            mirrors,
+            self._limits,
+            stop,
+            notes,
+            half=self.half,
+        )
 
     def _crosses_left_right(self, grid: Geometry) -> bool:
         """Whether ``mirror_axis`` runs from the patient's left to right in this scan; another plane has no sides."""
@@ -209,18 +233,40 @@ class Predictor:
         image, grid = self._prepared(volume)
         answering = self._answering(grid, stop, notes)
         box = None if self.finder is None else self._region(image, grid, answering)
+        try:
+            return self._closely(image, grid, box, volume.geometry, answering, on_event)
+        except CutOff:
+            notes.append(
+                "an ROI reached the edge of the region that was found: the whole scan was looked at closely."
+            )
+        return self._closely(image, grid, None, volume.geometry, answering, on_event)
+
+    def _closely(
+        self,
+        image: Image,
+        grid: Geometry,
+        box: Box | None,
+        target: Geometry,
+        answering: Answering,
+        on_event: Listener,
+    ) -> OwnGrid:
+        """The answer for the box, background around it.
+
+        Raises:
+            CutOff: an ROI reaches the edge of the box, and the scan goes on there.
+        """
         outer = None if box is None else with_border(box, grid.shape_zyx)
         seen = image if box is None else np.ascontiguousarray(image[(slice(None), *box)])
         source = grid if outer is None else grid.boxed(outer)
 
         def with_window(window: Shape) -> OwnGrid:
-            back = self.preprocessing.way_back(source, volume.geometry, self.classes, (LIKELY, SURE))
+            back = self.preprocessing.way_back(source, target, self.classes, (LIKELY, SURE))
             slabs = self._windows(seen, window, answering, on_event)
             for slab in slabs if box is None else bordered(slabs, box, grid.shape_zyx):
                 back.take(slab)
             return back.finish()
 
-        return self._fitting(with_window, notes)
+        return self._fitting(with_window, answering.notes)
 
     def region(self, volume: Volume, stop: StopFlag | None = None) -> tuple[Box | None, Geometry]:
         """Returns the part of the network's grid that is looked at closely, None for all of it, and that grid.

@@ -27,6 +27,10 @@ DEFAULT_MARGIN_MM = 20.0
 _LARGEST_FACTOR, _LARGEST_MARGIN_MM = 8.0, 500.0
 
 
+class CutOff(Exception):  # noqa: N818 - not an error: the whole scan is looked at then
+    """An ROI reaches the edge of the box that was looked at closely, and the scan goes on there."""
+
+
 @dataclass(frozen=True)
 class RegionFinder:
     """How the first stage looks for the region.
@@ -142,11 +146,19 @@ def bordered(
         slabs: (classes, some slices, rows, columns) probabilities of the box, from its first slice to its last.
         box: where it lies.
         shape_zyx: size of the whole grid.
+
+    Raises:
+        CutOff: anything but background is likeliest in the box's outermost voxels, on a side where the grid goes on.
     """
     outer = with_border(box, shape_zyx)
     pads = [(b.start - o.start, o.stop - b.stop) for b, o in zip(box, outer, strict=True)]
     behind: npt.NDArray[np.float32] | None = None
+    first = box[0].start
     for slab in slabs:
+        part = (slice(first, first + slab.shape[1]), *box[1:])
+        if _reaches_edge(slab, part, box, shape_zyx):
+            raise CutOff
+        first = part[0].stop
         whole = np.pad(slab, ((0, 0), (0, 0), *pads[1:]))
         for axis, (before, after) in ((2, pads[1]), (3, pads[2])):
             edges = np.moveaxis(whole[0], axis - 1, 0)
@@ -160,3 +172,17 @@ def bordered(
         yield whole
     if behind is not None and pads[0][1]:
         yield behind
+
+
+def _reaches_edge(slab: npt.NDArray[np.float32], part: Box, box: Box, shape_zyx: Sequence[int]) -> bool:
+    """Whether a part of a box finds something in the outermost voxels of the box, where the grid goes on."""
+    for axis in range(3):
+        faces = []
+        if part[axis].start == box[axis].start > 0:
+            faces.append(0)
+        if part[axis].stop == box[axis].stop < shape_zyx[axis]:
+            faces.append(-1)
+        for face in faces:
+            if slab.take(face, axis=axis + 1).argmax(axis=0).any():
+                return True
+    return False

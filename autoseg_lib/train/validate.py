@@ -15,6 +15,7 @@ from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.calibration import CalibrationScan
 from autoseg_lib.metrics.overlap import dice_per_roi
 from autoseg_lib.metrics.surface import surface_distances, why_no_distances
+from autoseg_lib.preprocess.pipeline import lay_back
 from autoseg_lib.volume import Mask, Volume
 
 
@@ -35,7 +36,7 @@ class CaseScore:
 
     Attributes:
         name: the scan.
-        loss: soft Dice loss on the network's grid, 0 best to 1; NaN in a thorough look.
+        loss: soft Dice loss on the network's grid (of the part that a crop leaves), 0 best to 1; NaN in a thorough look.
         dice: Dice per ROI on the scan's own grid; None where neither truth nor prediction holds it.
         area_error_percent: per ROI, mean absolute difference of the areas, in percent of the mean true area; None where
             the truth does not hold it.
@@ -167,6 +168,11 @@ def score_case(
         labels: the ROIs.
         stop: asked between batches.
         thorough: predicts just as segmenting does, also measures distances, and keeps the whole answer.
+
+    Raises:
+        DataError, GeometryError: the scan does not suit the preprocessing, such as a crop that leaves nothing.
+        ModelError: a lab's own step failed, or the network's answer is not a number.
+        Stopped: ``stop`` was set.
     """
     counts = None
     if thorough:
@@ -177,10 +183,13 @@ def score_case(
                 scan.mask, answer.mask, answer.soft, labels, scan.name, scan.patient
             )
     else:
-        probabilities = predictor.probabilities(scan.volume, nobody, stop)
-        truth_on_grid = predictor.preprocessing.prepare_mask(scan.mask)
+        steps = predictor.preprocessing
+        part, box = steps.start(scan.volume)
+        probabilities = predictor.probabilities(part, nobody, stop)
+        truth_on_grid = steps.prepare_mask(scan.mask if box is None else scan.mask.cut(box))
         loss = soft_dice_loss(probabilities, truth_on_grid.array)
-        prediction = predictor.preprocessing.restore(probabilities, scan.volume.geometry)
+        found = steps.restore(probabilities, part.geometry)
+        prediction = lay_back(found, box, scan.volume.geometry.shape_zyx)
     truth = scan.mask.array
     dice = dice_per_roi(truth, prediction, labels)
     wrong = np.count_nonzero(truth != prediction, axis=(1, 2))

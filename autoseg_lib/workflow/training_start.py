@@ -63,6 +63,7 @@ def make_run_predictor(plan: Plan, network: nn.Module, device: str) -> Predictor
         device=torch.device(device),
         window=plan.window,
         half_precision=plan.loop.precision != "32",
+        half=plan.loop.precision,
         neighbours=plan.network.neighbours,
         window_multiple=window_multiple(plan.network),
     )
