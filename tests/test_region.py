@@ -13,7 +13,7 @@ from autoseg_lib.errors import ModelError
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.infer.predictor import Predictor
 from autoseg_lib.infer.region import RegionFinder, bordered, share_of, with_border
-from autoseg_lib.infer.region_choice import propose_region_finder
+from autoseg_lib.infer.region_choice import TRIAL_FAILED, propose_region_finder
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.preprocess.intensity import IntensityPlan
 from autoseg_lib.preprocess.pipeline import Preprocessing
@@ -101,15 +101,59 @@ def test_two_stages_find_the_same_with_less_work(code: str, shear: float):
 
 
 def test_where_nothing_is_found_the_whole_scan_is_looked_at():
-    class Small(nn.Module):
-        """Sees the blob only close up: on the large voxels of the first stage windows have another mean."""
+    class OnlyCloseUp(nn.Module):
+        """Label 1 where the image is bright, if that is 500 voxels: the blob has 1000, an eighth of it on large voxels."""
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return torch.cat([torch.zeros_like(image), torch.full_like(image, -5.0)], dim=1)
+            bright = image > 0
+            label = 40.0 * image if int(bright.sum()) >= 500 else torch.full_like(image, -5.0)
+            return torch.cat([torch.zeros_like(image), label], dim=1)
 
-    found = replace(predictor(finder=RegionFinder()), network=Small()).predict_soft(scan()[0])
+    volume, truth = scan()
+    # One window for all, in which the whole blob can be counted.
+    asked = replace(predictor(finder=RegionFinder()), network=OnlyCloseUp(), window=volume.array.shape)
+    found = asked.predict_soft(volume)
     assert found.notes == ("the region finder found nothing: the whole scan was looked at closely.",)
-    assert not found.mask.array.any()
+    assert truth.array.sum() == 1000
+    assert np.array_equal(found.mask.array, truth.array)
+
+
+@pytest.mark.parametrize("code", ["SPL", "IRP", "LSA"])
+@pytest.mark.parametrize(
+    "tail",
+    [
+        (slice(22, 40), 25, 11),
+        (slice(0, 12), 25, 11),
+        (17, slice(30, 48), 11),
+        (17, slice(0, 20), 11),
+        (17, 25, slice(16, 44)),
+    ],
+)
+def test_a_tail_beyond_the_region_is_not_cut_off(code: str, tail: tuple[slice | int, ...]):
+    """One voxel thick and hardly bright: on voxels twice as large it drowns in what is around it."""
+    volume, _ = scan()
+    pixels = volume.array.copy()
+    pixels[tail] = -0.75
+    volume = reorient(volume.with_array(pixels), code)
+    finder = RegionFinder(2.0, 20.0 if tail[0] == 17 else 8.0)
+    whole, close = predictor().predict_soft(volume), predictor(finder=finder).predict_soft(volume)
+    box, grid = predictor(finder=finder).region(volume)
+    assert box is not None and share_of(box, grid.shape_zyx) < 0.7
+    assert np.count_nonzero(whole.mask.array) == 1000 + pixels[tail].size
+    assert np.array_equal(close.mask.array, whole.mask.array)
+    assert close.notes == (
+        "an ROI reached the edge of the region that was found: the whole scan was looked at closely.",
+    )
+
+
+def test_an_roi_at_the_edge_of_the_scan_is_not_taken_for_cut_off():
+    volume, truth = scan()
+    moved = [np.roll(item.array, -6, axis=2) for item in (volume, truth)]
+    assert moved[1][:, :, 0].any()
+    two = predictor(finder=RegionFinder(2.0, 8.0))
+    found = two.predict_soft(volume.with_array(moved[0]))
+    assert found.notes == ()
+    assert np.array_equal(found.mask.array, moved[1])
 
 
 def test_a_box_as_large_as_the_scan_is_not_used():
@@ -174,6 +218,17 @@ def test_not_proposed_where_it_does_not_pay():
     )
     assert finder is None
     assert reason == "No region finder: it would make segmenting 1.0 times as fast; 1.5 is the least."
+
+
+def test_a_trial_that_fails_is_a_reason():
+    class Broken(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(torch.cat([image, image], dim=1), float("nan"))
+
+    asked = replace(predictor(), network=Broken())
+    finder, reason = propose_region_finder(asked, known(5), LABELS)
+    assert finder is None
+    assert reason.startswith(f"{TRIAL_FAILED} (the network's answer is not a number")
 
 
 def test_not_proposed_with_few_scans_or_in_2d():

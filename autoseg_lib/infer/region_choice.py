@@ -25,6 +25,8 @@ MOST_TIMED = 5
 LEAST_GAIN = 1.5
 # Windows lie at other places, which moves a mean Dice by about this much either way.
 DICE_TOLERANCE = 0.002
+# How the sentence begins where it was not the finder that failed.
+TRIAL_FAILED = "No region finder: trying it failed"
 
 
 class TrueScan(Protocol):
@@ -89,7 +91,7 @@ def propose_region_finder(
                 return None, f"No region finder: {reason}"
         return _compared(plain, two, scans[:MOST_TIMED], labels, finder, on_event, stop, clock)
     except AutosegError as error:
-        return None, f"No region finder: trying it failed ({error})"
+        return None, f"{TRIAL_FAILED} ({error})"
 
 
 def _what_is_missed(two: Predictor, scan: TrueScan, stop: StopFlag | None) -> str:

@@ -1,7 +1,8 @@
 """The best model looks at all scans kept back once more: scores, and what they teach goes into the model file.
 
-Post-processing that helps, a region finder that pays, and the calibration of the error bars, in this order: each is judged
-with what came before it.
+A region finder that pays comes first, tried with the model as training left it; then the one thorough look, with it; then the
+post-processing that helps, and the calibration of the error bars. So scores and error bars are of what segmenting does. The
+region finder is judged without post-processing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from autoseg_lib.errors import counted
 from autoseg_lib.events import Listener, Message
-from autoseg_lib.infer.region_choice import propose_region_finder
+from autoseg_lib.infer.region_choice import TRIAL_FAILED, propose_region_finder
 from autoseg_lib.networks.model_file import LoadedModel, load_model
 from autoseg_lib.networks.registry import number_of_weights
 from autoseg_lib.train.planning import Plan
@@ -71,6 +72,9 @@ def last_look(plan: Plan, study: Study, on_event: Listener, already: bool) -> La
     model = load_model(path, plan.loop.device)
     # Of folds the scans kept back choose nothing: the model is that of the last epoch.
     which = "trained" if plan.loop.keep_last else "best"
+    told = already and "calibration" in model.metadata
+    if not plan.loop.keep_last and not told:
+        model = with_region_finder(model, plan, study, on_event)
     on_event(Message(f"Looking at all validation scans with the {which} model ..."))
     kept, found = KeptAnswers(), []
     scores, shown = final_scores(
@@ -81,7 +85,6 @@ def last_look(plan: Plan, study: Study, on_event: Listener, already: bool) -> La
         len(plan.split.validation),
         keep=kept,
     )
-    told = already and "calibration" in model.metadata
     if plan.loop.keep_last:
         # Folds decide together (folds_result.py): the scans that one of them kept back choose nothing.
         keep_answers(plan.files.answers, kept, on_event)
@@ -90,8 +93,6 @@ def last_look(plan: Plan, study: Study, on_event: Listener, already: bool) -> La
         after = with_postprocessing(scores, shown, kept, plan.labels, known=known)
         scores, shown = after.scores, after.shown
         model = replace(model, metadata={**model.metadata, **after.metadata()})
-        if not told:
-            model = with_region_finder(model, plan, study, on_event)
         found = [after.text, str(model.metadata.get(REGION_TEXT) or "")]
     looked = f": mean Dice {scores.mean:.3f}" if scores else ", there are none"
     on_event(Message(f"Looked at {counted(len(scores.cases) if scores else 0, 'validation scan')}{looked}."))
@@ -115,7 +116,10 @@ REGION_TEXT = "region_finder_found"
 
 
 def with_region_finder(model: LoadedModel, plan: Plan, study: Study, on_event: Listener) -> LoadedModel:
-    """Returns the model with a region finder where that pays on the scans kept back, else as it is.
+    """Returns the model with a region finder where that pays on the scans kept back, else without one.
+
+    A run with a time limit does not try: learning and the last look take all of its time. Without a limit the trial comes on top
+    of the time that is expected: each scan kept back on large voxels, and some of them twice more.
 
     Args:
         model: the trained model.
@@ -123,11 +127,18 @@ def with_region_finder(model: LoadedModel, plan: Plan, study: Study, on_event: L
         study: the data folder.
         on_event: hears the progress.
     """
+    # Epochs may have been added to a run that had one.
+    rest = {key: value for key, value in model.metadata.items() if key not in (REGION_FINDER, REGION_TEXT)}
+    model = replace(model, metadata=rest)
     scans = _KeptBack(plan, study)
-    if plan.window is None or not scans or _windows(model, scans[0]) < FEWEST_WINDOWS:
+    if plan.window is None or plan.loop.time_limit_seconds is not None or not scans:
+        return model
+    if _windows(model, scans[0]) < FEWEST_WINDOWS:
         return model
     finder, text = propose_region_finder(segmenting_predictor(model), scans, plan.labels, on_event=on_event)
     if finder is None:
+        if text.startswith(TRIAL_FAILED):
+            on_event(Message(text, "warning"))
         return model
     found: dict[str, Any] = {REGION_FINDER: finder.to_dict(), REGION_TEXT: text}
     return replace(model, metadata={**model.metadata, **found})

@@ -171,15 +171,21 @@ def edited(model: LoadedModel, changes: Mapping[str, Any] | None) -> LoadedModel
 
     Raises:
         SettingsError: keys or values that do not work; all of them at once.
+        ModelError: the region finder's table does not work.
     """
     if not changes:
         return model
     own = {key: changes[key] for key in (STRUCTURE_NAMES, REGION_FINDER) if key in changes}
     rest = {key: value for key, value in changes.items() if key not in own}
     metadata = {**model.metadata, **edit_pipeline(pipeline_of(model.metadata), rest), **own}
-    if rest:
+    if rest or _finder_changes(model, changes):
         metadata |= _uncalibrated(_CHANGED)
     return replace(model, metadata=metadata, preprocessing=Preprocessing.from_dict(metadata["preprocessing"]))
+
+
+def _finder_changes(model: LoadedModel, changes: Mapping[str, Any]) -> bool:
+    known = RegionFinder.from_dict(model.metadata.get(REGION_FINDER))
+    return REGION_FINDER in changes and RegionFinder.from_dict(changes[REGION_FINDER]) != known
 
 
 def hash_of(paths: Sequence[Path]) -> str:
@@ -235,6 +241,7 @@ def make_predictor(model: LoadedModel, settings: SegmentSettings, notes: list[st
             notes.append(
                 "tta was left out: this model was not trained with mirrored images, so mirroring would harm."
             )
+    precision = best_precision(device.type)
     window = model.spec.input_shape if model.spec.dimension == "3D" else None
     return Predictor(
         network=model.network,
@@ -244,7 +251,8 @@ def make_predictor(model: LoadedModel, settings: SegmentSettings, notes: list[st
         window=None if window is None else (window[0], window[1], window[2]),
         overlap=DEFAULT_OVERLAP if settings.overlap == AUTO else settings.overlap,
         batch_size=None if settings.batch_size == AUTO else settings.batch_size,
-        half_precision=best_precision(device.type) != "32",
+        half_precision=precision != "32",
+        half=precision,
         mirror_pairs=augmentation.mirror_pairs,
         mirror_axis=mirror_axis,
         neighbours=model.spec.neighbours,
