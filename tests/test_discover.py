@@ -175,7 +175,8 @@ def run_folder(path: Path, case: str) -> Path:
     files = [png(folder / "masks" / f"slice_00{number}.png") for number in (1, 2)]
     files += [png(folder / "overlays" / "slice_001.jpg"), folder / "segmentation.nii.gz"]
     write_mask_file(files[-1], Mask(np.zeros((2, 5, 6), np.uint8), Geometry.from_spacing((2, 5, 6))))
-    run.finish_case(case, files)
+    run.remember_case(case, files)
+    run.save()
     run.report.write_text("{}", encoding="utf-8")
     return path
 

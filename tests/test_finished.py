@@ -29,7 +29,8 @@ def finished(study, tmp_path):
     found = discover(folder)
     run = open_run(tmp_path / "predictions" / "lumbar_01")
     run.begin_case("lumbar_01")
-    run.finish_case("lumbar_01", [], result_key(found.sources[0], "model 1", SETTINGS))
+    run.remember_case("lumbar_01", [], result_key(found.sources[0], "model 1", SETTINGS))
+    run.save()
     return folder, found, tmp_path / "predictions"
 
 

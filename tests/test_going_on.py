@@ -172,6 +172,17 @@ def test_a_table_that_cannot_be_read_is_told_while_the_run_goes_on(
     assert read_measurements(run_folder.measurements) == [row]
 
 
+def test_a_scan_whose_files_are_gone_is_done_again(model: Path, tmp_path: Path) -> None:
+    write_scans(tmp_path / "in", 2)
+    output = tmp_path / "out"
+    run(tmp_path / "in", model, output, mode="new")
+    lost = sorted((output / "scan_02" / "masks").iterdir())[1]
+    lost.unlink()
+    again = run(tmp_path / "in", model, output)
+    assert [case.already_done for case in again.cases] == [True, False]
+    assert lost.is_file()
+
+
 def test_our_own_tables_are_read_however_large_they_are(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,12 +119,13 @@ def test_measuring_into_the_run_folder_keeps_its_masks(tmp_path: Path, mode: str
     scan, mask = small_scan()
     run = open_run(tmp_path / "run")
     masks = write_masks(run.begin_case("scan_1"), mask, scan.slice_names, ("png",))
-    run.finish_case("scan_1", masks)
+    run.remember_case("scan_1", masks)
+    run.save()
     write_json(run.report, {"labels": {"1": "left", "2": "right"}, "cases": [case_report(scan)]})
     result = measure_masks(run.path, run.path, mode=mode)
     assert [row.voxels for row in result.volumes] == [50, 8]
     assert all(path.is_file() for path in masks)
-    assert open_run(run.path, "continue").finished_cases() == ("scan_1",)
+    assert open_run(run.path, "continue").cases["scan_1"]["complete"]
 
 
 def test_a_failed_measurement_leaves_the_earlier_tables(tmp_path: Path) -> None:
@@ -333,7 +334,8 @@ def test_a_volume_with_the_patients_name_has_its_fat_image(tmp_path: Path) -> No
 def test_tables_of_a_segmenting_run_are_replaced_with_a_word(tmp_path: Path) -> None:
     scan, mask = small_scan()
     run = open_run(tmp_path / "run")
-    run.finish_case("scan_1", write_masks(run.begin_case("scan_1"), mask, scan.slice_names, ("png",)))
+    run.remember_case("scan_1", write_masks(run.begin_case("scan_1"), mask, scan.slice_names, ("png",)))
+    run.save()
     report = build_run_report(
         kind="segment", started="", finished="", seconds=0, versions={}, labels=["a", "b"]
     )

@@ -81,37 +81,21 @@ class RunFolder:
         self.cases[name] = {"files": [], "complete": False, "key": ""}
         return folder
 
-    def finish_case(self, name: str, files: Iterable[Path], key: str = "") -> None:
-        """Remembers that a case is complete.
+    def remember_case(self, name: str, files: Iterable[Path], key: str = "") -> dict[str, Any]:
+        """Remembers that a case is complete, without writing it down.
 
         Args:
             name: the case.
             files: everything that was written for it.
             key: whatever must be equal for the result to be the same (checksums of input and model), for
                 "continue".
-        """
-        self.remember_case(name, files, key)
-        self.save()
 
-    def remember_case(self, name: str, files: Iterable[Path], key: str = "") -> dict[str, Any]:
-        """Remembers that a case is complete, without writing it down; returns what is remembered."""
+        Returns:
+            what is remembered.
+        """
         relative = sorted(path.relative_to(self.path).as_posix() for path in files)
         self.cases[name] = {"files": relative, "complete": True, "key": key}
         return self.cases[name]
-
-    def finished_cases(self, keys: dict[str, str] | None = None) -> tuple[str, ...]:
-        """Returns the cases that are complete and whose files are all still there.
-
-        Args:
-            keys: case → key; a case whose remembered key differs is not counted.
-        """
-        return tuple(
-            name
-            for name, case in self.cases.items()
-            if case["complete"]
-            and (keys is None or keys.get(name, case["key"]) == case["key"])
-            and all((self.path / item).is_file() for item in case["files"])
-        )
 
     def save(self) -> None:
         """Writes down what is remembered.
