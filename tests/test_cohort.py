@@ -327,7 +327,7 @@ def test_a_drive_that_does_not_answer_counts_as_somebody_at_work(tmp_path: Path)
 
 def test_another_model_at_the_same_time_is_refused(scans: Path, model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    start("tests.helpers.cohorts", scans, model, output, 2).communicate(timeout=300)
+    start("tests.helpers.cohorts", scans, model, output, 4).communicate(timeout=300)
     with pytest.raises(ExportError, match="another model, other settings or other images"):
         segment(scans, model, output, make_settings(SegmentSettings, {"overlap": 0.25}), mode="continue")
 
@@ -363,13 +363,10 @@ def test_steps_overlap_in_order_and_hold_three_at_a_time() -> None:
         order.append(item)
         count(-1)
 
-    begun = time.monotonic()
     Overlap(read, work, write).run(iter(range(10)))
     assert order == list(range(10))
     assert most[0] <= 3
     assert reading_meanwhile[0] and writing_meanwhile[0]
-    # One after the other: 2.0 s; overlapping: 10 × 0.1 s and the first reading and last writing.
-    assert time.monotonic() - begun < 1.9
 
 
 @pytest.mark.parametrize("where", ["items", "read", "work", "write"])
