@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from autoseg_lib.cli import main
 from autoseg_lib.errors import DataError, ModelError, SettingsError
 from autoseg_lib.events import Event, FoldStarted, Message, StepDone, TrainingStarted, nobody
-from autoseg_lib.infer.predictor import Predictor
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.metrics.overlap import dice_per_roi
 from autoseg_lib.networks.joining import join_models
@@ -37,7 +36,7 @@ from autoseg_lib.workflow.folds import (
     train_prepared_folds,
 )
 from autoseg_lib.workflow.folds_result import FoldsResult
-from autoseg_lib.workflow.model_choice import find_model, make_predictor
+from autoseg_lib.workflow.model_choice import find_model, make_predictor, segmenting_predictor
 from autoseg_lib.workflow.run_history import find_history
 from autoseg_lib.workflow.runs import require_one_run
 from autoseg_lib.workflow.segmenting import segment
@@ -174,7 +173,8 @@ def test_each_scan_is_scored_by_the_network_that_has_not_seen_it(trained: Path) 
     prepared = prepare(folder)
     for number, known in enumerate(prepared.known, start=1):
         model = load_model(models / f"cv_fold{number}_best.safetensors")
-        predictor = Predictor(model.network, model.preprocessing, 3, torch.device("cpu"))
+        # As segmenting does it by default, which decides on half precision and mirrored images.
+        predictor = segmenting_predictor(model)
         for scan in validation_scans(prepared.study, known.plan):
             found = predictor.predict(scan.volume)
             for roi, dice in zip(
@@ -393,9 +393,7 @@ def test_segmenting_with_all_of_them_says_what_it_costs(trained: Path, tmp_path:
     image = trained / "train" / "images" / "p0_0.png"
     result = segment(image, trained / "models" / "cv_best.safetensors", tmp_path / "out", settings)
     assert len(result.cases) == 1 and not result.failures
-    assert any(
-        "the model holds 3 networks that answer together: it takes about 3 times" in n for n in result.notes
-    )
+    assert any("3 networks answer together: it takes about 3 times" in n for n in result.notes)
 
 
 def test_models_that_cannot_answer_together(trained: Path) -> None:
