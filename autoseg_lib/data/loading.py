@@ -97,7 +97,7 @@ class BatchStream:
         if not self.helpers:
             return iter(DataLoader(self.dataset, batch_sampler=keys, pin_memory=self.pin_memory))
         _start_tracker()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _own_signals():
             warnings.simplefilter("ignore")  # what does not work is said in one sentence, see begin()
             return iter(
                 DataLoader(
@@ -209,6 +209,23 @@ def _start_tracker() -> None:
     if hasattr(signal, "pthread_sigmask"):
         with _interrupt_held_back():
             resource_tracker.ensure_running()
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keeps torch from raising wherever the main thread happens to be when a helper dies, e.g. in the middle of a step.
+
+    That a helper is gone is seen when its next batch is asked for, and answered there.
+    """
+    signal_number = getattr(signal, "SIGCHLD", None)  # Windows has none
+    if signal_number is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal_number)
+    try:
+        yield
+    finally:
+        signal.signal(signal_number, before if before is not None else signal.SIG_DFL)
 
 
 def _begin_helper(worker: int) -> None:
