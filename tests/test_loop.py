@@ -244,6 +244,22 @@ def test_epochs_that_were_added_on_the_way_are_counted(tmp_path: Path) -> None:
     assert epochs_in_all(state, replace(trainer.plan, epochs=5), 3) == 5
 
 
+def test_epochs_that_were_asked_for_are_in_the_resume_file_with_the_next_step(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path)
+    stop, kept = StopFlag(), []
+
+    def listener(event: Event) -> None:
+        if isinstance(event, StepDone):
+            if event.epoch == 2 and event.step == 2:
+                state = load_checkpoint(trainer.files.last)["state"]
+                kept.append((state["steps_done"], epochs_in_all(state, trainer.plan, 3)))
+            if event.epoch == 2 and event.step == 1:
+                stop.ask_more_epochs(2)
+
+    trainer.fit(listener, stop)
+    assert kept == [(4, 6)]
+
+
 def test_a_run_may_go_on_in_16_bits(tmp_path: Path) -> None:
     """Its resume file holds no scale for gradients yet."""
     fit(tiny_trainer(tmp_path), stop_after=4)

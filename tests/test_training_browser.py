@@ -73,8 +73,8 @@ def test_more_epochs_while_training_a_restart_and_run_all_goes_on(lab):
     lab.wait_for_text("of 3010", seconds=SECONDS)
     lab.keep_picture("training_more")
     # A kernel that is restarted in the middle loses at most what was not saved yet.
-    wait_for_file(lab.folder / "trained_model" / "long_last.ckpt", time.time())
     lab.wait_for_text("/3010 | Dice loss", seconds=SECONDS)
+    wait_for_file(lab.folder / "trained_model" / "long_last.ckpt", time.time())
     restart_kernel(lab)
 
     # The history is to be read without training: only its own cell is run.

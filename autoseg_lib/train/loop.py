@@ -462,6 +462,8 @@ class Trainer:
             self.schedule.extend(self.state.steps_done, more * len(self.batches))
             self.state.finished = ""
             on_event(Message(f"{more} more epochs: {self.epochs} in all."))
+            # What somebody asked for is not lost, even if the next moment ends the run.
+            self._save_state(on_event, always=True)
         return bool(more)
 
     def _between_steps(self, on_event: Listener) -> None:
