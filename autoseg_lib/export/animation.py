@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from autoseg_lib.data.scan import Scan
 from autoseg_lib.errors import ExportError
-from autoseg_lib.io.files import atomic_write
+from autoseg_lib.io.files import write_text
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import count_pixels
 from autoseg_lib.viz.html import render
@@ -44,7 +44,7 @@ def write_animation(path: Path, scan: Scan, mask: Mask, labels: LabelTable) -> l
         ExportError: the file cannot be written.
     """
     text = animation_html(scan, mask, labels)
-    atomic_write(path, lambda target: _write_text(target, text))
+    write_text(path, text)
     return [path]
 
 
@@ -112,7 +112,3 @@ def _jpeg(grey: npt.NDArray[np.uint8]) -> str:
             f"a picture of {grey.shape[1]} × {grey.shape[0]} pixels could not be made for animation.html."
         )
     return base64.b64encode(np.asarray(buffer).tobytes()).decode("ascii")
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -19,7 +19,7 @@ from autoseg_lib.data.doctor.facts import CaseFacts, SliceFacts
 from autoseg_lib.data.doctor.finding import Finding
 from autoseg_lib.data.doctor.pictures import Gallery, largest
 from autoseg_lib.data.doctor.report import CheckReport
-from autoseg_lib.io.files import atomic_write
+from autoseg_lib.io.files import write_text
 from autoseg_lib.io.label_codes import code_key
 from autoseg_lib.viz.finding_picture import color_of, encode
 from autoseg_lib.viz.html import render
@@ -62,7 +62,7 @@ def write_check_report(
         The file.
     """
     text = check_report_html(report, title=title, hide=hide)
-    atomic_write(path, lambda target: _write_text(target, text))
+    write_text(path, text)
     return path
 
 
@@ -344,7 +344,3 @@ def _large(item: SliceFacts, view: SliceView, place: Mapping[int, int]) -> dict[
     turns = view.transpose or view.flip_rows or view.flip_columns
     jpeg = encode(view.turn(image)) if turns else item.view_jpeg
     return {"image": base64.b64encode(jpeg).decode("ascii"), **_runs_with_size(label, view, place)}
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")

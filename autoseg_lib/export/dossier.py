@@ -16,7 +16,7 @@ from typing import Any
 from autoseg_lib.errors import AutosegError, counted
 from autoseg_lib.export.dossier_pictures import MOST_SLICES, PAGE_BYTES, CasePictures, draw_case
 from autoseg_lib.export.review import REVIEW_COLUMNS, REVIEW_NAME, ReviewMark, read_review
-from autoseg_lib.io.files import atomic_write
+from autoseg_lib.io.files import write_text
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.areas import SliceMeasurement, mean_and_std
 from autoseg_lib.measure.volumes import VolumeMeasurement
@@ -110,7 +110,7 @@ def write_dossier(
         review=review,
         hide=hide,
     )
-    atomic_write(path, lambda target: _write_text(target, text))
+    write_text(path, text)
     return path
 
 
@@ -352,7 +352,3 @@ def _text(value: float | None, digits: int) -> str:
 
 def _range(low: float | None, high: float | None, digits: int) -> str:
     return "" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from autoseg_lib.data.scan import Scan
-from autoseg_lib.io.files import atomic_write
+from autoseg_lib.io.files import write_text
 from autoseg_lib.measure.volumes import VolumeMeasurement, why_no_volume
 
 # Raised when a field changes its meaning.
@@ -119,7 +119,7 @@ def write_json(path: Path, table: Mapping[str, Any]) -> None:
         ExportError: the file cannot be written.
     """
     text = json.dumps(_plain(table), indent=2, ensure_ascii=False, allow_nan=False)
-    atomic_write(path, lambda target: _write_text(target, text + "\n"))
+    write_text(path, text + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -136,7 +136,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (str, int, bool)) or value is None:
         return value
     return str(value)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")

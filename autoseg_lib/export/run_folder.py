@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg_lib.errors import ExportError, SettingsError
-from autoseg_lib.io.files import atomic_write, safe_name
+from autoseg_lib.io.files import safe_name, write_text
 from autoseg_lib.io.run_record import PARTS_FOLDER, RECORD_FILE, RESULT_FILES, read_record
 
 __all__ = [
@@ -104,7 +104,7 @@ class RunFolder:
             ExportError: it cannot be written.
         """
         text = json.dumps({"cases": dict(self.cases)}, indent=1, ensure_ascii=False)
-        atomic_write(self.path / RECORD_FILE, lambda target: _write_text(target, text))
+        write_text(self.path / RECORD_FILE, text)
 
 
 def open_run(
@@ -249,7 +249,3 @@ def _check_writable(folder: Path) -> None:
             f"output '{folder}': no file can be written there ({error.strerror}). Choose a folder that "
             "you may write to."
         ) from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")

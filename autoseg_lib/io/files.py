@@ -174,6 +174,18 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file as UTF-8 in one step (see ``atomic_write``).
+
+    What no Unicode stands for (halves of characters out of damaged file names) is written as an escape rather than refused.
+    """
+    atomic_write(path, lambda target: _write_utf8(target, text))
+
+
+def _write_utf8(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def _to_the_disk(file: int) -> None:
     """Waits until a file is on the disk, so that a power cut cannot leave an empty one under the final name."""
     try:

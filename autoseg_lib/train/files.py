@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from autoseg_lib.io.files import atomic_write, remove_unfinished
+from autoseg_lib.io.files import atomic_write, remove_unfinished, write_text
 from autoseg_lib.labels import LabelTable
 
 
@@ -144,17 +144,10 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
     """Writes a settings file."""
     text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
-    _write_text(path, text)
+    write_text(path, text)
 
 
 def write_report(path: Path, values: Mapping[str, Any]) -> None:
     """Writes a report as JSON."""
     text = json.dumps(values, indent=2, ensure_ascii=False)
-    _write_text(path, text)
-
-
-def _write_text(path: Path, text: str) -> None:
-    def write(target: Path) -> None:
-        target.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-    atomic_write(path, write)
+    write_text(path, text)

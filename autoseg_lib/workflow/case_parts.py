@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoseg_lib.io.files import atomic_write
+from autoseg_lib.io.files import write_text
 from autoseg_lib.io.run_record import PART_SUFFIX, PARTS_FOLDER, read_part, read_parts
 from autoseg_lib.measure.areas import SliceMeasurement
 from autoseg_lib.measure.volumes import VolumeMeasurement
@@ -102,11 +102,7 @@ class CaseParts:
 def _write(path: Path, table: Mapping[str, Any]) -> None:
     # Numbers of numpy become plain ones; every digit of a float is kept.
     text = json.dumps(table, ensure_ascii=False, default=_plain)
-    atomic_write(path, lambda target: _write_text(target, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_text(path, text)
 
 
 def _plain(value: Any) -> Any:
