@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import pytest
 
 from autoseg_lib.data.doctor.finding import Finding, Fix, Sample
 from autoseg_lib.export.check_report import write_check_report
-from tests.helpers.lab import find_chromium
 from tests.helpers.made_reports import made_case, made_report
+from tests.helpers.pages import opened, running_browser
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -25,26 +24,8 @@ return Array.from(c.getContext('2d').getImageData(Math.floor(column * c.width), 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+    with running_browser() as running:
         yield running
-        running.close()
-
-
-@contextmanager
-def opened(browser: Any, path: Path) -> Iterator[Any]:
-    """The page in Chromium; fails where it reports an error or asks for anything on a network."""
-    tab = browser.new_page(viewport={"width": 1280, "height": 800})
-    faults: list[str] = []
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.on("console", lambda note: faults.append(note.text) if note.type in ("error", "warning") else None)
-    tab.on("request", lambda ask: faults.append(ask.url) if ask.url[:5] not in ("file:", "data:") else None)
-    tab.goto(path.as_uri())
-    tab.wait_for_selector(".tile canvas")
-    yield tab
-    assert faults == []
-    tab.close()
 
 
 @pytest.fixture(scope="module")
@@ -126,23 +107,23 @@ def test_larger_view_with_what_would_be_right(page: Any) -> None:
     assert "2 labels are turned" in page.inner_text("#said")
     assert "label fits the image to 0.87" in page.inner_text("#facts")
     assert page.locator("#stage figcaption").all_inner_texts() == ["as stored", "flip left-right"]
-    page.wait_for_timeout(800)
 
-    def inked(number: int) -> bool:
-        """Whether the disc's fill is there: ROI 1 lies left of the middle as stored, right of it when flipped."""
-        red, _, blue = page.evaluate(_PIXEL, [number, 0.35, 0.35])
-        return bool(red > blue + 8)
+    def comes_to(number: int, inked: bool) -> bool:
+        """Whether the disc's fill is soon there, or not: ROI 1 lies left of the middle as stored, right of it when flipped."""
+        for _ in range(40):
+            page.wait_for_timeout(250)
+            red, _, blue = page.evaluate(_PIXEL, [number, 0.35, 0.35])
+            if (red > blue + 8) == inked:
+                return True
+        return False
 
-    assert inked(0) and not inked(1)
+    assert comes_to(0, inked=True) and comes_to(1, inked=False)
     page.keyboard.down(" ")
-    page.wait_for_timeout(500)
-    assert not inked(0)
+    assert comes_to(0, inked=False)
     page.keyboard.up(" ")
-    page.wait_for_timeout(500)
-    assert inked(0)
+    assert comes_to(0, inked=True)
     page.keyboard.press("2")
-    page.wait_for_timeout(500)
-    assert not inked(0)
+    assert comes_to(0, inked=False)
     page.keyboard.press("0")
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#name") == f"{EVIL} · slice_006"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import pytest
 from autoseg_lib.export.dossier import write_dossier
 from autoseg_lib.export.review import ReviewMark, read_review, write_review
 from autoseg_lib.labels import LabelTable
-from tests.helpers.lab import find_chromium
 from tests.helpers.made_runs import made_case
+from tests.helpers.pages import opened, running_browser
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -29,30 +28,8 @@ return Array.from(pen.getImageData(Math.floor(column * c.width), Math.floor(row 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+    with running_browser() as running:
         yield running
-        running.close()
-
-
-@contextmanager
-def opened(browser: Any, path: Path, scheme: str = "light") -> Iterator[Any]:
-    """The page in Chromium; fails where it reports an error or asks for anything on a network."""
-    tab = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
-    faults: list[str] = []
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.on("console", lambda note: faults.append(note.text) if note.type in ("error", "warning") else None)
-    tab.on(
-        "request",
-        lambda ask: faults.append(ask.url) if ask.url[:5] not in ("file:", "data:", "blob:") else None,
-    )
-    tab.on("dialog", lambda question: question.accept())
-    tab.goto(path.as_uri())
-    tab.wait_for_selector(".tile canvas")
-    yield tab
-    assert faults == []
-    tab.close()
 
 
 @pytest.fixture
@@ -83,11 +60,14 @@ def large(page: Any) -> str:
     return str(page.inner_text("#name")) if page.evaluate("dialog.open") else ""
 
 
-def inked(page: Any, row: float, column: float) -> bool:
-    """Whether an ROI's fill colours the enlarged picture there; the picture itself is grey."""
-    page.wait_for_timeout(500)
-    red, _, blue = page.evaluate(_PIXEL, [row, column])
-    return bool(abs(red - blue) > 8)
+def comes_to(page: Any, row: float, column: float, inked: bool) -> bool:
+    """Whether the enlarged picture is soon coloured there by an ROI's fill, or not; the picture itself is grey."""
+    for _ in range(40):
+        page.wait_for_timeout(250)
+        red, _, blue = page.evaluate(_PIXEL, [row, column])
+        if (abs(red - blue) > 8) == inked:
+            return True
+    return False
 
 
 def test_summary_and_what_to_know_first(page: Any) -> None:
@@ -127,7 +107,11 @@ def test_from_a_volume_and_from_an_area_to_their_slice(page: Any) -> None:
     assert f"{area:.1f}" in page.locator("#measured tr.now").inner_text()
     assert page.inner_text("#reasons") == "⚠ right: touches the border"
     # ROI 1 lies at 0.3, 0.3 and ROI 2 at 0.7, 0.7; the corner is grey.
-    assert inked(page, 0.3, 0.3) and inked(page, 0.7, 0.7) and not inked(page, 0.85, 0.15)
+    assert (
+        comes_to(page, 0.3, 0.3, inked=True)
+        and comes_to(page, 0.7, 0.7, inked=True)
+        and comes_to(page, 0.85, 0.15, inked=False)
+    )
 
 
 def test_clicking_in_the_plot_shows_that_slice(page: Any) -> None:
@@ -209,12 +193,12 @@ def test_keyboard_and_roi_buttons(page: Any) -> None:
     assert large(page) == f"{EVIL} · slice 3"
     page.keyboard.press("n")
     assert large(page) == f"{EVIL} · slice 5"
-    assert inked(page, 0.3, 0.3)
+    assert comes_to(page, 0.3, 0.3, inked=True)
     page.keyboard.down(" ")
-    assert not inked(page, 0.3, 0.3)
+    assert comes_to(page, 0.3, 0.3, inked=False)
     page.keyboard.up(" ")
     page.keyboard.press("2")
-    assert not inked(page, 0.3, 0.3) and inked(page, 0.7, 0.7)
+    assert comes_to(page, 0.3, 0.3, inked=False) and comes_to(page, 0.7, 0.7, inked=True)
     page.keyboard.press("0")
     page.keyboard.press("ArrowLeft")
     assert large(page) == f"{EVIL} · slice 4"

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     ExplicitVRLittleEndian,
     MRImageStorage,
@@ -91,7 +92,7 @@ def write_dicom_series(
         dataset.SOPInstanceUID = _uid(key, "image", str(index))
         _add_pixels(dataset, array[index])
         path = folder / f"{stem}.dcm"
-        _save(dataset, path)
+        save_dataset(dataset, path)
         paths.append(path)
     return paths
 
@@ -180,10 +181,11 @@ def _add_pixels(dataset: Dataset, pixels: npt.NDArray[np.int16]) -> None:
     dataset["PixelData"].VR = "OW"
 
 
-def _save(dataset: Dataset, path: Path) -> None:
+def save_dataset(dataset: Dataset, path: Path, transfer_syntax: UID = ExplicitVRLittleEndian) -> None:
+    """Writes a DICOM file with its preamble and meta information."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = transfer_syntax
     dataset.file_meta = meta
     dataset.save_as(path, enforce_file_format=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
@@ -31,6 +31,7 @@ from autoseg_lib.io.dicom_source import (
     reference_of,
     why_no_object,
 )
+from autoseg_lib.io.dicom_write import save_dataset
 from autoseg_lib.io.files import atomic_write
 from autoseg_lib.io.slice_header import SliceHeader
 from autoseg_lib.labels import LabelTable
@@ -98,17 +99,8 @@ def write_rtstruct(
         seen.ROIInterpreter = ""
         dataset.RTROIObservationsSequence.append(seen)
     # Contours are longer than the 64 KiB that a value may have in the encoding with explicit types.
-    atomic_write(path, lambda target: _save(dataset, target))
+    atomic_write(path, lambda target: save_dataset(dataset, target, ImplicitVRLittleEndian))
     return tuple(label.name for label in labels if label.value not in present)
-
-
-def _save(dataset: Dataset, path: Path) -> None:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    dataset.file_meta = meta
-    dataset.save_as(path, enforce_file_format=True)
 
 
 def _header(headers: Sequence[SliceHeader]) -> Dataset:

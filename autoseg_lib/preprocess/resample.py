@@ -221,18 +221,7 @@ def _interpolated(
         return np.stack([_plane(plane, matrix, shape_zyx[1:], order, fill) for plane in pixels])
     if order == "cubic":
         pixels = _long_enough(pixels)
-    image = sitk.GetImageFromArray(pixels)
-    # SimpleITK orders indices (column, row, slice); the images get unit grids, the transform carries the
-    # index map.
-    turned = matrix[:3, :3][::-1, ::-1]
-    transform = sitk.AffineTransform(turned.ravel().tolist(), matrix[:3, 3][::-1].tolist())
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetSize([int(n) for n in reversed(shape_zyx)])
-    resampler.SetTransform(transform)
-    resampler.SetInterpolator(_INTERPOLATORS[order])
-    resampler.SetDefaultPixelValue(0.0 if fill is None else float(fill))
-    resampler.SetUseNearestNeighborExtrapolator(fill is None)
-    resampled = sitk.GetArrayFromImage(resampler.Execute(image))
+    resampled = _by_simpleitk(pixels, matrix[:3, :3], matrix[:3, 3], shape_zyx, order, fill)
     return resampled.astype(bool) if array.dtype == bool else resampled
 
 
@@ -245,9 +234,20 @@ def _plane(
 ) -> npt.NDArray[np.float32]:
     """One slice on other rows and columns."""
     pixels = _long_enough(plane) if order == "cubic" else plane
-    transform = sitk.AffineTransform(
-        matrix[1:3, 1:3][::-1, ::-1].ravel().tolist(), matrix[1:3, 3][::-1].tolist()
-    )
+    return _by_simpleitk(pixels, matrix[1:3, 1:3], matrix[1:3, 3], shape, order, fill)
+
+
+def _by_simpleitk(
+    pixels: npt.NDArray[Any],
+    turn: FloatArray,
+    shift: FloatArray,
+    shape: tuple[int, ...],
+    order: Order,
+    fill: float | None,
+) -> npt.NDArray[Any]:
+    """Fills a grid of a shape: its index i takes the pixel at index ``turn @ i + shift``, in 2D and 3D."""
+    # SimpleITK orders indices (column, row, slice); the images get unit grids, the transform carries the index map.
+    transform = sitk.AffineTransform(turn[::-1, ::-1].ravel().tolist(), shift[::-1].tolist())
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize([int(n) for n in reversed(shape)])
     resampler.SetTransform(transform)

@@ -25,7 +25,8 @@ from autoseg_lib.workflow.calibrating import calibrate_scores, error_bars_text, 
 from autoseg_lib.workflow.checking import Study
 from autoseg_lib.workflow.final_scores import ShownScan, final_scores
 from autoseg_lib.workflow.kept_answers import KeptAnswers, keep_answers
-from autoseg_lib.workflow.model_choice import REGION_FINDER, segmenting_predictor
+from autoseg_lib.workflow.model_choice import segmenting_predictor
+from autoseg_lib.workflow.pipeline_editing import REGION_FINDER
 from autoseg_lib.workflow.postprocessing_scores import with_postprocessing
 from autoseg_lib.workflow.training_data import read_validation_scan, validation_scans
 

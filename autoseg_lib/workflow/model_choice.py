@@ -23,13 +23,14 @@ from autoseg_lib.networks.registry import window_multiple
 from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.settings import AUTO, SegmentSettings
 from autoseg_lib.train.machine import best_precision
-from autoseg_lib.workflow.pipeline_editing import edit_pipeline, pipeline_of
-
-# Key of the model file's names for tables and DICOM objects.
-STRUCTURE_NAMES = "structure_names"
-# Key of the first of two stages (infer/region.py).
-REGION_FINDER = "region_finder"
-POSTPROCESSING = "postprocessing"
+from autoseg_lib.workflow.pipeline_editing import (
+    POSTPROCESSING,
+    PREPROCESSING,
+    REGION_FINDER,
+    STRUCTURE_NAMES,
+    edit_pipeline,
+    pipeline_of,
+)
 
 _PART = re.compile(r"_(fold|part)\d+_best$")
 
@@ -180,7 +181,7 @@ def edited(model: LoadedModel, changes: Mapping[str, Any] | None) -> LoadedModel
     metadata = {**model.metadata, **edit_pipeline(pipeline_of(model.metadata), rest), **own}
     if rest or _finder_changes(model, changes):
         metadata |= _uncalibrated(_CHANGED)
-    return replace(model, metadata=metadata, preprocessing=Preprocessing.from_dict(metadata["preprocessing"]))
+    return replace(model, metadata=metadata, preprocessing=Preprocessing.from_dict(metadata[PREPROCESSING]))
 
 
 def _finder_changes(model: LoadedModel, changes: Mapping[str, Any]) -> bool:

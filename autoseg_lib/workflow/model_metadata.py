@@ -11,6 +11,7 @@ from autoseg_lib.system import versions
 from autoseg_lib.train.planning import Plan
 from autoseg_lib.train.validate import Scores
 from autoseg_lib.workflow.checking import Study
+from autoseg_lib.workflow.pipeline_editing import POSTPROCESSING, PREPROCESSING
 from autoseg_lib.workflow.training_facts import known_training_facts
 
 
@@ -31,9 +32,9 @@ def model_metadata(plan: Plan, study: Study, epoch: int, scores: Scores | None) 
         "settings": settings,
         "labels": list(plan.labels.names),
         "network": plan.network.to_dict(),
-        "preprocessing": plan.preprocessing.to_dict(),
+        PREPROCESSING: plan.preprocessing.to_dict(),
         "augmentation": plan.augmentation.to_dict(),
-        "postprocessing": [],
+        POSTPROCESSING: [],
         "fingerprint": plan.fingerprint.to_dict(),
         "choices": [
             {"setting": c.setting, "value": c.value, "reason": c.reason}

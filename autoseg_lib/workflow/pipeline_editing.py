@@ -15,10 +15,13 @@ from autoseg_lib.preprocess.operations import shown, unknown_name
 from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.preprocess.schema import check_section, clashes, section_keys
 
-BEFORE, AFTER = "preprocessing", "postprocessing"
+# Keys of a model file: what is done before and after the network ...
+PREPROCESSING, POSTPROCESSING = "preprocessing", "postprocessing"
+# ... the names for tables and DICOM objects, and the first of two stages (infer/region.py).
+STRUCTURE_NAMES, REGION_FINDER = "structure_names", "region_finder"
 
-# The keys of a model file that may be changed for one run; the last two are single tables, see model_choice.edited.
-CHANGEABLE = (BEFORE, AFTER, "structure_names", "region_finder")
+# These may be changed for one run; the last two are single tables, see model_choice.edited.
+CHANGEABLE = (PREPROCESSING, POSTPROCESSING, STRUCTURE_NAMES, REGION_FINDER)
 
 # The network's weights were made for these.
 FIXED = ("dimension", "channels", "neighbours")
@@ -33,13 +36,13 @@ def pipeline_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ModelError: it is damaged.
     """
-    before = Preprocessing.from_dict(dict(metadata[BEFORE])).to_dict(full=True)
-    return {BEFORE: before, AFTER: [dict(step) for step in metadata.get(AFTER, ())]}
+    before = Preprocessing.from_dict(dict(metadata[PREPROCESSING])).to_dict(full=True)
+    return {PREPROCESSING: before, POSTPROCESSING: [dict(step) for step in metadata.get(POSTPROCESSING, ())]}
 
 
 def is_pipeline_key(key: str) -> bool:
     """Whether a name given to ``--set`` is one of the section's, not a setting's."""
-    return key.split(".", 1)[0] in (BEFORE, AFTER)
+    return key.split(".", 1)[0] in (PREPROCESSING, POSTPROCESSING)
 
 
 def edit_pipeline(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def edit_pipeline(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
         SettingsError: keys or values that do not work; all of them at once.
     """
     edited: dict[str, Any] = copy.deepcopy(
-        {BEFORE: dict(section[BEFORE]), AFTER: list(section.get(AFTER) or [])}
+        {PREPROCESSING: dict(section[PREPROCESSING]), POSTPROCESSING: list(section.get(POSTPROCESSING) or [])}
     )
     problems = [text for key, value in changes.items() for text in _put(edited, key, value)]
     if not problems:
@@ -65,9 +68,9 @@ def edit_pipeline(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
         listed = "".join(f"\n  - {problem}" for problem in problems)
         raise SettingsError(f"the pipeline cannot be edited so; {count} correcting:{listed}")
     try:
-        before = Preprocessing.from_dict(edited[BEFORE])
+        before = Preprocessing.from_dict(edited[PREPROCESSING])
         before.require_steps()
-        edited[BEFORE] = before.to_dict()
+        edited[PREPROCESSING] = before.to_dict()
     except ModelError as error:
         raise SettingsError(str(error)) from None
     return edited
@@ -100,10 +103,10 @@ def _inner(place: Any, part: str, path: list[str]) -> Any:
         if not part.isdecimal() or not 1 <= int(part) <= len(place):
             return _no_entry(place, path)
         return place[int(part) - 1]
-    if path == [BEFORE, part]:
+    if path == [PREPROCESSING, part]:
         known = {item.name: item.form for item in section_keys()}
         if part not in known:
-            return f"{BEFORE}: {unknown_name('key', part, tuple(known))}"
+            return f"{PREPROCESSING}: {unknown_name('key', part, tuple(known))}"
         if place.get(part) is None and known[part] == "table":
             place[part] = {}
     inner = place.get(part) if isinstance(place, dict) else None
@@ -118,17 +121,19 @@ def _no_entry(place: list[Any], path: list[str]) -> str:
 
 
 def _wrong(section: Mapping[str, Any], edited: dict[str, Any]) -> list[str]:
-    checked, problems = check_section(edited[BEFORE])
+    checked, problems = check_section(edited[PREPROCESSING])
     if not problems:
         problems += clashes(checked)
-        then, now = (Preprocessing.from_dict(dict(item)) for item in (section[BEFORE], edited[BEFORE]))
+        then, now = (
+            Preprocessing.from_dict(dict(item)) for item in (section[PREPROCESSING], edited[PREPROCESSING])
+        )
         problems += [
-            f"{BEFORE}: {key} belongs to the network's weights and cannot be edited; train a model for it."
+            f"{PREPROCESSING}: {key} belongs to the network's weights and cannot be edited; train a model for it."
             for key in FIXED
             if then.to_dict(full=True)[key] != now.to_dict(full=True)[key]
         ]
     try:
-        Postprocessing.from_list(edited[AFTER])
+        Postprocessing.from_list(edited[POSTPROCESSING])
     except SettingsError as error:
         problems += str(error).splitlines()
     return problems

@@ -13,6 +13,7 @@ from autoseg_lib.postprocess.pipeline import Postprocessing
 from autoseg_lib.train.validate import CaseScore, Scores, rescored
 from autoseg_lib.workflow.final_scores import ShownScan
 from autoseg_lib.workflow.kept_answers import KeptAnswers
+from autoseg_lib.workflow.pipeline_editing import POSTPROCESSING
 from autoseg_lib.workflow.postprocessing_choice import propose_postprocessing
 
 # Key of the model file beside "postprocessing": the sentence on why the steps are as they are.
@@ -37,7 +38,7 @@ class Postprocessed:
 
     def metadata(self) -> dict[str, Any]:
         """Returns what goes into the model file."""
-        return {"postprocessing": self.steps.to_list(), FOUND_KEY: self.text}
+        return {POSTPROCESSING: self.steps.to_list(), FOUND_KEY: self.text}
 
 
 def with_postprocessing(
@@ -72,7 +73,7 @@ def with_postprocessing(
 
 
 def _of_metadata(metadata: Mapping[str, Any], labels: LabelTable) -> Postprocessing:
-    steps = Postprocessing.from_list(metadata.get("postprocessing") or [])
+    steps = Postprocessing.from_list(metadata.get(POSTPROCESSING) or [])
     steps.check(labels)
     return steps
 

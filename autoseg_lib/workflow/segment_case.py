@@ -41,6 +41,7 @@ from autoseg_lib.postprocess.pipeline import Postprocessing
 from autoseg_lib.settings import SegmentSettings, to_table
 from autoseg_lib.volume import Mask
 from autoseg_lib.workflow.finished import input_checksums, read_mask, result_key
+from autoseg_lib.workflow.pipeline_editing import POSTPROCESSING, STRUCTURE_NAMES
 from autoseg_lib.workflow.region_masks import RegionMasks
 
 
@@ -159,7 +160,7 @@ class CaseSegmenter:
         Raises:
             SettingsError: the model's names of structures do not fit its ROIs.
         """
-        return with_structure_names(self.model.labels, self.model.metadata.get("structure_names") or {})
+        return with_structure_names(self.model.labels, self.model.metadata.get(STRUCTURE_NAMES) or {})
 
     @cached_property
     def pairs(self) -> tuple[tuple[int, int], ...]:
@@ -178,7 +179,7 @@ class CaseSegmenter:
         Raises:
             SettingsError: the model's section does not fit its ROIs.
         """
-        steps = Postprocessing.from_list(self.model.metadata.get("postprocessing") or [])
+        steps = Postprocessing.from_list(self.model.metadata.get(POSTPROCESSING) or [])
         steps.check(self.model.labels)
         return steps
 
