@@ -78,6 +78,10 @@ class _Parser(argparse.ArgumentParser):
         raise _UsageError(f"{message}. Run `{self.prog} --help` to see what is expected")
 
 
+# Adds a command of a name and help text that runs a function.
+_Command = Callable[[str, str, Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="autoseg",
@@ -94,16 +98,15 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    def with_json(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    for add in (_add_looking, _add_training, _add_segmenting, _add_evaluating, _add_starting):
+        add(command)
+    return parser
 
-    def with_set(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting"
-        )
 
+def _add_looking(command: _Command) -> None:
+    """Commands for the computer, the example study, the data check."""
     system = command("system", "memory, cores, GPU, disk and versions of this computer", _system)
-    with_json(system)
+    _with_json(system)
 
     example = command("example", "write the example study (drawn scans with exactly known areas)", _example)
     example.add_argument("dir", type=Path, metavar="DIR")
@@ -122,23 +125,29 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--fix", type=Path, metavar="DIR", help="write a corrected copy of the data into a new folder"
     )
-    with_set(check)
-    with_json(check)
+    _with_set(check)
+    _with_json(check)
 
+
+def _add_training(command: _Command) -> None:
+    """Commands for training."""
     train = command("train", "train a model", _train)
     train.formatter_class, train.epilog = _SettingsHelp, _SETTINGS
     train.add_argument(
         "--settings", type=Path, metavar="FILE", help="YAML file with settings (main_dir is required)"
     )
-    with_set(train)
+    _with_set(train)
 
     history = command("history", "how a training went, or goes just now, epoch by epoch", _history)
     history.add_argument("name", nargs="?", default="", metavar="NAME", help="of the model; else the latest")
     history.add_argument(
         "--models", type=Path, default=Path("trained_model"), metavar="DIR", help="the models' folder"
     )
-    with_json(history)
+    _with_json(history)
 
+
+def _add_segmenting(command: _Command) -> None:
+    """Commands for segmenting and measuring."""
     segment = command("segment", "segment scans and measure the ROIs", _segment)
     segment.add_argument("input", type=Path, metavar="INPUT", help="folder, file or CSV manifest")
     segment.add_argument(
@@ -151,9 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     segment.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     segment.add_argument("--formats", help="kinds of files, e.g. png,jpg,nifti")
-    with_set(segment)
+    _with_set(segment)
     _add_modes(segment)
-    with_json(segment)
+    _with_json(segment)
 
     measure = command("measure", "areas and volumes of masks that exist already", _measure)
     measure.add_argument(
@@ -179,10 +188,13 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--xlsx", action="store_true", help="write all tables into one Excel file too")
     measure.add_argument("--labels", help="ROI names in the order of their values, e.g. 'liver,spleen'")
     measure.add_argument("--label-map", metavar="MAP", help="what codes stand for, e.g. '63=1,126=2'")
-    with_set(measure)
+    _with_set(measure)
     _add_modes(measure)
-    with_json(measure)
+    _with_json(measure)
 
+
+def _add_evaluating(command: _Command) -> None:
+    """Commands for comparing masks."""
     evaluate = command("evaluate", "compare masks with reference masks", _evaluate)
     evaluate.add_argument(
         "--reference",
@@ -213,14 +225,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     for side in ("reference", "prediction"):
         evaluate.add_argument(f"--{side}-map", metavar="MAP", help=f"what codes stand for in the {side}")
-    with_json(evaluate)
+    _with_json(evaluate)
 
+
+def _add_starting(command: _Command) -> None:
+    """Commands for a first look and the Jupyter kernel."""
     demo = command("demo", "example study, training, segmenting and measuring in a few minutes", _demo)
     demo.add_argument("dir", type=Path, nargs="?", metavar="DIR", default=Path("autoseg_demo"))
 
     kernel = command("kernel", "register this environment as the Jupyter kernel 'AutoSeg'", _kernel)
     kernel.add_argument("--name", default="autoseg", help=argparse.SUPPRESS)
-    return parser
+
+
+def _with_json(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def _with_set(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
 
 
 def _add_modes(parser: argparse.ArgumentParser) -> None:
