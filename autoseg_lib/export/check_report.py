@@ -110,14 +110,6 @@ def check_report_html(
                 ],
             }
         )
-    total = sum(len(case.slices) for case in report.facts)
-    notes = ["Pictures are small on purpose; nothing in this file can be measured."] if samples else []
-    if len(shown) < total:
-        notes.append(
-            f"{len(shown)} of {total} slices are shown, those with findings first, to keep this file small."
-        )
-    if len(report.findings) > len(findings):
-        notes.append(f"The first {len(findings)} of {len(report.findings)} findings are shown.")
     data = {
         "samples": samples,
         "sheets": [base64.b64encode(encode(sheet)).decode("ascii") for sheet in _sheets(pictures)],
@@ -131,7 +123,33 @@ def check_report_html(
         "alpha": _FILL_ALPHA,
         "printed": _MOST_PRINTED,
     }
-    rows = [
+    return str(
+        render(
+            "check_report.html.j2",
+            title=hide(title),
+            summary=report.summary,
+            roi_rows=_roi_rows(report),
+            data=data,
+            notes=_notes(report, len(shown), len(findings)),
+        )
+    )
+
+
+def _notes(report: CheckReport, slices: int, findings: int) -> list[str]:
+    """What the page leaves out, with so many slices and findings on it."""
+    notes = ["Pictures are small on purpose; nothing in this file can be measured."] if slices else []
+    total = sum(len(case.slices) for case in report.facts)
+    if slices < total:
+        notes.append(
+            f"{slices} of {total} slices are shown, those with findings first, to keep this file small."
+        )
+    if findings < len(report.findings):
+        notes.append(f"The first {findings} of {len(report.findings)} findings are shown.")
+    return notes
+
+
+def _roi_rows(report: CheckReport) -> list[dict[str, Any]]:
+    return [
         {
             "name": row.name,
             "color": row.color,
@@ -142,16 +160,6 @@ def check_report_html(
         }
         for row in report.roi_rows
     ]
-    return str(
-        render(
-            "check_report.html.j2",
-            title=hide(title),
-            summary=report.summary,
-            roi_rows=rows,
-            data=data,
-            notes=notes,
-        )
-    )
 
 
 # --- what belongs to what -----------------------------------------------------------------------------------------------
