@@ -159,6 +159,8 @@ def test_rois_that_overlap_are_measured_and_compared_whole(tmp_path: Path) -> No
     found = measure_masks(tmp_path / "a", tmp_path / "out", tmp_path / "images")
     assert [row.voxels for row in found.volumes] == [160, 4]
     follows("label-overlap-whole", "read, said", found.notes)
+    one_drawn = "where ROIs overlap, the pictures here show one of them"
+    assert one_drawn in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     (tmp_path / "a" / "labels.csv").write_text("value,name\n1,heart\n2,organ\n", encoding="utf-8")
     found = measure_masks(tmp_path / "a", tmp_path / "o3", tmp_path / "images")
     assert [(row.label, row.roi, row.voxels) for row in found.volumes] == [
@@ -170,6 +172,7 @@ def test_rois_that_overlap_are_measured_and_compared_whole(tmp_path: Path) -> No
     cut = measure_masks(tmp_path / "a", tmp_path / "o2", tmp_path / "images", overlap_priority=["tumour"])
     assert [row.voxels for row in cut.volumes] == [156, 4]
     assert "overlap in 4 pixels" in " ".join(cut.notes)
+    assert one_drawn not in (tmp_path / "o2" / "report.html").read_text(encoding="utf-8")
     found = evaluate_folders(tmp_path / "a", tmp_path / "b", images=tmp_path / "images")
     assert [(row.dice, row.voxels_reference) for row in found.rows] == [(1.0, 160), (1.0, 4)]
 

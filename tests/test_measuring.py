@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
+import re
 import shutil
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +61,7 @@ def test_a_volume_mask_is_measured_on_its_own_grid(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "csa_results.csv",
         "measurements.csv",
+        "report.html",
         "run_report.json",
         "volumes.csv",
     ]
@@ -327,6 +333,69 @@ def test_a_volume_with_the_patients_name_has_its_fat_image(tmp_path: Path) -> No
     assert shares == pytest.approx([50.0] * len(shares)) and shares
 
 
+# --- the page to look through
+# -------------------------------------------------------------------------------------------------------
+
+
+def page_of(run: Path) -> dict[str, Any]:
+    """What report.html tells its script."""
+    text = (run / "report.html").read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    data: dict[str, Any] = json.loads(found.group(1))
+    return data
+
+
+def picture_of(page: dict[str, Any], case: int, index: int) -> np.ndarray:
+    jpeg = base64.b64decode(page["cases"][case]["pictures"][index]["image"])
+    return np.asarray(Image.open(io.BytesIO(jpeg)))
+
+
+def test_the_page_shows_numbers_and_pictures_of_each_mask(tmp_path: Path) -> None:
+    scan, mask = small_scan()
+    (tmp_path / "images").mkdir()
+    write_volume_file(tmp_path / "images" / "scan_1.nii.gz", scan.volume)
+    (tmp_path / "masks").mkdir()
+    write_mask_file(tmp_path / "masks" / "scan_1.nrrd", mask)
+    write_mask_file(tmp_path / "masks" / "without.nrrd", mask)
+    (tmp_path / "masks" / "damaged.nrrd").write_bytes(b"NRRD")
+    result = measure_masks(
+        tmp_path / "masks", tmp_path / "out", tmp_path / "images", labels=["psoas left", "psoas right"]
+    )
+    page = page_of(tmp_path / "out")
+    assert [case["name"] for case in page["cases"]] == ["scan_1", "without"]
+    assert [roi["name"] for roi in page["rois"]] == ["psoas left", "psoas right"]
+    # 25 pixels of 2 × 1 mm on the two slices in the middle, see small_scan.
+    assert [case["areas"][0] for case in page["cases"]] == [[0, 50, 50, 0]] * 2
+    assert picture_of(page, 0, 1).max() > 0, "the image where there is one"
+    assert picture_of(page, 1, 1).max() == 0, "black where there is none"
+    assert page["cases"][1]["pictures"][1]["runs"], "with the ROIs on it"
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert [what for what, _ in result.failures] == ["damaged"] and "<b>damaged</b>" in text
+    assert "In-plane pixel spacing 2 × 1 mm (header of the mask); slices 4.00 mm apart by position." in text
+
+
+def test_rois_that_nobody_named_and_no_mask_has_are_not_on_the_page(tmp_path: Path) -> None:
+    _, mask = small_scan()
+    write_mask_file(
+        tmp_path / "a.nii.gz", replace(mask, array=np.where(mask.array == 2, 5, 0).astype(np.uint8))
+    )
+    measure_masks(tmp_path / "a.nii.gz", tmp_path / "out")
+    assert [roi["name"] for roi in page_of(tmp_path / "out")["rois"]] == ["ROI 5"]
+
+
+def test_a_page_that_cannot_be_written_never_loses_the_tables(tmp_path: Path) -> None:
+    _, mask = small_scan()
+    write_mask_file(tmp_path / "a.nii.gz", mask)
+    (tmp_path / "out" / "report.html" / "in the way").mkdir(parents=True)
+    result = measure_masks(tmp_path / "a.nii.gz", tmp_path / "out", mode="overwrite")
+    assert [row["voxels"] for row in table(tmp_path / "out" / "volumes.csv")] == ["50", "8"]
+    [(what, reason)] = result.failures
+    assert what == "report.html" and reason.endswith("The CSV files are complete.")
+    report = json.loads((tmp_path / "out" / "run_report.json").read_text(encoding="utf-8"))
+    assert [failure["case"] for failure in report["failures"]] == ["report.html"]
+
+
 # --- what else lies in the run folder
 # -------------------------------------------------------------------------------------------------------
 
@@ -342,13 +411,12 @@ def test_tables_of_a_segmenting_run_are_replaced_with_a_word(tmp_path: Path) -> 
     write_json(run.report, report)
     run.dossier.write_text("<p>areas of before</p>", encoding="utf-8")
     result = measure_masks(run.path, run.path, mode="overwrite")
-    assert not run.dossier.exists()
+    assert "areas of before" not in run.dossier.read_text(encoding="utf-8")
     said = " ".join(result.notes)
     assert (
-        "the tables of the segmenting run in this folder, with its error bars and flags, were replaced"
+        "the tables of the segmenting run in this folder, with its error bars and flags, and its report.html were replaced"
         in said
     )
-    assert "report.html, which showed the earlier figures, was removed." in said
     assert set(result.notes) == set(json.loads(run.report.read_text(encoding="utf-8"))["notes"])
     again = measure_masks(run.path, run.path, mode="overwrite")
     assert not [note for note in again.notes if "segmenting run" in note or "report.html" in note]

@@ -17,7 +17,7 @@ from autoseg_lib.errors import AutosegError, counted
 from autoseg_lib.export.dossier_pictures import MOST_SLICES, PAGE_BYTES, CasePictures, draw_case
 from autoseg_lib.export.review import REVIEW_COLUMNS, REVIEW_NAME, ReviewMark, read_review
 from autoseg_lib.io.files import write_text
-from autoseg_lib.labels import LabelTable
+from autoseg_lib.labels import Label
 from autoseg_lib.measure.areas import SliceMeasurement, mean_and_std
 from autoseg_lib.measure.volumes import VolumeMeasurement
 from autoseg_lib.viz.html import render
@@ -64,7 +64,7 @@ def write_dossier(
     *,
     title: str,
     cases: Sequence[DossierCase],
-    labels: LabelTable,
+    labels: Sequence[Label],
     model: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
@@ -118,7 +118,7 @@ def dossier_html(
     *,
     title: str,
     cases: Sequence[DossierCase],
-    labels: LabelTable,
+    labels: Sequence[Label],
     model: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
@@ -224,7 +224,7 @@ def _numbers(case: DossierCase) -> list[int]:
 # --- numbers ------------------------------------------------------------------------------------------------------------
 
 
-def _case(case: DossierCase, labels: Sequence[Any], pictures: CasePictures | None) -> dict[str, Any]:
+def _case(case: DossierCase, labels: Sequence[Label], pictures: CasePictures | None) -> dict[str, Any]:
     numbers = _numbers(case)
     rows = {(row.slice_number, row.label): row for row in case.measurements}
     by_roi = [[rows.get((number, label.value)) for number in numbers] for label in labels]
@@ -256,7 +256,7 @@ def _case(case: DossierCase, labels: Sequence[Any], pictures: CasePictures | Non
 
 
 def _flags(
-    rows: Mapping[tuple[int, int], SliceMeasurement], number: int, labels: Sequence[Any]
+    rows: Mapping[tuple[int, int], SliceMeasurement], number: int, labels: Sequence[Label]
 ) -> list[dict[str, Any]]:
     """Returns the reasons on a slice, each once, with the ROIs (their places from 0) that it is about."""
     about: dict[str, list[int]] = defaultdict(list)
@@ -268,7 +268,7 @@ def _flags(
     return [{"text": reason, "rois": places} for reason, places in about.items()]
 
 
-def _volume_rows(cases: Sequence[DossierCase], labels: Sequence[Any], hide: Hide) -> list[dict[str, Any]]:
+def _volume_rows(cases: Sequence[DossierCase], labels: Sequence[Label], hide: Hide) -> list[dict[str, Any]]:
     color = {label.value: label.color for label in labels}
     return [
         {
@@ -293,7 +293,7 @@ def _volume_rows(cases: Sequence[DossierCase], labels: Sequence[Any], hide: Hide
 
 
 def _summary(
-    cases: Sequence[DossierCase], labels: LabelTable, failures: Sequence[tuple[str, str]]
+    cases: Sequence[DossierCase], labels: Sequence[Label], failures: Sequence[tuple[str, str]]
 ) -> list[tuple[str, str, str]]:
     """Returns (kind, number, what it counts) of each tile of the summary."""
     slices = sum(len(_numbers(case)) for case in cases)

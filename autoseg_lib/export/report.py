@@ -112,6 +112,24 @@ def case_report(
     }
 
 
+def how_measured(scan: Scan, remedy: str) -> str:
+    """Returns the sentence that says where the millimetres come from.
+
+    Args:
+        scan: the scan.
+        remedy: what to do where there are none.
+    """
+    geometry = scan.volume.geometry
+    if not geometry.spacing_known:
+        return f"No pixel spacing: areas in mm² are unknown. {remedy}"
+    rows, columns = geometry.spacing_zyx_mm[1:]
+    text = f"In-plane pixel spacing {rows:.4g} × {columns:.4g} mm ({scan.volume.spacing_source})"
+    reason = why_no_volume(geometry)
+    if reason:
+        return f"{text}; no volume: {reason}"
+    return f"{text}; slices {geometry.spacing_text} apart by position."
+
+
 def write_json(path: Path, table: Mapping[str, Any]) -> None:
     """Writes a table as JSON, atomically. Paths and numpy numbers become text and numbers, NaN becomes null.
 

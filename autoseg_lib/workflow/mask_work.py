@@ -15,7 +15,8 @@ from autoseg_lib.errors import AutosegError, DataError, name_list
 from autoseg_lib.evaluate.names import RoiNames
 from autoseg_lib.evaluate.overlapping import one_by_one, said_as_a_whole, tells_overlap
 from autoseg_lib.events import Listener, Message, Progress
-from autoseg_lib.export.report import case_report
+from autoseg_lib.export.dossier import DossierCase
+from autoseg_lib.export.report import case_report, how_measured
 from autoseg_lib.io.files import sha256_of
 from autoseg_lib.io.volume_files import all_files
 from autoseg_lib.labels import LabelTable
@@ -28,11 +29,12 @@ from autoseg_lib.workflow.mask_rois import require_names, require_numbers
 
 @dataclass
 class MeasuredMasks:
-    """What was measured so far: rows, what run_report.json says of each mask, failures and notes."""
+    """What was measured so far: rows, what run_report.json and report.html say of each mask, failures and notes."""
 
     measurements: list[SliceMeasurement] = field(default_factory=list)
     volumes: list[VolumeMeasurement] = field(default_factory=list)
     reports: list[dict[str, Any]] = field(default_factory=list)
+    cases: list[DossierCase] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -77,16 +79,27 @@ class MaskWork:
         scan = self.found.nameless(scan, job)
         require_numbers(mask)
         rows, sizes = self._measured(job, scan, mask)
+        only_here = []
         if job.names and tells_overlap(said) and not self.rules.overlap_priority:
             rows, sizes = self._each_alone(job, rows, sizes)
             said = said_as_a_whole(said, "measured", _TO_CUT)
+            only_here = [_ONE_DRAWN]
         texts = [self.hide(text) for text in said]
+        rows = [row for row in rows if row.label in self.reported]
         sizes = [size for size in sizes if size.label in self.reported]
-        report = _case_report(scan, sizes, job, texts)
-        done.measurements += [row for row in rows if row.label in self.reported]
+        how = self.hide(how_measured(scan, "Give the images (--images)."))
+        done.reports.append({**_case_report(scan, sizes, job, texts), "how_measured": how})
+        done.cases.append(
+            DossierCase(job.name, rows, sizes, lambda: self._look(job), how, [*texts, *only_here])
+        )
+        done.measurements += rows
         done.volumes += sizes
         done.notes += [f"'{job.name}': {text}" for text in texts]
-        done.reports.append(report)
+
+    def _look(self, job: MaskJob) -> tuple[Volume | None, Mask]:
+        """Reads image and mask again for their pictures; nothing is kept in memory meanwhile."""
+        scan, mask, _ = job.load(self.rules)
+        return (scan.volume if job.has_image else None), mask
 
     def _measured(
         self, job: MaskJob, scan: Scan, mask: Mask
@@ -116,6 +129,7 @@ class MaskWork:
         return list(alone_rows.values()), list(alone_sizes.values())
 
 
+_ONE_DRAWN = "where ROIs overlap, the pictures here show one of them; the numbers are those of the whole ROIs"
 _TO_CUT = ". To cut them, set overlap_priority"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from autoseg_lib.data.label_map import LabelMap
 from autoseg_lib.data.label_rules import LabelRules
 from autoseg_lib.errors import DataError, ExportError, SettingsError
 from autoseg_lib.evaluate.names import read_report
-from autoseg_lib.events import Listener, nobody
+from autoseg_lib.events import Listener, Message, nobody
+from autoseg_lib.export.dossier import write_dossier
 from autoseg_lib.export.report import build_run_report, write_json
 from autoseg_lib.export.run_folder import RESULT_FILES, RunFolder, open_run
 from autoseg_lib.export.tables import csa_table, write_csa_results, write_measurements, write_volumes
@@ -103,7 +104,7 @@ def measure_masks(
     mode: str = "new",
     on_event: Listener = nobody,
 ) -> MeasureResult:
-    """Measures masks on their own pixels and writes csa_results.csv, measurements.csv, volumes.csv and
+    """Measures masks on their own pixels and writes csa_results.csv, measurements.csv, volumes.csv, report.html and
     run_report.json.
 
     Args:
@@ -122,7 +123,7 @@ def measure_masks(
         fat_images: the fat images of Dixon pairs, of the same names as ``images``, which are the water images then.
         xlsx: whether all tables are written into one workbook too.
         mode: "new", "continue" or "overwrite", see ``open_run``; here both measure again, and only the tables and the
-            report are replaced (report.html is removed): masks that lie in ``output`` stay.
+            reports are replaced: masks that lie in ``output`` stay.
         on_event: told about progress and notes.
 
     Raises:
@@ -152,16 +153,39 @@ def measure_masks(
     if not done.volumes:
         why = f": {done.failures[0][1]}" if done.failures else "."
         raise DataError(f"nothing could be measured{why}")
-    told, failed = _write(run, done, xlsx, was_segmented)
+    if was_segmented:
+        notes.append(_REPLACED)
+    failed = _write_tables(run, done, xlsx)
+    settings = {
+        "slice_axis": slice_axis,
+        "label_map": {str(code): str(roi) for code, roi in (label_map or {}).items()} or None,
+        "overlap_priority": list(overlap_priority) or None,
+        "seg_threshold": seg_threshold,
+        "tissue_window": None if tissue_window is None else list(tissue_window),
+    }
+    on_event(Message("Making the page to look through (report.html) ..."))
+    try:
+        write_dossier(
+            run.dossier,
+            title=run.path.name,
+            cases=done.cases,
+            labels=[label for label in table if label.value in reported],
+            settings=settings,
+            notes=notes,
+            failures=[*done.failures, *failed],
+            hide=hide,
+        )
+    except ExportError as error:
+        failed.append((run.dossier.name, f"{error} The CSV files are complete."))
     result = MeasureResult(
         run.path,
         table,
         tuple(done.measurements),
         tuple(done.volumes),
         (*done.failures, *failed),
-        (*notes, *done.notes, *told),
+        (*notes, *done.notes),
     )
-    _write_report(run, result, done.reports, started, time.monotonic() - clock)
+    _write_report(run, result, done.reports, settings, started, time.monotonic() - clock)
     return result
 
 
@@ -189,10 +213,14 @@ def _writes_workbook(output: Path, asked: bool) -> bool:
 # ------------------------------------------------------------------------------------------------------
 
 
-def _write(
-    run: RunFolder, done: MeasuredMasks, xlsx: bool, was_segmented: bool
-) -> tuple[list[str], list[tuple[str, str]]]:
-    """Writes the tables, the workbook last; returns notes, and (file, reason) of what could not be written or removed.
+_REPLACED = (
+    "the tables of the segmenting run in this folder, with its error bars and flags, and its report.html were replaced by those "
+    "measured on the masks, which have neither."
+)
+
+
+def _write_tables(run: RunFolder, done: MeasuredMasks, xlsx: bool) -> list[tuple[str, str]]:
+    """Writes the tables, the workbook last; returns (file, reason) where that could not be written.
 
     Raises:
         ExportError: one of the CSV files cannot be written.
@@ -200,36 +228,19 @@ def _write(
     write_measurements(run.measurements, done.measurements)
     write_volumes(run.volumes, done.volumes)
     write_csa_results(run.csa_results, done.measurements)
-    notes, failures = [], []
-    if was_segmented:
-        notes.append(
-            "the tables of the segmenting run in this folder, with its error bars and flags, were replaced by those measured "
-            "on the masks, which have neither."
-        )
-    if run.dossier.exists():
-        try:
-            run.dossier.unlink()
-            notes.append(f"{run.dossier.name}, which showed the earlier figures, was removed.")
-        except OSError as error:
-            failures.append(
-                (
-                    run.dossier.name,
-                    f"it shows the earlier figures and could not be removed ({error.strerror}). Close programs that have it "
-                    "open, and remove it.",
-                )
-            )
     if xlsx:
         try:
             write_workbook(run.workbook, run_sheets(done.measurements, done.volumes))
         except ExportError as error:
-            failures.append((run.workbook.name, f"{error} The CSV files are complete."))
-    return notes, failures
+            return [(run.workbook.name, f"{error} The CSV files are complete.")]
+    return []
 
 
 def _write_report(
     run: RunFolder,
     result: MeasureResult,
     cases: Sequence[dict[str, Any]],
+    settings: Mapping[str, Any],
     started: datetime.datetime,
     seconds: float,
 ) -> None:
@@ -240,6 +251,7 @@ def _write_report(
         seconds=seconds,
         versions=versions(),
         labels=result.labels.names,
+        settings=settings,
         cases=cases,
         failures=result.failures,
         notes=result.notes,

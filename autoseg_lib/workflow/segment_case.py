@@ -23,7 +23,7 @@ from autoseg_lib.events import Listener, StopFlag
 from autoseg_lib.export.animation import write_animation
 from autoseg_lib.export.dicom_objects import write_segmentation_objects
 from autoseg_lib.export.masks import NIFTI_NAME, write_masks, write_nifti, write_overlays
-from autoseg_lib.export.report import case_report
+from autoseg_lib.export.report import case_report, how_measured
 from autoseg_lib.export.run_folder import RunFolder, safe_name
 from autoseg_lib.infer.predictor import Predictor
 from autoseg_lib.io.files import Checksums
@@ -34,7 +34,7 @@ from autoseg_lib.measure.flags import add_flags
 from autoseg_lib.measure.intervals import add_intervals
 from autoseg_lib.measure.scan_facts import scan_facts
 from autoseg_lib.measure.training_facts import TrainingFacts
-from autoseg_lib.measure.volumes import VolumeMeasurement, measure_volumes, why_no_volume
+from autoseg_lib.measure.volumes import VolumeMeasurement, measure_volumes
 from autoseg_lib.networks.model_file import LoadedModel
 from autoseg_lib.postprocess.names import with_structure_names
 from autoseg_lib.postprocess.pipeline import Postprocessing
@@ -43,6 +43,8 @@ from autoseg_lib.volume import Mask
 from autoseg_lib.workflow.finished import input_checksums, read_mask, result_key
 from autoseg_lib.workflow.pipeline_editing import POSTPROCESSING, STRUCTURE_NAMES
 from autoseg_lib.workflow.region_masks import RegionMasks
+
+_NO_SPACING = "Fill in fov and matrix_size (from the scan protocol) in Settings."
 
 
 @dataclass(frozen=True)
@@ -296,7 +298,7 @@ class CaseSegmenter:
             seconds=time.monotonic() - clock,
             files=[path.relative_to(run.path).as_posix() for path in files],
         )
-        report["how_measured"] = how_measured(scan)
+        report["how_measured"] = how_measured(scan, _NO_SPACING)
         report["flags"] = list(answer.flags)
         report["error_bars"] = answer.error_bars
         result = CaseResult(
@@ -305,7 +307,7 @@ class CaseSegmenter:
             answer.measurements,
             answer.volumes,
             tuple(scan.warnings),
-            how_measured(scan),
+            how_measured(scan, _NO_SPACING),
             flags=answer.flags,
             error_bars=answer.error_bars,
             _source=source,
@@ -335,7 +337,7 @@ class CaseSegmenter:
         measured, warnings = report.get("how_measured"), report.get("warnings", [])
         if not measured:
             scan = self.read(name, source)
-            measured, warnings = how_measured(scan), scan.warnings
+            measured, warnings = how_measured(scan, _NO_SPACING), scan.warnings
         return CaseResult(
             name,
             run.path / safe_name(name),
@@ -366,16 +368,3 @@ class CaseSegmenter:
         files += objects
         files += write_animation(folder / "animation.html", scan, mask, self.labels)
         return files, notes + said
-
-
-def how_measured(scan: Scan) -> str:
-    """Returns the sentence that says where the millimetres come from."""
-    geometry = scan.volume.geometry
-    if not geometry.spacing_known:
-        return "No pixel spacing: areas in mm² are unknown. Fill in fov and matrix_size (from the scan protocol) in Settings."
-    rows, columns = geometry.spacing_zyx_mm[1:]
-    text = f"In-plane pixel spacing {rows:.4g} × {columns:.4g} mm ({scan.volume.spacing_source})"
-    reason = why_no_volume(geometry)
-    if reason:
-        return f"{text}; no volume: {reason}"
-    return f"{text}; slices {geometry.spacing_text} apart by position."
