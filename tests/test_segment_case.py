@@ -60,7 +60,8 @@ def test_sides_are_compared_whatever_they_are_called(
     assert case.pairs == pairs
     volume, _ = made_scan(3, 32)
     scan = Scan("scan_1", volume, volume.geometry, ("a", "b", "c"), ("", "", ""), "volume", "")
-    rows = {row.label: row for row in case.answer(scan, nobody, StopFlag()).volumes}
+    measured = case.measure(scan, case.answer(scan, nobody, StopFlag()))
+    rows = {row.label: row for row in measured.volumes}
     left, right = (rows[value] for value in pairs[0])
     ours, theirs = left.volume_ml or 0.0, right.volume_ml or 0.0
     assert ours + theirs > 0, "the network says something"

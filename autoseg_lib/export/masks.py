@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from autoseg_lib.data.scan import Scan, mask_to_source
 from autoseg_lib.errors import DataError
@@ -18,6 +22,8 @@ from autoseg_lib.viz.view import slice_view
 from autoseg_lib.volume import Mask
 
 NIFTI_NAME = "segmentation.nii.gz"
+# Slices written at a time.
+_AT_A_TIME = min(4, os.cpu_count() or 1)
 
 
 def slice_file_names(slice_names: Sequence[str], count: int) -> tuple[str, ...]:
@@ -56,13 +62,15 @@ def write_masks(folder: Path, mask: Mask, slice_names: Sequence[str], formats: S
         return []
     target = folder / "masks"
     make_folder(target)
-    files = []
-    for name, plane in zip(slice_file_names(slice_names, mask.array.shape[0]), mask.array, strict=True):
-        for kind in wanted:
-            path = target / f"{name}.{kind}"
+
+    def write(name: str, plane: npt.NDArray[Any]) -> list[Path]:
+        paths = [target / f"{name}.{kind}" for kind in wanted]
+        for path, kind in zip(paths, wanted, strict=True):
             writers[kind](path, np.ascontiguousarray(plane))
-            files.append(path)
-    return files
+        return paths
+
+    names = slice_file_names(slice_names, mask.array.shape[0])
+    return _several_at_a_time(write, names, mask.array)
 
 
 def write_overlays(folder: Path, scan: Scan, mask: Mask, labels: LabelTable) -> list[Path]:
@@ -84,13 +92,21 @@ def write_overlays(folder: Path, scan: Scan, mask: Mask, labels: LabelTable) -> 
     make_folder(target)
     volume = scan.volume
     view, limits = slice_view(volume.geometry), grey_range(volume.array, volume.modality)
-    files = []
-    names = slice_file_names(scan.slice_names, mask.array.shape[0])
-    for name, image, plane in zip(names, volume.array, mask.array, strict=True):
+
+    def write(name: str, image: npt.NDArray[Any], plane: npt.NDArray[Any]) -> list[Path]:
         path = target / f"{name}.jpg"
         write_jpg(path, picture(image, plane, labels, view, limits=limits))
-        files.append(path)
-    return files
+        return [path]
+
+    names = slice_file_names(scan.slice_names, mask.array.shape[0])
+    return _several_at_a_time(write, names, volume.array, mask.array)
+
+
+def _several_at_a_time(write: Callable[..., list[Path]], *slices: Iterable[Any]) -> list[Path]:
+    """Writes slice by slice in a few threads; returns the files in order. Packing and the disk need no Python."""
+    with ThreadPoolExecutor(_AT_A_TIME) as threads:
+        done = threads.map(lambda parts: write(*parts), zip(*slices, strict=True))
+        return [path for paths in done for path in paths]
 
 
 def write_nifti(path: Path, scan: Scan, mask: Mask) -> list[Path]:

@@ -15,13 +15,14 @@ from autoseg_lib.data.scan import Scan
 from autoseg_lib.errors import AutosegError, ExportError, OutOfSpaceError
 from autoseg_lib.events import Event, Listener, Message, Progress, StopFlag
 from autoseg_lib.export.run_folder import RunFolder
+from autoseg_lib.infer.prediction import Prediction
 from autoseg_lib.infer.predictor import Stopped
 from autoseg_lib.io.run_record import read_record
 from autoseg_lib.workflow.case_parts import CaseParts
 from autoseg_lib.workflow.claims import Claims
 from autoseg_lib.workflow.reading_ahead import Overlap
 from autoseg_lib.workflow.run_rows import RunRows
-from autoseg_lib.workflow.segment_case import Answer, CaseResult, CaseSegmenter
+from autoseg_lib.workflow.segment_case import CaseResult, CaseSegmenter
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class _Case:
     key: str = ""
     clock: float = 0.0
     scan: Scan | None = field(default=None, repr=False)
-    answer: Answer | None = field(default=None, repr=False)
+    answer: Prediction | None = field(default=None, repr=False)
     result: CaseResult | None = field(default=None, repr=False)
     failed: str = ""
     elsewhere: bool = False
@@ -252,10 +253,10 @@ class Cohort:
         if case.scan is None or case.answer is None:
             return
         source = self._sources[case.name]
-        result, files, report = self._segmenter.write(self._run, source, case.scan, case.answer, case.clock)
+        result, files, report = self._segmenter.finish(self._run, source, case.scan, case.answer, case.clock)
         record = self._run.remember_case(case.name, files, case.key)
-        self._rows.put(case.name, case.answer.measurements, case.answer.volumes, report)
-        self._parts.put(case.name, record, report, case.answer.measurements, case.answer.volumes)
+        self._rows.put(case.name, result.measurements, result.volumes, report)
+        self._parts.put(case.name, record, report, result.measurements, result.volumes)
         case.result = result
 
     def _guarded(self, case: _Case, step: Callable[[], None]) -> None:

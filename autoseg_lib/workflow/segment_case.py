@@ -1,7 +1,7 @@
 """One scan through everything: read → predict → post-process → measure → write.
 
-The three steps of ``CaseSegmenter`` (read, answer, write) share nothing but their arguments, so that reading the next scan and
-writing the last one may go on while the network works.
+The three steps of ``CaseSegmenter`` (read, answer, finish) share nothing but their arguments, so that reading the next scan, and
+measuring and writing the last one may go on while the network works.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from autoseg_lib.export.dicom_objects import write_segmentation_objects
 from autoseg_lib.export.masks import NIFTI_NAME, write_masks, write_nifti, write_overlays
 from autoseg_lib.export.report import case_report, how_measured
 from autoseg_lib.export.run_folder import RunFolder, safe_name
+from autoseg_lib.infer.prediction import Prediction
 from autoseg_lib.infer.predictor import Predictor
 from autoseg_lib.io.files import Checksums
 from autoseg_lib.labels import LabelTable
@@ -119,24 +121,20 @@ class CaseResult:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The label values of a scan and what was measured on them.
+class Measured:
+    """What was measured on an answer.
 
     Attributes:
-        mask: label values on the scan's own grid.
-        measurements: rows of measurements.csv.
+        rows: of measurements.csv.
         volumes: rows of volumes.csv.
-        notes: what has to be said of this scan.
         flags: reasons not to trust the scan as a whole.
         error_bars: one sentence on what the intervals rest on, or why there are none.
     """
 
-    mask: Mask = field(repr=False)
-    measurements: tuple[SliceMeasurement, ...]
+    rows: tuple[SliceMeasurement, ...]
     volumes: tuple[VolumeMeasurement, ...]
-    notes: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-    error_bars: str = ""
+    flags: tuple[str, ...]
+    error_bars: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,8 +240,8 @@ class CaseSegmenter:
             scan = replace(scan, region=region)
         return scan
 
-    def answer(self, scan: Scan, on_event: Listener, stop: StopFlag) -> Answer:
-        """Returns what the model finds, measured on the scan's own grid.
+    def answer(self, scan: Scan, on_event: Listener, stop: StopFlag) -> Prediction:
+        """Returns what the model finds, post-processed.
 
         Raises:
             DataError: the scan does not suit the model.
@@ -251,6 +249,11 @@ class CaseSegmenter:
         """
         found = self.predictor.predict_soft(scan.volume, on_event, stop, scan.region)
         mask, tidied = self.postprocessing.apply(found.mask, self.model.labels)
+        return replace(found, mask=mask, notes=(*found.notes, *tidied))
+
+    def measure(self, scan: Scan, answer: Prediction) -> Measured:
+        """Measures an answer on the scan's own grid, with error bars and flags."""
+        mask, soft = answer.mask, answer.soft
         rows = measure_slices(
             mask,
             self.labels,
@@ -261,22 +264,22 @@ class CaseSegmenter:
             tissue_window=self.settings.tissue_window,
         )
         volumes = measure_volumes(mask, self.labels, case=scan.name, pairs=self.pairs)
-        rows, volumes, bars = add_intervals(rows, volumes, found.soft, self.calibration, scan.volume.geometry)
+        rows, volumes, bars = add_intervals(rows, volumes, soft, self.calibration, scan.volume.geometry)
         rows, volumes, flags = add_flags(
             rows,
             volumes,
             scan_facts(scan.volume, mask),
             self.training_facts,
             self.model.labels,
-            found.soft,
+            soft,
             self.calibration,
         )
-        return Answer(mask, tuple(rows), tuple(volumes), (*found.notes, *tidied), flags, bars)
+        return Measured(tuple(rows), tuple(volumes), tuple(flags), bars)
 
-    def write(
-        self, run: RunFolder, source: ImageSource, scan: Scan, answer: Answer, clock: float
+    def finish(
+        self, run: RunFolder, source: ImageSource, scan: Scan, answer: Prediction, clock: float
     ) -> tuple[CaseResult, list[Path], dict[str, Any]]:
-        """Writes the files of a scan.
+        """Measures an answer and writes the files of the scan, both at the same time.
 
         Args:
             run: the run folder.
@@ -289,27 +292,30 @@ class CaseSegmenter:
             the result, the files, and what run_report.json says of the scan.
         """
         folder = run.begin_case(scan.name)
-        files, notes = self._write_files(folder, scan, answer.mask)
+        with ThreadPoolExecutor(1) as thread:
+            writing = thread.submit(self._write_files, folder, scan, answer.mask)
+            measured = self.measure(scan, answer)
+            files, notes = writing.result()
         scan = replace(scan, warnings=(*scan.warnings, *answer.notes, *notes))
         report = case_report(
             scan,
-            answer.volumes,
+            measured.volumes,
             checksums=input_checksums(source, scan, self._checksum),
             seconds=time.monotonic() - clock,
             files=[path.relative_to(run.path).as_posix() for path in files],
         )
         report["how_measured"] = how_measured(scan, _NO_SPACING)
-        report["flags"] = list(answer.flags)
-        report["error_bars"] = answer.error_bars
+        report["flags"] = list(measured.flags)
+        report["error_bars"] = measured.error_bars
         result = CaseResult(
             scan.name,
             folder,
-            answer.measurements,
-            answer.volumes,
+            measured.rows,
+            measured.volumes,
             tuple(scan.warnings),
             how_measured(scan, _NO_SPACING),
-            flags=answer.flags,
-            error_bars=answer.error_bars,
+            flags=measured.flags,
+            error_bars=measured.error_bars,
             _source=source,
             _load=(self.settings.slice_axis, self._override),
             _packed=zlib.compress(answer.mask.array.tobytes(), level=1),
