@@ -12,7 +12,9 @@ from torch import nn
 from autoseg_lib.errors import ModelError
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.infer.answering import Answering, Mirror
+from autoseg_lib.infer.half_weights import with_half_weights
 from autoseg_lib.infer.predictor import Predictor
+from autoseg_lib.networks.registry import NetworkSpec, build_network
 from autoseg_lib.preprocess.intensity import IntensityPlan
 from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.volume import Volume
@@ -102,3 +104,27 @@ def test_half_precision_that_does_is_asked_once():
 )
 def test_which_16_bits(device: str, half: str, expected: torch.dtype):
     assert Answering(nn.Identity(), torch.device(device), True, half=half).half_type is expected
+
+
+def test_weights_that_are_rounded_once_answer_like_those_rounded_for_each_batch():
+    torch.manual_seed(0)
+    spec = NetworkSpec("2D", "unet", out_channels=3, input_shape=(64, 64), encoder="resnet18")
+    network = build_network(spec).eval()
+    image, half = torch.randn(2, 1, 64, 64), with_half_weights(network)
+    exact = Answering(network, CPU, False)(image)
+    once = Answering(network, CPU, True, half_network=half)(image)
+    # bfloat16 keeps 8 binary digits: what is rounded some 20 times in a row differs by a few hundredths.
+    each = Answering(network, CPU, True)(image)
+    assert float((each - exact).abs().max()) < 0.1
+    assert float((once - exact).abs().max()) < 0.1
+    assert not torch.equal(once, exact), "16 bits were used"
+    # The network itself is as it was, for 32 bits and for training on.
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert torch.equal(Answering(network, CPU, False, half_network=half)(image), exact)
+
+
+def test_asked_again_in_32_bits_with_rounded_weights_too():
+    volume, truth = scan()
+    found = predictor("2D", Fragile(), half_network=with_half_weights(Fragile())).predict_soft(volume)
+    assert np.array_equal(found.mask.array == 1, truth)
+    assert found.notes == (NOTE,)

@@ -15,7 +15,7 @@ from autoseg_lib.io.dicom_headers import read_headers
 from autoseg_lib.io.dicom_series import group_series, read_series
 from autoseg_lib.io.volume_files import read_label_file
 from autoseg_lib.labels import LabelTable
-from autoseg_lib.measure.areas import mean_and_std, measure_slices
+from autoseg_lib.measure.areas import count_pixels, mean_and_std, measure_slices
 from autoseg_lib.measure.volumes import measure_volumes
 from autoseg_lib.volume import Mask, reorient
 from tests.helpers.dicom import write_slice
@@ -168,6 +168,13 @@ def test_mean_and_std_use_n_minus_1() -> None:
     assert mean_and_std([3.0]) == (3.0, None)
     assert mean_and_std([]) == (None, None)
     assert mean_and_std([1.0, None]) == (None, None)
+
+
+def test_more_pixels_than_float32_can_count() -> None:
+    """OpenCV counts in float32, which stays at 2^24 = 16 777 216 however often 1 is added."""
+    side = 4100
+    mask = Mask(np.ones((1, side, side), np.uint8), Geometry.from_spacing((1, side, side), (1, 1, 1)))
+    assert count_pixels(mask, LabelTable(["all"])).tolist() == [[side * side]]
 
 
 # --- real scans

@@ -87,6 +87,7 @@ class Answering:
         stop: asked before each batch.
         notes: what has to be said.
         half: CUDA: which 16 bits, "bf16" (bfloat16) or all else (float16). A processor always takes bfloat16.
+        half_network: the network for 16 bits; None: ``network`` itself.
     """
 
     network: nn.Module
@@ -97,6 +98,7 @@ class Answering:
     stop: StopFlag | None = None
     notes: list[str] = field(default_factory=list)
     half: str = "16"
+    half_network: nn.Module | None = None
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Returns (N, classes, ...) float32 probabilities of (N, channels, ...) images.
@@ -145,7 +147,8 @@ class Answering:
     def _probabilities(self, batch: torch.Tensor, half: bool) -> torch.Tensor:
         last = torch.channels_last if batch.ndim == 4 else torch.channels_last_3d
         with torch.inference_mode(), self._arithmetic(half):
-            logits = self.network(batch.contiguous(memory_format=last))
+            network = self.half_network if half and self.half_network is not None else self.network
+            logits = network(batch.contiguous(memory_format=last))
         # With the classes of a voxel side by side in memory it takes a third longer.
         return torch.softmax(logits.contiguous().float(), dim=1)
 

@@ -73,6 +73,7 @@ class Predictor:
             network takes no other window than its own.
         finder: 3D: look for the region on large voxels first, then closely only there; None: closely everywhere.
         half: number format of ``half_precision`` on a GPU: "bf16" (bfloat16), all else float16.
+        half_network: the network for 16 bits, see ``with_half_weights``; None: ``network`` itself.
     """
 
     network: nn.Module
@@ -89,6 +90,7 @@ class Predictor:
     window_multiple: int | None = None
     finder: RegionFinder | None = None
     half: str = "16"
+    half_network: nn.Module | None = None
     _limits: MemoryLimits = field(default_factory=MemoryLimits, repr=False, compare=False)
 
     def predict(self, volume: Volume, on_event: Listener = nobody, stop: StopFlag | None = None) -> Mask:
@@ -173,6 +175,7 @@ class Predictor:
             stop,
             notes,
             half=self.half,
+            half_network=self.half_network,
         )
 
     def _crosses_left_right(self, grid: Geometry) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -93,6 +96,12 @@ class SliceMeasurement:
     flag: str = ""
 
 
+# Slices or ROIs measured at a time: much of the work is done outside Python.
+AT_A_TIME = min(4, os.cpu_count() or 1)
+# Whole numbers up to this one are exact as float32.
+_EXACT_IN_FLOAT32 = 2**24
+
+
 def count_pixels(mask: Mask, labels: LabelTable, case: str = "") -> npt.NDArray[np.int64]:
     """Returns (slices, ROIs) numbers of pixels, ROIs in label order.
 
@@ -123,8 +132,14 @@ def _histogram(plane: npt.NDArray[np.unsignedinteger], least: int) -> npt.NDArra
     flat = np.ascontiguousarray(plane).ravel()
     whole = flat.size // 8 * 8
     words = flat[:whole].view(np.uint64)
-    drawn = np.concatenate((words[words != 0].view(np.uint8), flat[whole:]))
-    counts = np.bincount(drawn, minlength=least)
+    drawn = words[words != 0].view(np.uint8)
+    if whole < flat.size:
+        drawn = np.concatenate((drawn, flat[whole:]))
+    if 0 < drawn.size < _EXACT_IN_FLOAT32:  # OpenCV counts faster, in float32
+        counts = cv2.calcHist([drawn.reshape(1, -1)], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+        counts = np.pad(counts, (0, max(0, least - 256)))
+    else:
+        counts = np.bincount(drawn, minlength=least)
     counts[0] = 0
     return counts
 
@@ -179,10 +194,13 @@ def measure_slices(
     positions = positions_or_none(geometry)
     plane = Frame.of(geometry).plane if geometry.spacing_known else None
     pixel_area_mm2 = geometry.pixel_area_mm2
-    found = []
-    for index in range(number):
-        pictures = [None if volume is None else volume.array[index] for volume in (image, fat_image)]
-        found.append(measure_plane(mask.array[index], len(labels), plane, pictures[0], pictures[1], window))
+
+    def measured(index: int) -> dict[int, dict[str, Any]]:
+        grey, fat = (None if volume is None else volume.array[index] for volume in (image, fat_image))
+        return measure_plane(mask.array[index], len(labels), plane, grey, fat, window)
+
+    with ThreadPoolExecutor(AT_A_TIME) as threads:
+        found = list(threads.map(measured, range(number)))
     _add_places(found, geometry, pixel_area_mm2, counts)
     rows = []
     for index in range(number):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,13 +12,10 @@ from scipy import ndimage
 
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.labels import LabelTable
-from autoseg_lib.measure.areas import count_pixels
+from autoseg_lib.measure.areas import AT_A_TIME, count_pixels
 from autoseg_lib.measure.body import Body, measure_body
 from autoseg_lib.measure.pairs import compare_sides
 from autoseg_lib.volume import Mask
-
-# ROIs measured at a time: each takes memory for a part of its box.
-_AT_A_TIME = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,7 @@ def _bodies(
     def measured(value: int) -> Body:
         return measure_body(mask, value, boxes[value], has_volume=has_volume)
 
-    with ThreadPoolExecutor(_AT_A_TIME) as threads:
+    with ThreadPoolExecutor(AT_A_TIME) as threads:
         return dict(zip(boxes, threads.map(measured, boxes), strict=True))
 
 

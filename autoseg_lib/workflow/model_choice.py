@@ -13,6 +13,7 @@ import torch
 
 from autoseg_lib.augment.plan import AugmentPlan
 from autoseg_lib.errors import ModelError, SettingsError
+from autoseg_lib.infer.half_weights import with_half_weights
 from autoseg_lib.infer.predictor import DEFAULT_OVERLAP, Predictor
 from autoseg_lib.infer.region import RegionFinder
 from autoseg_lib.io.files import sha256_of
@@ -244,6 +245,7 @@ def make_predictor(model: LoadedModel, settings: SegmentSettings, notes: list[st
             )
     precision = best_precision(device.type)
     window = model.spec.input_shape if model.spec.dimension == "3D" else None
+    in_half = device.type == "cpu" and precision != "32"
     return Predictor(
         network=model.network,
         preprocessing=model.preprocessing,
@@ -254,6 +256,7 @@ def make_predictor(model: LoadedModel, settings: SegmentSettings, notes: list[st
         batch_size=None if settings.batch_size == AUTO else settings.batch_size,
         half_precision=precision != "32",
         half=precision,
+        half_network=with_half_weights(model.network.eval()) if in_half and window is None else None,
         mirror_pairs=augmentation.mirror_pairs,
         mirror_axis=mirror_axis,
         neighbours=model.spec.neighbours,

@@ -1,0 +1,22 @@
+"""A 2D network with its weights laid out for bfloat16 on a processor."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+
+def with_half_weights(network: nn.Module) -> nn.Module:
+    """Returns a copy whose convolutions hold their weights in bfloat16, channels last.
+
+    Automatic mixed precision rounds them in the same way, but anew for every batch: for a single slice that is a quarter of the
+    time. In 3D, where weights are few beside the voxels, nothing was gained.
+    """
+    half = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in half.modules():
+        if isinstance(module, _ConvNd):
+            module.weight.data = module.weight.data.to(torch.bfloat16)
+    return half
