@@ -384,6 +384,31 @@ def test_rois_that_nobody_named_and_no_mask_has_are_not_on_the_page(tmp_path: Pa
     assert [roi["name"] for roi in page_of(tmp_path / "out")["rois"]] == ["ROI 5"]
 
 
+def test_of_rois_without_a_name_only_those_that_some_mask_has_are_reported(tmp_path: Path) -> None:
+    """Whole-body label sets name values up to 117, a mask holds some of them."""
+    _, mask = small_scan()
+    (tmp_path / "masks").mkdir()
+    for name, value in (("a", 2), ("b", 4)):
+        array = np.where(mask.array == 1, value, 0).astype(np.uint8)
+        write_mask_file(tmp_path / "masks" / f"{name}.nii.gz", replace(mask, array=array))
+    (tmp_path / "masks" / "labels.csv").write_text("value,name\n2,liver\n6,spleen\n", encoding="utf-8")
+    result = measure_masks(tmp_path / "masks", tmp_path / "out")
+    expected = [("a", "liver", 50), ("a", "ROI 4", 0), ("a", "spleen", 0)]
+    expected += [("b", "liver", 0), ("b", "ROI 4", 50), ("b", "spleen", 0)]
+    assert [(row.case, row.roi, row.voxels) for row in result.volumes] == expected
+    header = (tmp_path / "out" / "csa_results.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert header == "case,slice,liver,ROI 4,spleen"
+    page = page_of(tmp_path / "out")
+    assert [roi["name"] for roi in page["rois"]] == ["liver", "ROI 4", "spleen"]
+    report = json.loads((tmp_path / "out" / "run_report.json").read_text(encoding="utf-8"))
+    assert list(report["cases"][1]["volumes_ml"]) == ["liver", "ROI 4", "spleen"]
+    # Nothing looks for flags here, so their number is not told.
+    assert (
+        "flagged slice"
+        not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8").split("<main>")[0]
+    )
+
+
 def test_a_page_that_cannot_be_written_never_loses_the_tables(tmp_path: Path) -> None:
     _, mask = small_scan()
     write_mask_file(tmp_path / "a.nii.gz", mask)

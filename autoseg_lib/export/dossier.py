@@ -70,6 +70,7 @@ def write_dossier(
     notes: Sequence[str] = (),
     failures: Sequence[tuple[str, str]] = (),
     review: Sequence[ReviewMark] | None = None,
+    flagged: bool = True,
     hide: Hide = str,
 ) -> Path:
     """Writes report.html.
@@ -84,6 +85,7 @@ def write_dossier(
         notes: sentences on the run as a whole.
         failures: (case, reason) of scans that did not go through.
         review: marks to show; None reads review.csv beside ``path``, where there is one.
+        flagged: whether flags were looked for; otherwise their number is not told.
         hide: takes what tells who a patient is out of a sentence; names of cases and slices are shown as they are.
 
     Returns:
@@ -108,6 +110,7 @@ def write_dossier(
         notes=said,
         failures=failures,
         review=review,
+        flagged=flagged,
         hide=hide,
     )
     write_text(path, text)
@@ -124,6 +127,7 @@ def dossier_html(
     notes: Sequence[str] = (),
     failures: Sequence[tuple[str, str]] = (),
     review: Sequence[ReviewMark] = (),
+    flagged: bool = True,
     hide: Hide = str,
 ) -> str:
     """Returns the page, see ``write_dossier``."""
@@ -147,7 +151,7 @@ def dossier_html(
         render(
             "dossier.html.j2",
             title=hide(title),
-            summary=_summary(cases, labels, failures),
+            summary=_summary(cases, labels, failures, flagged),
             failures=[(name, hide(reason)) for name, reason in failures],
             warnings=warnings[:_MOST_NOTES],
             more_warnings=max(0, len(warnings) - _MOST_NOTES),
@@ -293,7 +297,10 @@ def _volume_rows(cases: Sequence[DossierCase], labels: Sequence[Label], hide: Hi
 
 
 def _summary(
-    cases: Sequence[DossierCase], labels: Sequence[Label], failures: Sequence[tuple[str, str]]
+    cases: Sequence[DossierCase],
+    labels: Sequence[Label],
+    failures: Sequence[tuple[str, str]],
+    with_flags: bool,
 ) -> list[tuple[str, str, str]]:
     """Returns (kind, number, what it counts) of each tile of the summary."""
     slices = sum(len(_numbers(case)) for case in cases)
@@ -303,8 +310,10 @@ def _summary(
         ("", str(len(cases)), "scan" if len(cases) == 1 else "scans"),
         ("", str(len(labels)), "ROI" if len(labels) == 1 else "ROIs"),
         ("", str(slices), "slice" if slices == 1 else "slices"),
-        ("warning" if flagged else "fine", str(flagged), f"flagged slice{'' if flagged == 1 else 's'}"),
     ]
+    if with_flags:
+        kind = "warning" if flagged else "fine"
+        tiles.append((kind, str(flagged), f"flagged slice{'' if flagged == 1 else 's'}"))
     if scans:
         tiles.append(("warning", str(scans), f"scan{'' if scans == 1 else 's'} not to trust unseen"))
     if failures:

@@ -44,9 +44,8 @@ def roi_names(
 def label_table(
     names: RoiNames, jobs: Sequence[MaskJob], rules: LabelRules, notes: list[str]
 ) -> tuple[LabelTable, LabelRules, set[int]]:
-    """Returns the ROIs, the rules (with a map where the only ROI has a code such as 255), and the values to report.
-
-    ROIs that someone named are always reported; numbered ones only where a mask has them.
+    """Returns the ROIs, the rules (with a map where the only ROI has a code such as 255), and the values
+    that are reported whether a mask has them or not: those that someone named, and numbered ones that some mask has.
     """
     known = {**names.general, **names.in_files}
     counts = _counts([job for job in jobs if not job.names], rules) if len(known) < 2 else Counter()
@@ -62,7 +61,7 @@ def label_table(
         )
     if known:
         table = LabelTable([known.get(value, f"ROI {value}") for value in range(1, max(known) + 1)])
-        return table, rules, set(table.values)
+        return table, rules, set(known)
     if look_like_codes(values) and max(values) <= MOST_LABELS:
         proposed = propose_map(counts) or {}
         notes.append(

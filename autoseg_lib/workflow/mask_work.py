@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,22 @@ class MeasuredMasks:
     failures: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def leave_out_all_but(self, values: Collection[int]) -> None:
+        """Takes the rows of other ROIs out, those that nobody named and no mask has."""
+        self.measurements = [row for row in self.measurements if row.label in values]
+        self.volumes = [row for row in self.volumes if row.label in values]
+        self.cases = [
+            replace(
+                case,
+                measurements=[row for row in case.measurements if row.label in values],
+                volumes=[row for row in case.volumes if row.label in values],
+            )
+            for case in self.cases
+        ]
+        kept = {row.roi for row in self.volumes}
+        for report in self.reports:
+            report["volumes_ml"] = {roi: ml for roi, ml in report["volumes_ml"].items() if roi in kept}
+
 
 @dataclass(frozen=True)
 class MaskWork:
@@ -49,7 +65,7 @@ class MaskWork:
         table: the ROIs.
         rules: how codes and names become ROI numbers.
         greys: what grey values are measured with.
-        reported: values of the ROIs that are reported.
+        reported: values of the ROIs that are reported in any case; others only if some mask has them.
     """
 
     found: FoundMasks
@@ -72,6 +88,7 @@ class MaskWork:
                 done.failures.append((job.name, reason))
                 on_event(Message(f"'{job.name}' was not measured: {reason}", level="warning"))
         on_event(Progress("Measuring", len(jobs), len(jobs)))
+        done.leave_out_all_but(self.reported.union(size.label for size in done.volumes if size.voxels))
         return done
 
     def _measure_one(self, job: MaskJob, done: MeasuredMasks) -> None:
@@ -85,8 +102,6 @@ class MaskWork:
             said = said_as_a_whole(said, "measured", _TO_CUT)
             only_here = [_ONE_DRAWN]
         texts = [self.hide(text) for text in said]
-        rows = [row for row in rows if row.label in self.reported]
-        sizes = [size for size in sizes if size.label in self.reported]
         how = self.hide(how_measured(scan, "Give the images (--images)."))
         done.reports.append({**_case_report(scan, sizes, job, texts), "how_measured": how})
         done.cases.append(

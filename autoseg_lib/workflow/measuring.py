@@ -163,16 +163,18 @@ def measure_masks(
         "seg_threshold": seg_threshold,
         "tissue_window": None if tissue_window is None else list(tissue_window),
     }
+    measured = {row.label for row in done.volumes}
     on_event(Message("Making the page to look through (report.html) ..."))
     try:
         write_dossier(
             run.dossier,
             title=run.path.name,
             cases=done.cases,
-            labels=[label for label in table if label.value in reported],
+            labels=[label for label in table if label.value in measured],
             settings=settings,
             notes=notes,
             failures=[*done.failures, *failed],
+            flagged=False,
             hide=hide,
         )
     except ExportError as error:
