@@ -11,6 +11,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from autoseg_lib.errors import ModelError, SettingsError
+from autoseg_lib.infer.half_weights import with_half_weights
 from autoseg_lib.networks.registry import (
     NETWORKS_2D,
     NETWORKS_3D,
@@ -171,6 +172,24 @@ def test_wrong_names_list_the_accepted_ones() -> None:
     with pytest.raises(SettingsError, match=r'network = "dpt" needs a vision transformer. Use "tu-vit_tiny'):
         spec_2d("dpt", encoder="resnet18")
     assert "resnet18" in encoder_names()
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder"),
+    [*((name, "") for name in NETWORKS_2D), ("unet", "tu-resnetv2_50x1_bit"), ("unet", "mit_b0")],
+)
+def test_weights_rounded_once_answer_as_those_rounded_each_time(name: str, encoder: str) -> None:
+    """Encoders may do arithmetic with their weights (standardised ones), which must stay exact."""
+    torch.manual_seed(0)
+    spec = tiny_2d(name)
+    network = build_network(replace(spec, encoder=encoder) if encoder else spec).eval()
+    images = torch.rand(1, 1, *spec.input_shape)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        each = network(images).float().softmax(1)
+        once = with_half_weights(network)(images).float().softmax(1)
+    with torch.inference_mode():
+        exact = network(images).float().softmax(1)
+    assert float((once - exact).abs().max()) <= 2 * float((each - exact).abs().max()) + 0.02
 
 
 @pytest.mark.parametrize(
