@@ -67,7 +67,9 @@ class AreaPlot:
         over.add_class("as-plot")
         # The browser's own picture, shown a second time: it may have been scrolled out of sight.
         beside = W.VBox(
-            [browser.image, self._said], layout=W.Layout(width=f"{_BESIDE_PX}px", padding="0 0 0 12px")
+            [browser.image, self._said],
+            # Margins of the widgets stand out by a few pixels; boxes would show a bar to scroll by them.
+            layout=W.Layout(width=f"{_BESIDE_PX}px", padding="0 0 0 12px", overflow="visible"),
         )
         row = W.HBox([over, beside], layout=W.Layout(flex_flow="row wrap", align_items="flex-start"))
         self.widget = W.VBox([style, self._head, row])
