@@ -108,6 +108,24 @@ def test_touching_the_edge() -> None:
     assert of_slices(mask, liver(border_share=0.6)) == [""] * 7
 
 
+def test_several_pieces() -> None:
+    """A disc of 8 mm radius on slice 4, and one of 3 mm beside it."""
+    mask = discs(EGG)
+    second = discs((0, 0, 0, 3, 0, 0, 0), middle=[(40, 40)] * 7)
+    both = mask.with_array(mask.array | second.array)
+    pieces = [np.count_nonzero(each.array[3]) for each in (mask, second)]
+    share = 100 * pieces[0] / sum(pieces)
+    assert share < 90
+    text = f"lies in 2 pieces, the largest holds {share:.0f} % of it; in the training scans it is one"
+    assert of_slices(both, liver(pieces_share=0.0)) == ["", "", "", text, "", "", ""]
+    # Bowel lies in loops; and of models that do not tell nothing is known.
+    assert of_slices(both, liver(pieces_share=0.4)) == [""] * 7
+    assert of_slices(both, liver(pieces_share=None)) == [""] * 7
+    # A speck is no second piece.
+    speck = discs((0, 0, 0, 1, 0, 0, 0), middle=[(40, 40)] * 7)
+    assert of_slices(mask.with_array(mask.array | speck.array), liver(pieces_share=0.0)) == [""] * 7
+
+
 def test_missing_between_slices_that_have_it() -> None:
     mask = discs((0, 6, 7, 0, 0, 6, 0))
     text = "missing here, but found on slices 3 and 6"
@@ -344,6 +362,7 @@ def test_training_facts_by_hand_and_back() -> None:
     roi = table["rois"]["liver"]
     assert roi["volume_ml"] == [0.036, 0.036] and roi["found_share"] == pytest.approx(11 / 12, abs=1e-4)
     assert (roi["border_share"], roi["end_share"], roi["gap_share"]) == (0.0, 0.0, 0.0)
+    assert roi["pieces_share"] == 0.0
     # Eleven scans with two steps each are too few to say how large a step may be.
     assert "step" not in roi
     facts = TrainingFacts.from_metadata(
@@ -364,6 +383,16 @@ def test_steps_of_the_training_scans() -> None:
     assert roi["step"] == pytest.approx(2.2568 / 2, abs=1e-3)
     assert roi["shift_mm"] == pytest.approx(np.hypot(2, 2), abs=1e-3)
     assert roi["end_share"] == 1.0
+
+
+def test_share_of_training_slices_in_several_pieces() -> None:
+    """16 of 20 pixels in the largest part are a second piece, 19 are a speck beside it."""
+    scans = [facts_of(f"scan {k}", (4, 20, 20), (2.0, 1.0, 1.0), {1: (0, 5, 5, 4, 9, 9)}) for k in range(2)]
+    slices = scans[0].slices
+    split, speck = (RoiFacts(20, (5, 5, 13, 13), False, largest_part=part / 20) for part in (16, 19))
+    changed = (replace(slices[0], rois={1: split}), replace(slices[1], rois={1: speck}), *slices[2:])
+    scans[0] = replace(scans[0], slices=changed)
+    assert training_facts(scans, ONE)["rois"]["liver"]["pieces_share"] == 1 / 8
 
 
 @pytest.mark.parametrize(

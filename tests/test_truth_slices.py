@@ -128,14 +128,17 @@ def test_parts_that_touch_at_a_corner_are_one_and_a_line_never_bridges_two() -> 
     array = np.zeros((1, 10, 20), np.uint8)
     array[0, 1, 1] = array[0, 2, 2] = array[0, 5:8, 15] = 1
     row = row_of(Mask(array, grid(array.shape, (1, 1, 1))))
-    assert row.components == 2
+    # Two pixels and three.
+    assert (row.components, row.largest_component_percent) == (2, 60.0)
     assert (row.diameter_mm, row.diameter_ends) == (2.0, "5,15 7,15")
 
 
 def test_a_part_inside_the_hole_of_another_counts() -> None:
     array = np.zeros((1, 12, 12), np.uint8)
     array[0, 1:11, 1:11], array[0, 3:9, 3:9], array[0, 5:7, 5:7] = 1, 0, 1
-    assert row_of(Mask(array, grid(array.shape, (1, 1, 1)))).components == 2
+    row = row_of(Mask(array, grid(array.shape, (1, 1, 1))))
+    # A ring of 100 - 36 pixels around one of 4.
+    assert row.components == 2 and row.largest_component_percent == pytest.approx(100 * 64 / 68)
 
 
 def test_touching_the_border() -> None:
@@ -149,6 +152,7 @@ def test_touching_the_border() -> None:
 def test_an_absent_roi_has_no_shape() -> None:
     row = measure_slices(square(), LabelTable(["roi", "other"]), case="x")[1]
     assert (row.area_mm2, row.components, row.touches_border) == (0.0, 0, "")
+    assert row.largest_component_percent is None
     empty = (row.perimeter_mm, row.centroid_row, row.diameter_mm, row.intensity_mean, row.obliquity_degrees)
     assert empty == (None,) * 5
     assert row.diameter_ends == ""

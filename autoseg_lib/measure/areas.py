@@ -58,6 +58,7 @@ class SliceMeasurement:
         diameter_ends: its ends, "row,column row,column", from 0.
         diameter_perpendicular_ends: likewise.
         components: parts that hang together (8 neighbours).
+        largest_component_percent: share of the pixels in the largest of them.
         touches_border: "yes" where the ROI reaches the edge of the picture, else "no"; "" for an absent ROI.
         obliquity_degrees: angle between the ROI's own axis and the slice's normal.
         area_orthogonal_mm2: area × cosine of that angle.
@@ -90,6 +91,7 @@ class SliceMeasurement:
     diameter_ends: str = ""
     diameter_perpendicular_ends: str = ""
     components: int | None = None
+    largest_component_percent: float | None = None
     touches_border: str = ""
     obliquity_degrees: float | None = None
     area_orthogonal_mm2: float | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -87,7 +88,8 @@ def _known(values: FloatArray) -> list[float | None]:
 def _shape(inside: npt.NDArray[np.uint8], plane: InPlane | None, top: int, left: int) -> dict[str, Any]:
     """Measures the shape of one ROI, cut out at (top, left)."""
     contours = outer_contours(inside)
-    columns: dict[str, Any] = {"components": len(contours)}
+    share = largest_part(inside) if len(contours) > 1 else 1.0
+    columns: dict[str, Any] = {"components": len(contours), "largest_component_percent": 100 * share}
     if plane is None:
         return columns
     corner = np.array([top, left])
@@ -100,3 +102,10 @@ def _shape(inside: npt.NDArray[np.uint8], plane: InPlane | None, top: int, left:
             "diameter_perpendicular_ends": ends_text(found.perpendicular_ends + corner),
         }
     return columns
+
+
+def largest_part(inside: npt.NDArray[np.uint8]) -> float:
+    """Returns the share of an ROI's pixels, 0 to 1, in the largest of its parts (8 neighbours)."""
+    _, _, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
+    sizes = stats[1:, cv2.CC_STAT_AREA]  # the first is what lies around
+    return float(sizes.max() / sizes.sum())

@@ -11,7 +11,7 @@ import numpy as np
 from autoseg_lib.geometry import SAME_PLACE_TOLERANCE_MM, Geometry
 from autoseg_lib.measure.areas import SliceMeasurement
 from autoseg_lib.measure.softness import UNSURE_ABOVE, Counts, Floats, softness
-from autoseg_lib.measure.training_facts import RoiRanges
+from autoseg_lib.measure.training_facts import WHOLE_SHARE, RoiRanges
 
 # What was seen in fewer training scans (slices) than this share is unusual.
 UNUSUAL_SHARE = 0.05
@@ -43,6 +43,13 @@ def slice_flags(
         for reason, row in zip(reasons, rows, strict=True):
             if row.touches_border == "yes":
                 reason.append("touches the edge of the image: a part of it may lie outside")
+    if training.pieces_share is not None and training.pieces_share < UNUSUAL_SHARE:
+        for reason, row in zip(reasons, rows, strict=True):
+            largest = row.largest_component_percent
+            if largest is not None and largest < 100 * WHOLE_SHARE:
+                reason.append(
+                    f"lies in {row.components} pieces, the largest holds {largest:.0f} % of it; in the training scans it is one"
+                )
     if geometry.has_one_image_per_position:
         if (training.gap_share or 0.0) < UNUSUAL_SHARE:
             _missing(reasons, rows)

@@ -15,6 +15,9 @@ import numpy as np
 
 Range = tuple[float, float]
 
+# An ROI counts as one piece where its largest part holds this share of its pixels: specks beside it are no second piece.
+WHOLE_SHARE = 0.9
+
 
 @dataclass(frozen=True)
 class RoiRanges:
@@ -24,6 +27,7 @@ class RoiRanges:
         volume_ml: smallest and largest volume.
         found_share: share of the scans that have it.
         border_share: share of its slices on which it touches the edge of the image.
+        pieces_share: share of its slices on which it lies in several pieces, the largest of less than WHOLE_SHARE of it.
         end_share: share of its scans in which it reaches the first or last slice.
         gap_share: share of its scans in which it is missing on a slice between others that have it.
         step: largest change of its radius (of a circle of its area) from slice to slice, in mm per mm of distance.
@@ -33,6 +37,7 @@ class RoiRanges:
     volume_ml: Range | None = None
     found_share: float | None = None
     border_share: float | None = None
+    pieces_share: float | None = None
     end_share: float | None = None
     gap_share: float | None = None
     step: float | None = None

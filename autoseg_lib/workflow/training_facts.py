@@ -13,6 +13,7 @@ from autoseg_lib.data.doctor.facts import KEPT_PERCENTILES, CaseFacts, RoiFacts
 from autoseg_lib.geometry import SAME_PLACE_TOLERANCE_MM, Geometry
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.measure.scan_facts import BRIGHT, DARK, MIDDLE, grey_numbers
+from autoseg_lib.measure.training_facts import WHOLE_SHARE
 from autoseg_lib.measure.volumes import why_no_volume
 from autoseg_lib.preprocess.pipeline import plane_of
 
@@ -83,6 +84,7 @@ def _roi(facts: Sequence[CaseFacts], value: int) -> dict[str, Any]:
         "volume_ml": _span(v for g, rois in with_it if (v := _volume_ml(g, rois)) is not None),
         "found_share": len(with_it) / len(facts),
         "border_share": sum(roi.touches_border for roi in drawn) / len(drawn),
+        "pieces_share": sum(roi.largest_part < WHOLE_SHARE for roi in drawn) / len(drawn),
         "end_share": _share(bool(rois[0] or rois[-1]) for rois in several),
         "gap_share": _share(_has_gap(rois) for rois in several),
         "step": max(step for step, _ in steps) if len(steps) >= FEWEST_STEPS else None,

@@ -18,6 +18,7 @@ from scipy import ndimage
 from autoseg_lib.data.pairing import TrainingCase
 from autoseg_lib.data.training_case import load_training_case
 from autoseg_lib.geometry import Geometry
+from autoseg_lib.measure.plane import largest_part
 from autoseg_lib.preprocess.intensity import foreground_values
 from autoseg_lib.settings import TrainSettings
 
@@ -52,11 +53,13 @@ class RoiFacts:
         pixels: its size.
         box: (first row, first column, last row + 1, last column + 1).
         touches_border: whether it reaches the slice's edge.
+        largest_part: share of its pixels in the largest of its parts.
     """
 
     pixels: int
     box: tuple[int, int, int, int]
     touches_border: bool
+    largest_part: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -393,5 +396,6 @@ def _roi_facts(label: npt.NDArray[np.unsignedinteger], counts: npt.NDArray[np.in
             pixels=int(counts[value]),
             box=box,
             touches_border=box[0] == 0 or box[1] == 0 or box[2] == height or box[3] == width,
+            largest_part=largest_part((label[down, right] == value).view(np.uint8)),
         )
     return facts
