@@ -168,7 +168,9 @@ def _add_segmenting(command: _Command) -> None:
     measure.add_argument(
         "masks", type=Path, metavar="MASKS", help="folder of masks, one file, or a CSV manifest (image,label)"
     )
-    measure.add_argument("--output", type=Path, required=True, metavar="DIR")
+    measure.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder for the tables and report.html"
+    )
     measure.add_argument(
         "--images", type=Path, metavar="DIR", help="the scans, for pixel spacing and slice positions"
     )
@@ -432,7 +434,7 @@ def _segment(options: argparse.Namespace) -> int:
     pipeline = {key: values.pop(key) for key in list(values) if key.split(".")[0] in CHANGEABLE}
     if pipeline:
         values["pipeline"] = {**(values.get("pipeline") or {}), **pipeline}
-    settings = make_settings(SegmentSettings, {**values, "model_filename": options.model})
+    settings = make_settings(SegmentSettings, {**values, "model_filename": options.model}, CHANGEABLE)
     from autoseg_lib.workflow.checking import model_folder
     from autoseg_lib.workflow.model_choice import find_models
     from autoseg_lib.workflow.segmenting import segment
@@ -461,12 +463,18 @@ def _segment(options: argparse.Namespace) -> int:
         bars = dict.fromkeys(case.error_bars for case in result.cases if case.error_bars)
         for text in (*result.notes, *bars):
             _print(f"note: {text}")
-        _print(f"{_scans(len(result.cases))} segmented into '{result.run_folder}'.")
+        before = sum(case.already_done for case in result.cases)
+        taken = f" ({before} of them done before)" if before else ""
+        _print(f"{_scans(len(result.cases))} segmented into '{result.run_folder}'{taken}.")
+        if result.stopped:
+            _print("The same command with --continue goes on from here.")
     if result.failures:
         _say(f"{_scans(len(result.failures))} could not be segmented:")
         for name, reason in result.failures:
             _say(f"  - {name}: {reason}")
     # A script must not take a list that was cut short for a finished one.
+    if result.stopped:
+        return stop.exit_code or EXIT_INTERRUPTED
     return stop.exit_code or (1 if result.failures else 0)
 
 
@@ -532,7 +540,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(result.to_dict())
     else:
-        _print("\n".join(result.lines()))
+        _print("\n".join([*result.lines(), f"Tables: '{options.output}' and its summary beside it."]))
     return 1 if result.failures else 0
 
 
@@ -618,6 +626,8 @@ def _values(options: argparse.Namespace) -> dict[str, Any]:
 # What a training that was told to stop returns, so that a script knows what to do next. SIGUSR1 is what a cluster is asked to
 # send before the time is up: 75 ("try again", BSD's sysexits) asks to be started again. SIGTERM: as if it had ended at once.
 EXIT_START_AGAIN, EXIT_TERMINATED = 75, 128 + 15
+# Ctrl+C before all scans were done; a training that is stopped so has kept its model and returns 0.
+EXIT_INTERRUPTED = 128 + 2
 # Starters such as torchrun pass Ctrl+C on to processes that had it from the terminal already.
 SAME_INTERRUPT_SECONDS = 2.0
 

@@ -89,6 +89,8 @@ _segmenting = _Settings(SegmentSettings, "auto: from the model")
 _agreed_codes: dict[str, Any] = {}
 # Settings that the example study filled in, and whose they are.
 _from_example: dict[str, str] = {}
+# Folder and series that were selected in the picker: all cells are run again for them, not for the example.
+_selected: dict[str, Any] = {}
 
 
 def project_folder() -> Path:
@@ -353,7 +355,7 @@ def advanced_segment_settings(**values: Any) -> SegmentSettings:
 @plainly
 def choose_folder(settings: SegmentSettings) -> Choice:
     """Shows the folder picker. With ``input_dir`` in Settings there is nothing to pick; until one is picked the example
-    scan is used.
+    scan is used. What was picked stays picked when the cells are run again.
 
     Args:
         settings: of the Settings cells.
@@ -373,13 +375,17 @@ def choose_folder(settings: SegmentSettings) -> Choice:
     bar.end()
     choice = Choice(settings, example.test_images / example.test_scans[0])
     said = Spot()
-    said.show_html(
-        note_html(
-            "info",
-            f"Nothing selected yet, so the example scan is used ({choice.folder.name}). "
-            "Click your way to a folder of scans and press Select: it is segmented into the outputs below.",
+    if _selected and _selected["folder"].is_dir():
+        choice = Choice(replace(settings, series=_selected["series"]), _selected["folder"])
+        said.show_html(note_html("good", _selected_text(choice.folder, choice.settings.series)))
+    else:
+        said.show_html(
+            note_html(
+                "info",
+                f"Nothing selected yet, so the example scan is used ({choice.folder.name}). "
+                "Click your way to a folder of scans and press Select: it is segmented into the outputs below.",
+            )
         )
-    )
     if not has_widgets():
         note = note_html("warning", "The folder picker needs ipywidgets; set input_dir in Settings instead.")
         show_html([note, look_into(choice.folder, settings.series)[0]])
@@ -390,14 +396,19 @@ def choose_folder(settings: SegmentSettings) -> Choice:
     def selected(folder: Path, series: Any) -> None:
         choice.folder = folder
         choice.settings = replace(settings, series=series)
-        numbers = f" (series {', '.join(map(str, series))})" if isinstance(series, list) else ""
-        said.show_html(note_html("good", f"Selected: {folder}{numbers}"))
+        _selected.update(folder=folder, series=series)
+        said.show_html(note_html("good", _selected_text(folder, series)))
         if choice.run is not None:
             choice.run.select(folder)
 
     picker = FolderPicker(selected, series=settings.series)
     Spot().show_widget(picker.widget, plain="(folder picker)")
     return choice
+
+
+def _selected_text(folder: Path, series: Any) -> str:
+    numbers = f" (series {', '.join(map(str, series))})" if isinstance(series, list) else ""
+    return f"Selected: {folder}{numbers}"
 
 
 @plainly

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -516,22 +516,33 @@ class SegmentSettings:
 AnySettings = TypeVar("AnySettings", TrainSettings, SegmentSettings)
 
 
-def make_settings(kind: type[AnySettings], values: Mapping[str, Any]) -> AnySettings:
+def _hint(name: str, known: Sequence[str], kind: type[Any]) -> str:
+    """How the sentence on an unknown setting ends."""
+    other, where = (SegmentSettings, "segmenting") if kind is TrainSettings else (TrainSettings, "training")
+    if name in {item.name for item in dataclasses.fields(other)}:
+        return f" here, but one of {where}."
+    near = difflib.get_close_matches(name.split(".")[0], known, n=1, cutoff=0.5)
+    return f"; did you mean `{near[0]}`?" if near else "."
+
+
+def make_settings(
+    kind: type[AnySettings], values: Mapping[str, Any], more: Sequence[str] = ()
+) -> AnySettings:
     """Checks ``values`` and returns the settings.
 
     Args:
         kind: TrainSettings or SegmentSettings.
         values: setting name → value; missing ones keep their default.
+        more: other names that could have been meant.
 
     Raises:
         SettingsError: lists every unknown name, wrong value and clash at once.
     """
-    fields = {item.name: item for item in dataclasses.fields(kind)}
+    fields: dict[str, dataclasses.Field[Any]] = {item.name: item for item in dataclasses.fields(kind)}
     problems, cleaned = [], {}
     for name, value in values.items():
         if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.5)
-            hint = f"; did you mean `{near[0]}`?" if near else "."
+            hint = _hint(str(name), [*fields, *more], kind)
             problems.append(f"`{str(name)[:_LONGEST_SHOWN]}` is not a setting{hint}")
             continue
         try:

@@ -115,6 +115,15 @@ def test_test_runs_unedited_then_a_clicked_folder_goes_into_the_same_outputs(lab
     lab.wait_for_text("done before with this model, so shown and not done again", seconds=120)
     assert not (checkout / "predictions" / "lumbar_11_2").exists()
 
+    # All cells once more: for what was selected, not for the example. lumbar_12 is none of both.
+    lab.click_button("Up")
+    lab.click_folder("lumbar_12")
+    lab.click_button("Select this folder")
+    lab.wait_for_text("done before with this model", "images/lumbar_12", seconds=120)
+    shown = "\n".join(run_notebook(lab, TEST, 300)).replace("\\", "/")
+    assert "Selected: " in shown and "Nothing selected yet" not in shown
+    assert "predictions/lumbar_12" in shown
+
 
 def a_click_in_the_plot_shows_that_slice(lab):
     """Of nine slices: the right end of the axes is slice 9, their middle slice 5."""

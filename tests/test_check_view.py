@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
+import pytest
+
 from autoseg_lib.data.doctor.finding import Finding, Fix, Sample
-from autoseg_lib.widgets.check_view import check_html, check_page_html, check_text, link_to
+from autoseg_lib.widgets.check_view import check_html, check_page_html, check_text, link_to, served_folder
 from tests.helpers.made_reports import made_case, made_report
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -64,14 +67,24 @@ def test_plain_text_for_where_nothing_can_be_drawn() -> None:
     )
 
 
+def test_the_folder_that_jupyter_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
+    assert served_folder() is None
+    note = tmp_path / f"jpserver-{os.getppid()}.json"
+    note.write_text('{"root_dir": "/home/étude", "pid": 1}', encoding="utf-8")
+    assert served_folder() == Path("/home/étude")
+    note.write_text("{", encoding="utf-8")
+    assert served_folder() is None
+
+
 def test_the_link_to_the_full_report_stays_below_what_jupyter_serves(tmp_path: Path) -> None:
     project = tmp_path / "Étude 1"
     page, notebooks = project / "trained_model" / "x_check_report.html", project / "notebooks"
-    assert link_to(page, notebooks, "notebooks/train.ipynb") == "../trained_model/x_check_report.html"
-    assert link_to(page, notebooks, "Étude 1/notebooks/train.ipynb") == "../trained_model/x_check_report.html"
-    # Jupyter was started in notebooks/: nothing above it can be opened.
-    assert link_to(page, notebooks, "train.ipynb") == ""
-    assert link_to(tmp_path / "models" / "x.html", notebooks, "notebooks/train.ipynb") == ""
+    assert link_to(page, notebooks, project) == "../trained_model/x_check_report.html"
+    assert link_to(page, notebooks, tmp_path) == "../trained_model/x_check_report.html"
+    # Jupyter was started for a notebook, and serves notebooks/: nothing above it can be opened.
+    assert link_to(page, notebooks, notebooks) == ""
+    assert link_to(tmp_path / "models" / "x.html", notebooks, project) == ""
     # No Jupyter at all.
     assert link_to(page, notebooks, None) == ""
     linked = check_page_html(page, "../trained model/x_check_report.html")

@@ -333,6 +333,23 @@ def test_a_volume_with_the_patients_name_has_its_fat_image(tmp_path: Path) -> No
     assert shares == pytest.approx([50.0] * len(shares)) and shares
 
 
+def test_one_mask_and_one_image_need_no_equal_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Grey values rise by 1 from pixel to pixel: of ROI 1 (two slices of 5 × 5 pixels) the first slice lies below 1000."""
+    scan, mask = small_scan()
+    write_volume_file(tmp_path / "ct_sm.nii.gz", scan.volume)
+    write_mask_file(tmp_path / "seg.nii.gz", mask)
+    arguments = ["measure", "seg.nii.gz", "--images", "ct_sm.nii.gz", "--output", "out"]
+    here = [str(tmp_path / text) if text.endswith((".gz", "out")) else text for text in arguments]
+    assert cli.main([*here, "--tissue-window", "0", "1000"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "the mask has another name than the image; each was named alone, so they are taken as a pair" in said
+    )
+    assert "ct_sm: ROI 1 0.40 ml, mean area 50.0 mm² on 2 slices, 50.0 % in the tissue window" in said
+
+
 # --- the page to look through
 # -------------------------------------------------------------------------------------------------------
 

@@ -130,3 +130,18 @@ def test_settings_survive_a_round_trip_through_yaml(tmp_path: Path):
     path = tmp_path / "s.yaml"
     path.write_text(yaml.safe_dump(to_table(settings)), encoding="utf-8")
     assert make_settings(TrainSettings, read_settings_file(path)) == settings
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "hint"),
+    [
+        (SegmentSettings, "postprocesing", "; did you mean `postprocessing`?"),
+        (SegmentSettings, "preprocesing.crop.margin_mm", "; did you mean `preprocessing`?"),
+        (SegmentSettings, "epochs", " here, but one of training."),
+        (TrainSettings, "tissue_window", " here, but one of segmenting."),
+    ],
+)
+def test_what_an_unknown_setting_may_have_been_meant_for(kind, name, hint):
+    with pytest.raises(SettingsError) as caught:
+        make_settings(kind, {name: 1}, ("preprocessing", "postprocessing"))
+    assert f"`{name}` is not a setting{hint}" in str(caught.value)

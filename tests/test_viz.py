@@ -10,7 +10,7 @@ from autoseg_lib.labels import OKABE_ITO, LabelTable
 from autoseg_lib.measure.areas import measure_slices
 from autoseg_lib.viz.figures import area_plot, curves
 from autoseg_lib.viz.html import legend_html, note_html, table_html
-from autoseg_lib.viz.overlay import grey_range, grey_window, outlines, overlay_rgb, picture
+from autoseg_lib.viz.overlay import CT_WINDOW_HU, grey_range, grey_window, outlines, overlay_rgb, picture
 from autoseg_lib.viz.view import resize_labels, slice_view
 from autoseg_lib.volume import Mask, reorient
 
@@ -174,3 +174,13 @@ def test_area_plot_with_and_without_millimetres() -> None:
     assert area_plot(measure_slices(mask, TWO, case="x"), TWO).startswith(b"\x89PNG")
     photo = Mask(mask.array, Geometry.from_spacing(mask.array.shape))
     assert area_plot(measure_slices(photo, TWO, case="x"), TWO).startswith(b"\x89PNG")
+
+
+def test_a_ct_without_a_header_is_shown_in_the_soft_tissue_window() -> None:
+    """A NIfTI file does not tell its modality: air and soft tissue do."""
+    body = np.full((4, 20, 20), -1000.0, np.float32)
+    body[:, 5:15, 5:15] = np.random.default_rng(0).normal(40, 20, (4, 10, 10))
+    assert grey_range(body) == CT_WINDOW_HU
+    assert grey_range(body, "MR") != CT_WINDOW_HU
+    # MR has no such values, and normalised pictures neither.
+    assert grey_range(body + 1000) != CT_WINDOW_HU

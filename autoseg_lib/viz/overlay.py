@@ -27,6 +27,9 @@ _SAMPLE = 200_000
 Grey = npt.NDArray[np.uint8]
 Rgb = npt.NDArray[np.uint8]
 
+# Air is -1000 HU; other pictures have no such values. Share of a scan that must be air for it to be taken for a CT.
+_AIR_HU, _AIR_WITHIN_HU, _AIR_SHARE = -1000.0, 50.0, 0.02
+
 
 def grey_range(image: npt.NDArray[np.generic], modality: str = "") -> tuple[float, float]:
     """Returns the values shown as black and white: the soft-tissue window for CT, else 0.5–99.5 % of the
@@ -34,7 +37,7 @@ def grey_range(image: npt.NDArray[np.generic], modality: str = "") -> tuple[floa
 
     Args:
         image: an image or a whole scan, any shape; NaN and infinite values are left out.
-        modality: DICOM's word ("CT", "MR", ...).
+        modality: DICOM's word ("CT", "MR", ...); where it is not known (NIfTI), a scan with as much air as a CT counts as one.
     """
     if modality == "CT":
         return CT_WINDOW_HU
@@ -43,6 +46,8 @@ def grey_range(image: npt.NDArray[np.generic], modality: str = "") -> tuple[floa
     values = values[np.isfinite(values)]
     if values.size == 0:
         return 0.0, 1.0
+    if not modality and np.mean(np.abs(values - _AIR_HU) < _AIR_WITHIN_HU) > _AIR_SHARE:
+        return CT_WINDOW_HU
     low, high = np.percentile(values, _TAILS_PERCENT)
     if high <= low:
         low, high = float(values.min()), float(values.max())

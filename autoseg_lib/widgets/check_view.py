@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -124,20 +125,28 @@ def _fix_text(finding: Finding) -> str:
     return f"Fix offered: {finding.fix.text}.{look}"
 
 
-def link_to(file: Path, here: Path, session: str | None) -> str:
+def link_to(file: Path, here: Path, served: Path | None) -> str:
     """Returns the address of a file as a notebook's output links to it, "" where Jupyter does not serve it.
 
     Args:
         file: the file.
         here: the notebook's folder.
-        session: path of the notebook below the folder that Jupyter serves, as JPY_SESSION_NAME says; None elsewhere.
+        served: the folder that Jupyter serves, see ``served_folder``; None where that is not known.
     """
-    if not session:
+    if served is None or not file.resolve().is_relative_to(served.resolve()):
         return ""
+    return os.path.relpath(file.resolve(), here.resolve()).replace(os.sep, "/")
+
+
+def served_folder() -> Path | None:
+    """Returns the folder whose files the Jupyter that started this kernel serves; None where there is no such Jupyter.
+
+    Jupyter keeps a note on each of its running servers (jpserver-PID.json), and starts kernels as children.
+    """
+    from jupyter_core.paths import jupyter_runtime_dir  # comes with every kernel
+
     try:
-        relative = PurePosixPath(os.path.relpath(file, here).replace(os.sep, "/"))
-    except ValueError:
-        return ""  # another drive
-    # The notebook lies this many folders deep; more steps up leave what is served.
-    depth = len(PurePosixPath(session.replace("\\", "/")).parts) - 1
-    return "" if relative.parts.count("..") > depth else str(relative)
+        note = Path(jupyter_runtime_dir()) / f"jpserver-{os.getppid()}.json"
+        return Path(json.loads(note.read_text(encoding="utf-8"))["root_dir"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -6,7 +6,6 @@ Nothing is changed in the user's folder: fixes go into a corrected copy, codes a
 from __future__ import annotations
 
 import asyncio
-import os
 import webbrowser
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -18,7 +17,7 @@ from autoseg_lib.data.label_map import map_text
 from autoseg_lib.errors import AutosegError
 from autoseg_lib.settings import TrainSettings
 from autoseg_lib.viz.html import note_html, render, table_html
-from autoseg_lib.widgets.check_view import check_html, check_page_html, check_text, link_to
+from autoseg_lib.widgets.check_view import check_html, check_page_html, check_text, link_to, served_folder
 from autoseg_lib.widgets.display import Spot, has_widgets
 from autoseg_lib.widgets.files_button import can_open_folders
 from autoseg_lib.widgets.fix_choices import FixChoice, fix_choices
@@ -90,7 +89,7 @@ class DataCheck:
             self._page = save_check_report(study, path)
         except (AutosegError, OSError) as error:
             return note_html("warning", f"The full report could not be written: {error}")
-        return check_page_html(path, link_to(path, Path.cwd(), os.environ.get("JPY_SESSION_NAME")))
+        return check_page_html(path, link_to(path, Path.cwd(), served_folder()))
 
     def _open_page(self) -> None:
         if self._page is not None:

@@ -101,12 +101,13 @@ def find_jobs(masks: Path, images: Path | None, slice_axis: str = "auto") -> Fou
     if listing is not None:
         hide = hiding(told)
         notes += [hide(note) for note in listing.notes]
-        jobs, without = _jobs_with_images(listing.sources, found, taken, slice_axis, names, told)
+        one_each = found.is_single and images is not None and images.is_file()
+        jobs, without = _jobs_with_images(listing.sources, found, taken, slice_axis, names, told, one_each)
         if not jobs:
             have = [shown_name(name, told) for name in (*found.cases, *found.loose)]
             raise DataError(
                 f"no mask fits an image: the images are {name_list(without, 3)}, the masks {name_list(have, 3)}. A mask needs "
-                "the name of its image (slice by slice, or as a whole)."
+                "the name of its image (slice by slice, or as a whole); or list the pairs in a CSV file with the columns image,label."
             )
         if without:
             notes.append(f"images without a mask, not measured: {name_list(without)}.")
@@ -140,8 +141,11 @@ def _jobs_with_images(
     slice_axis: str,
     names: dict[Path, tuple[str, ...]],
     told: frozenset[str],
+    one_each: bool,
 ) -> tuple[list[MaskJob], list[str]]:
     """Returns the masks that have an image, and the names of images without one; adds the masks' files to ``taken``.
+
+    With ``one_each`` the user named one file on each side: then names do not matter.
 
     Raises:
         DataError: masks fit several scans.
@@ -169,12 +173,26 @@ def _jobs_with_images(
         jobs.append(_training_job(name, case, slice_axis, names, _gap_note(source, case)))
         claimed.update(dict.fromkeys(case.labels, name))
         taken.update(case.labels)
+    if not jobs and (only := _only_pair(sources, found) if one_each else None):
+        source, path = only
+        name = source.name if source.series is not None else shown_name(source.name, told)
+        note = "the mask has another name than the image; each was named alone, so they are taken as a pair"
+        jobs.append(_training_job(name, TrainingCase(source, label_volume=path), slice_axis, names, note))
+        taken.add(path)
+        return jobs, []
     for name, source, path in _drawn_on(sources, found, taken):
         case = TrainingCase(source, label_volume=path)
         jobs.append(_training_job(shown_name(name, told), case, slice_axis, names))
         taken.add(path)
         without = [item for item in without if item != source.name]
     return jobs, without
+
+
+def _only_pair(sources: Sequence[ImageSource], found: MaskFolder) -> tuple[ImageSource, Path] | None:
+    """Returns scan and mask where both are one volume."""
+    volumes = [case.volume for case in found.cases.values() if case.volume is not None and not case.slices]
+    alone = len(sources) == len(found.cases) == len(volumes) == 1 and not found.loose
+    return (sources[0], volumes[0]) if alone and not found.named.get(volumes[0]) else None
 
 
 def _drawn_on(

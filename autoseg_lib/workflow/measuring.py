@@ -60,11 +60,24 @@ class MeasureResult:
         for row in self.volumes:
             size = f"{row.volume_ml:.2f} ml" if row.volume_ml is not None else f"no volume ({row.note})"
             mean = f", mean area {row.mean_area_mm2:.1f} mm²" if row.mean_area_mm2 is not None else ""
-            lines.append(f"{row.case}: {row.roi} {size}{mean} on {_slices(row.slices)}")
+            share = self._in_window(row)
+            window = f", {share:.1f} % in the tissue window" if share is not None else ""
+            lines.append(f"{row.case}: {row.roi} {size}{mean} on {_slices(row.slices)}{window}")
         lines += [f"note: {note}" for note in self.notes]
         lines += [_failure_line(case, reason) for case, reason in self.failures]
         count = "1 mask" if len(self.cases) == 1 else f"{len(self.cases)} masks"
         return [*lines, f"{count} measured; tables in '{self.run_folder}'."]
+
+    def _in_window(self, volume: VolumeMeasurement) -> float | None:
+        """Share of an ROI's pixels of all slices that lie in the tissue window, in percent."""
+        rows = [
+            row
+            for row in self.measurements
+            if (row.case, row.label) == (volume.case, volume.label) and row.pixels
+        ]
+        known = [(row.pixels, row.in_window_percent) for row in rows if row.in_window_percent is not None]
+        pixels = sum(count for count, _ in known)
+        return sum(count * percent for count, percent in known) / pixels if pixels else None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the result as plain values for ``--json``."""

@@ -169,6 +169,6 @@ def model_facts(model: LoadedModel) -> dict[str, Any]:
         "made": str(said.get("created", ""))[:16].replace("T", " "),
         "network": f"{model.spec.dimension} {model.spec.title}",
         "networks that answer together": model.members,
-        "scans learned from": (said.get("data") or {}).get("scans"),
+        "scans in its training data": (said.get("data") or {}).get("scans"),
         "mean Dice on validation scans": (said.get("validation") or {}).get("mean_dice"),
     }

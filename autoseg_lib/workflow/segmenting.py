@@ -142,7 +142,9 @@ class _Segmenting:
         found = discover(
             input_path,
             series=self.settings.series,
-            on_progress=lambda done, total: self.on_event(Progress("Looking for scans", done, total)),
+            on_progress=lambda done, total: self.on_event(
+                Progress("Looking for scans", done, total, "files")
+            ),
         )
         self.notes += found.notes
         inputs = [path for source in found.sources for path in source.all_files]
