@@ -376,7 +376,9 @@ def choose_folder(settings: SegmentSettings) -> Choice:
     choice = Choice(settings, example.test_images / example.test_scans[0])
     said = Spot()
     if _selected and _selected["folder"].is_dir():
-        choice = Choice(replace(settings, series=_selected["series"]), _selected["folder"])
+        # Another value of the setting counts more than what was ticked before.
+        series = _selected["series"] if settings.series == _selected["asked"] else settings.series
+        choice = Choice(replace(settings, series=series), _selected["folder"])
         said.show_html(note_html("good", _selected_text(choice.folder, choice.settings.series)))
     else:
         said.show_html(
@@ -396,7 +398,7 @@ def choose_folder(settings: SegmentSettings) -> Choice:
     def selected(folder: Path, series: Any) -> None:
         choice.folder = folder
         choice.settings = replace(settings, series=series)
-        _selected.update(folder=folder, series=series)
+        _selected.update(folder=folder, series=series, asked=settings.series)
         said.show_html(note_html("good", _selected_text(folder, series)))
         if choice.run is not None:
             choice.run.select(folder)
