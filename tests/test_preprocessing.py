@@ -219,6 +219,9 @@ def test_refusals_say_what_to_do() -> None:
         pipeline.network_geometry(replace(even, spacing_known=False))
     with pytest.raises(GeometryError, match=r"distances between the slices are unknown.*Use a 2D model"):
         pipeline.network_geometry(replace(even, positions_known=False))
+    alone = Geometry.from_spacing((1, 8, 8), (3.0, 1, 1), spacing_known=True)
+    with pytest.raises(GeometryError, match=r"the scan is a single slice, and this 3D.*Use a 2D model"):
+        pipeline.network_geometry(alone)
     with pytest.raises(
         GeometryError, match=r"\(2, 3, 8, 9\); for this scan \(channels, 9, 8, 8\) is expected"
     ):

@@ -137,8 +137,10 @@ def with_voxels(geometry: Geometry, spacing_zyx_mm: tuple[float, float, float] |
             "in Settings."
         )
     if not geometry.positions_known:
+        single = geometry.shape_zyx[0] == 1
+        what = "the scan is a single slice" if single else "the distances between the slices are unknown"
         raise GeometryError(
-            "the distances between the slices are unknown, and this 3D network works on voxels of "
+            f"{what}, and this 3D network works on voxels of "
             f"{mm_text(spacing_zyx_mm)}. Use a 2D model, or scans with slice positions."
         )
     own = straight.spacing_zyx_mm
