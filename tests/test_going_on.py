@@ -264,20 +264,24 @@ def test_checksums_are_made_once_for_each_state_of_a_file(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without a signal")
 @pytest.mark.timeout(120)
-def test_a_list_that_was_cut_short_is_told_by_the_exit_code(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_list_that_was_cut_short_is_told_by_the_exit_code(
+    model: Path, tmp_path: Path, number: int, code: int
+) -> None:
     write_scans(tmp_path / "in", 150)
     output = tmp_path / "out"
     command = ["-m", "autoseg_lib", "segment", tmp_path / "in", "--model", model, "--output", output]
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=Path(__file__).parents[1],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     while process.poll() is None and not (output / "measurements.csv").exists():
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=100)
-    assert process.returncode == 143, said.decode()
+    process.send_signal(number)
+    printed, said = process.communicate(timeout=100)
+    assert process.returncode == code, said.decode()
+    assert "The same command with --continue goes on from here." in printed.decode()
     assert 1 <= pd.read_csv(output / "volumes.csv")["case"].nunique() < 150
