@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,11 @@ class MeasureResult:
 
     def lines(self) -> list[str]:
         """Returns the result as lines of text: volumes, notes, failures, where the files are."""
-        lines = []
+        lines, shares = [], self._shares_in_window()
         for row in self.volumes:
             size = f"{row.volume_ml:.2f} ml" if row.volume_ml is not None else f"no volume ({row.note})"
             mean = f", mean area {row.mean_area_mm2:.1f} mm²" if row.mean_area_mm2 is not None else ""
-            share = self._in_window(row)
+            share = shares.get((row.case, row.label))
             window = f", {share:.1f} % in the tissue window" if share is not None else ""
             lines.append(f"{row.case}: {row.roi} {size}{mean} on {_slices(row.slices)}{window}")
         lines += [f"note: {note}" for note in self.notes]
@@ -68,16 +69,15 @@ class MeasureResult:
         count = "1 mask" if len(self.cases) == 1 else f"{len(self.cases)} masks"
         return [*lines, f"{count} measured; tables in '{self.run_folder}'."]
 
-    def _in_window(self, volume: VolumeMeasurement) -> float | None:
-        """Share of an ROI's pixels of all slices that lie in the tissue window, in percent."""
-        rows = [
-            row
-            for row in self.measurements
-            if (row.case, row.label) == (volume.case, volume.label) and row.pixels
-        ]
-        known = [(row.pixels, row.in_window_percent) for row in rows if row.in_window_percent is not None]
-        pixels = sum(count for count, _ in known)
-        return sum(count * percent for count, percent in known) / pixels if pixels else None
+    def _shares_in_window(self) -> dict[tuple[str, int], float]:
+        """Returns (case, label value) → share of the ROI's pixels of all slices that lie in the tissue window, in percent."""
+        pixels: Counter[tuple[str, int]] = Counter()
+        inside: defaultdict[tuple[str, int], float] = defaultdict(float)
+        for row in self.measurements:
+            if row.in_window_percent is not None:
+                pixels[row.case, row.label] += row.pixels
+                inside[row.case, row.label] += row.pixels * row.in_window_percent
+        return {roi: inside[roi] / count for roi, count in pixels.items() if count}
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the result as plain values for ``--json``."""
@@ -176,22 +176,8 @@ def measure_masks(
         "seg_threshold": seg_threshold,
         "tissue_window": None if tissue_window is None else list(tissue_window),
     }
-    measured = {row.label for row in done.volumes}
     on_event(Message("Making the page to look through (report.html) ..."))
-    try:
-        write_dossier(
-            run.dossier,
-            title=run.path.name,
-            cases=done.cases,
-            labels=[label for label in table if label.value in measured],
-            settings=settings,
-            notes=notes,
-            failures=[*done.failures, *failed],
-            flagged=False,
-            hide=hide,
-        )
-    except ExportError as error:
-        failed.append((run.dossier.name, f"{error} The CSV files are complete."))
+    failed += _write_page(run, done, table, settings, notes, failed, hide)
     result = MeasureResult(
         run.path,
         table,
@@ -248,6 +234,34 @@ def _write_tables(run: RunFolder, done: MeasuredMasks, xlsx: bool) -> list[tuple
             write_workbook(run.workbook, run_sheets(done.measurements, done.volumes))
         except ExportError as error:
             return [(run.workbook.name, f"{error} The CSV files are complete.")]
+    return []
+
+
+def _write_page(
+    run: RunFolder,
+    done: MeasuredMasks,
+    table: LabelTable,
+    settings: Mapping[str, Any],
+    notes: Sequence[str],
+    failed: Sequence[tuple[str, str]],
+    hide: Callable[[str], str],
+) -> list[tuple[str, str]]:
+    """Writes report.html of the ROIs that have rows; returns (file, reason) where it could not be written."""
+    measured = {row.label for row in done.volumes}
+    try:
+        write_dossier(
+            run.dossier,
+            title=run.path.name,
+            cases=done.cases,
+            labels=[label for label in table if label.value in measured],
+            settings=settings,
+            notes=notes,
+            failures=[*done.failures, *failed],
+            flagged=False,
+            hide=hide,
+        )
+    except ExportError as error:
+        return [(run.dossier.name, f"{error} The CSV files are complete.")]
     return []
 
 
