@@ -12,7 +12,7 @@ import pytest
 from autoseg_lib.data.doctor.finding import Finding, Fix, Sample
 from autoseg_lib.export.check_report import write_check_report
 from tests.helpers.made_reports import made_case, made_report
-from tests.helpers.pages import opened, running_browser
+from tests.helpers.pages import opened, running_browser, shut_large, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -43,15 +43,6 @@ def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
     write_check_report(path, replace(report, fit=fit), title=f"Data check · {EVIL}")
     with opened(browser, path) as tab:
         yield tab
-
-
-def wait_until(page: Any, expression: str) -> None:
-    """Asks until it is so; the page forbids evaluating text, with which Playwright's own waiting asks again."""
-    for _ in range(120):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(250)
-    raise AssertionError(f"never became true: {expression}")
 
 
 def names(page: Any) -> list[str]:
@@ -127,9 +118,8 @@ def test_larger_view_with_what_would_be_right(page: Any) -> None:
     page.keyboard.press("0")
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#name") == f"{EVIL} · slice_006"
-    page.keyboard.press("Escape")
-    assert not page.evaluate("dialog.open")
-    wait_until(page, "document.activeElement.dataset.index === '5'")
+    shut_large(page)
+    assert page.evaluate("document.activeElement.dataset.index") == "5"
     page.keyboard.press("Escape")
 
 
@@ -149,7 +139,7 @@ def test_keyboard_and_roi_buttons(page: Any) -> None:
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     assert page.inner_text("#name") == f"{EVIL} · slice_002"
-    page.keyboard.press("Escape")
+    shut_large(page)
     assert page.locator(".roi").all_inner_texts() == [f"psoas {EVIL}", "right"]
     page.click(".roi >> nth=0")
     assert page.get_attribute(".roi >> nth=0", "aria-pressed") == "false"

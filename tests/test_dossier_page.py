@@ -14,7 +14,7 @@ from autoseg_lib.export.dossier import write_dossier
 from autoseg_lib.export.review import ReviewMark, read_review, write_review
 from autoseg_lib.labels import LabelTable
 from tests.helpers.made_runs import made_case
-from tests.helpers.pages import opened, running_browser
+from tests.helpers.pages import opened, running_browser, shut_large, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -88,7 +88,7 @@ def test_from_a_volume_and_from_an_area_to_their_slice(page: Any) -> None:
     # The discs shrink from the first slice on, so that is the largest one.
     page.locator("button.go[data-case='1'][data-slice='1']").first.click()
     assert large(page) == "lumbar_02 · slice 1"
-    page.keyboard.press("Escape")
+    shut_large(page)
     assert page.evaluate("document.activeElement.dataset.case") == "1"
 
     assert "Choose a scan above" in page.inner_text("#unit")
@@ -125,7 +125,7 @@ def test_clicking_in_the_plot_shows_that_slice(page: Any) -> None:
         return dot.getBoundingClientRect().left + 2; }""")
     page.mouse.click(x, box["y"] + 60)
     assert large(page) == "lumbar_02 · slice 8"
-    page.keyboard.press("Escape")
+    shut_large(page)
     page.locator("#plots svg").focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowRight", "Enter"):
         page.keyboard.press(key)
@@ -143,7 +143,7 @@ def test_filters_and_flagged_slices(page: Any) -> None:
     assert page.inner_text("#reasons") == f"⚠ {EVIL}"
     page.keyboard.press("ArrowRight")
     assert large(page) == f"{EVIL} · slice 5"
-    page.keyboard.press("Escape")
+    shut_large(page)
     page.select_option("#filter", "pass")
     assert page.inner_text("#shown") == "1 of 24 slices"
     page.select_option("#filter", "fail")
@@ -163,7 +163,7 @@ def test_marks_are_saved_as_a_table_that_is_read_back(page: Any, tmp_path: Path)
     page.keyboard.press("ArrowRight")
     page.keyboard.press("f")
     page.keyboard.press("u")
-    page.keyboard.press("Escape")
+    shut_large(page)
     assert page.inner_text("#looked") == "3"
     assert page.locator(".tile .mark").all_inner_texts() == ["✖", "✔"]
     with page.expect_download() as waiting:
@@ -202,14 +202,14 @@ def test_keyboard_and_roi_buttons(page: Any) -> None:
     page.keyboard.press("0")
     page.keyboard.press("ArrowLeft")
     assert large(page) == f"{EVIL} · slice 4"
-    page.keyboard.press("Escape")
+    shut_large(page)
     assert large(page) == ""
     # Escape leads back to the tile of the slice that was looked at last.
     assert page.evaluate("document.activeElement.dataset.index") == "3"
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     assert large(page) == f"{EVIL} · slice 5"
-    page.keyboard.press("Escape")
+    shut_large(page)
     assert page.locator(".roi").all_inner_texts() == [f"psoas {EVIL}", "right"]
     page.click(".roi >> nth=0")
     assert page.get_attribute(".roi >> nth=0", "aria-pressed") == "false"
@@ -222,8 +222,7 @@ def test_printed_with_every_picture(page: Any, tmp_path: Path) -> None:
     paper = page.pdf(format="A4")
     assert paper.startswith(b"%PDF")
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    page.wait_for_timeout(800)
-    assert page.locator(".tile canvas").count() == 24
+    wait_until(page, "document.querySelectorAll('.tile canvas').length === 24")
     assert page.locator("#plots svg").count() == 2
     assert not page.is_visible("#save")
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
@@ -237,6 +236,6 @@ def test_a_thousand_slices_open_fast_and_scroll(browser: Any, tmp_path: Path) ->
     with opened(browser, path, scheme="dark") as tab:
         assert time.monotonic() - started < 15  # about 1.5 s on an idle computer
         tab.locator(".tile").nth(900).scroll_into_view_if_needed()
-        tab.wait_for_timeout(1500)
-        assert tab.locator(".tile").nth(900).locator("canvas").count() == 1
-        assert tab.locator(".tile canvas").count() < 200  # those that left the screen are given back
+        wait_until(tab, "document.querySelectorAll('.tile')[900].querySelector('canvas') !== null")
+        # Those that left the screen are given back.
+        wait_until(tab, "document.querySelectorAll('.tile canvas').length < 200")

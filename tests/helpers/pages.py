@@ -23,8 +23,8 @@ def running_browser() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, path: Path, scheme: str = "light") -> Iterator[Any]:
-    """The page once its pictures are drawn; fails where it reports an error or asks for anything on a network."""
+def opened(browser: Any, path: Path, scheme: str = "light", drawn: str = ".tile canvas") -> Iterator[Any]:
+    """The page once its pictures are there; fails where it reports an error or asks for anything on a network."""
     tab = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
     faults: list[str] = []
     tab.on("pageerror", lambda error: faults.append(str(error)))
@@ -35,7 +35,24 @@ def opened(browser: Any, path: Path, scheme: str = "light") -> Iterator[Any]:
     )
     tab.on("dialog", lambda question: question.accept())
     tab.goto(path.as_uri())
-    tab.wait_for_selector(".tile canvas")
+    tab.wait_for_selector(drawn)
     yield tab
     assert faults == []
     tab.close()
+
+
+def shut_large(tab: Any) -> None:
+    """Escape in the enlarged slice, and waits for what the page does then: the focus goes back in a task of its own."""
+    tab.evaluate("""() => { window.isShut = new Promise(
+        (done) => dialog.addEventListener("close", () => setTimeout(done, 50), {once: true})); }""")
+    tab.keyboard.press("Escape")
+    tab.evaluate("window.isShut")
+
+
+def wait_until(tab: Any, expression: str) -> None:
+    """Asks until it is so; the page forbids evaluating text, with which Playwright's own waiting asks again."""
+    for _ in range(120):
+        if tab.evaluate(expression):
+            return
+        tab.wait_for_timeout(250)
+    raise AssertionError(f"never became true: {expression}")
