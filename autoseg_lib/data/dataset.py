@@ -74,6 +74,7 @@ class SliceDataset(Dataset[Sample]):
         slices: Sequence[tuple[int, int]] | None = None,
         *,
         neighbours: int = 0,
+        first_cases: int | None = None,
     ) -> None:
         """Args:
             cases: prepared scans; all slices of one size.
@@ -81,6 +82,7 @@ class SliceDataset(Dataset[Sample]):
             seed: start of all random numbers.
             slices: (case, slice) pairs to use; None: all.
             neighbours: slices on each side that become channels beside the slice itself; see ``neighbour_order``.
+            first_cases: learn from so many cases at first, from all of them later; None: from all of them always.
 
         Raises:
             DataError: no slice, or slices of different sizes.
@@ -97,9 +99,15 @@ class SliceDataset(Dataset[Sample]):
         self.plan = plan
         self.seed = int(seed)
         self.neighbours = int(neighbours)
+        self._at_first = sum(first_cases is None or case < first_cases for case, _ in self.slices)
 
     def __len__(self) -> int:
-        return len(self.slices)
+        return self._at_first
+
+    @property
+    def everything(self) -> range:
+        """The indices of an epoch in which all cases are learned from."""
+        return range(len(self.slices))
 
     def __getitem__(self, key: Key) -> Sample:
         return self._slice(*key, self.plan)
@@ -152,6 +160,7 @@ class PatchDataset(Dataset[Sample]):
         *,
         length: int | None = None,
         positive_share: float = DEFAULT_POSITIVE_SHARE,
+        first_cases: int | None = None,
     ) -> None:
         """Args:
             cases: prepared scans, of any size; smaller ones than the patch are padded.
@@ -160,6 +169,7 @@ class PatchDataset(Dataset[Sample]):
             seed: start of all random numbers.
             length: patches per epoch; None: one per case.
             positive_share: share of patches placed on a voxel of an ROI, as long as there is any.
+            first_cases: learn from so many cases at first, from all of them later; None: from all of them always.
 
         Raises:
             DataError: there is no case.
@@ -168,12 +178,17 @@ class PatchDataset(Dataset[Sample]):
         self.patch_size = tuple(int(n) for n in patch_size)
         self.plan = plan
         self.seed = int(seed)
-        self.length = len(self._packed) if length is None else int(length)
+        self._first_cases = len(self._packed) if first_cases is None else int(first_cases)
+        self.length = self._first_cases if length is None else int(length)
         self.positive_share = float(positive_share)
         self._values: list[npt.NDArray[np.uint8]] = []  # of each case
         # ROI value → [(case, (n, 3) voxels)]
         self._places: dict[int, list[tuple[int, npt.NDArray[np.int32]]]] = {}
+        # The same of the cases that are learned from at first.
+        self._first_places = self._places
         for number in range(len(self._packed)):
+            if number == self._first_cases:
+                self._first_places = {value: list(found) for value, found in self._places.items()}
             self._remember_places(number, self._packed.label(number))
 
     def _remember_places(self, number: int, label: npt.NDArray[np.uint8]) -> None:
@@ -191,6 +206,11 @@ class PatchDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return self.length
+
+    @property
+    def everything(self) -> range:
+        """The indices of an epoch in which all cases are learned from."""
+        return range(self.length, 2 * self.length)
 
     def __getitem__(self, key: Key) -> Sample:
         return self._patch(*key, self.plan)
@@ -215,16 +235,19 @@ class PatchDataset(Dataset[Sample]):
     def place_of(self, epoch: int, index: int) -> tuple[int, tuple[int, int, int]]:
         """Returns (case, first voxel) of a patch before any change; may start outside a small scan."""
         random = generator((self.seed, epoch, index), purpose=1)
-        on_roi = bool(self._places) and random.random() < self.positive_share
+        of_all = index >= self.length
+        cases = len(self._packed) if of_all else self._first_cases
+        known = self._places if of_all else self._first_places
+        on_roi = bool(known) and random.random() < self.positive_share
         centre: npt.NDArray[np.int32] | None = None
         if on_roi:
-            values = sorted(self._places)
-            choices = self._places[values[int(random.integers(len(values)))]]
+            values = sorted(known)
+            choices = known[values[int(random.integers(len(values)))]]
             case, places = choices[int(random.integers(len(choices)))]
             centre = places[int(random.integers(len(places)))]
         else:
             # Every case in turn, so that none is forgotten in a short run.
-            case = (index + epoch * self.length) % len(self._packed.shapes)
+            case = (index + epoch * self.length) % cases
         first = []
         for axis, (size, length) in enumerate(zip(self.patch_size, self._packed.shapes[case], strict=True)):
             room = length - size
@@ -244,25 +267,39 @@ class KeyedBatches(Sampler[list[Key]]):
     Attributes:
         epoch: the epoch, counted from 0, that the next pass belongs to.
         first: the batch that the next pass begins with.
+        all_from: the epoch, counted from 0, from which on all cases are learned from; None: not yet. The steps of an epoch stay
+            as many as before.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        everything: range | None = None,
+    ) -> None:
         """Args:
         length: samples per epoch.
         batch_size: samples per batch.
         seed: start of the random order.
         rank: number of this process; it takes every ``world``-th sample of each batch.
         world: processes that share each batch.
+        everything: the indices of an epoch in which all cases are learned from; None: there are no further ones.
         """
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.everything = rank, world, everything
         self.epoch, self.first = 0, 0
+        self.all_from: int | None = None
 
     def __len__(self) -> int:
         return math.ceil(self.length / self.batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        of_all = self.everything is not None and self.all_from is not None and self.epoch >= self.all_from
+        indices = self.everything if of_all and self.everything else range(self.length)
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(np.asarray(indices))
         # The last batch is filled up from the start of the order, so that no step sees a single image.
         order = np.resize(order, len(self) * self.batch_size)
         for step in range(self.first, len(self)):

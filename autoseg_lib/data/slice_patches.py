@@ -40,6 +40,11 @@ class SlicePatches(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.slices)
 
+    @property
+    def everything(self) -> range:
+        """The indices of an epoch in which all cases are learned from."""
+        return self.slices.everything
+
     def __getitem__(self, key: Key) -> Sample:
         sample = self.slices[key]
         return self._cut(sample, self._first(key, sample))

@@ -21,6 +21,10 @@ DEFAULT_VALIDATION_FRACTION = 0.2
 # (measure/calibration.py, FEWEST_PATIENTS). Smaller studies keep a fifth: with them every scan to learn from counts more.
 MANY_PATIENTS, SHARE_OF_MANY, FEWEST_OF_MANY = 100, 0.1, 20
 
+# With fewer patients than this, one kept back is a fifth or more of what there is, and its score alone tells little: it is
+# learned from, too, from this share of the training on. Till then it is as unseen as any.
+FEW_PATIENTS, LEARN_ALL_FROM = 6, 0.5
+
 # Slices left out beside the block that is kept back, as a share of the scan: neighbours look almost the same.
 # At least one, at most three.
 _GAP_SHARE, _LARGEST_GAP = 0.05, 3
@@ -196,6 +200,11 @@ def validation_reason(patients: int) -> str:
     if patients >= FEWEST_OF_MANY and validation_share(patients) * patients < FEWEST_OF_MANY - 0.5:
         return f"{who}; error bars need {FEWEST_OF_MANY} kept back, which would leave too few to learn from: folds = 5 gives both"
     return who
+
+
+def learns_all(split: Split, patients: int) -> bool:
+    """Returns whether the scans kept back are learned from, too, late in the training, where the user leaves it to us."""
+    return split.kind == "patients" and patients < FEW_PATIENTS
 
 
 def runs(indices: Sequence[int]) -> list[range]:

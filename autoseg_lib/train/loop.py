@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from autoseg_lib.data.dataset import KeyedBatches
 from autoseg_lib.data.loading import Batch, BatchStream
+from autoseg_lib.errors import counted
 from autoseg_lib.events import (
     EpochDone,
     Listener,
@@ -50,6 +51,8 @@ MOST_LOST_SECONDS = 60.0
 SAVING_SHARE = 0.05
 # A run with a time limit looks at the clock after every epoch and after this share of its steps.
 REPLAN_SHARE = 0.02
+# A run of fewer steps than this learns so little that the scans kept back stay unseen to its end.
+FEWEST_STEPS_TO_LEARN_ALL = 50
 # A run that ended at its time limit goes on when the new limit leaves it at least so much more.
 LEAST_MORE_SHARE, LEAST_MORE_SECONDS = 0.05, 30.0
 
@@ -76,6 +79,8 @@ class LoopPlan:
     last_seconds: float = 0.0
     # The weights at the end are the model, whatever the scans kept back say: their scores stay untouched by any choice.
     keep_last: bool = False
+    # The scans kept back are learned from, too, from this share of the run on; 0: never.
+    learn_all_from: float = 0.0
     # How the steps are planned at the start; the state of a run keeps its own copy, which changes.
     schedule: Schedule | None = None
     # The batch goes through the network in so many parts, one after the other, to keep to the memory (same result).
@@ -110,6 +115,8 @@ class State:
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     best_scores: list[dict[str, Any]] = field(default_factory=list)
     best_replaced: bool = False
+    # Epochs that were done when the scans kept back began to be learned from, too; 0: not yet, or never.
+    judged_epoch: int = 0
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     finished: str = ""
@@ -156,7 +163,8 @@ class Trainer:
         self.validation, self.save_model, self.extra = validation, save_model, checkpoint_extra
         self.before_epoch = before_epoch
         team.share(plan.batch_size)
-        self.batches = KeyedBatches(len(train_set), plan.batch_size, plan.seed, team.rank, team.world)  # type: ignore[arg-type]
+        length, everything = len(train_set), getattr(train_set, "everything", None)  # type: ignore[arg-type]
+        self.batches = KeyedBatches(length, plan.batch_size, plan.seed, team.rank, team.world, everything)
         self.loader = BatchStream(train_set, self.batches, plan.num_workers, pin_memory=plan.device == "cuda")
         self.fabric = team.fabric(plan.device, plan.precision)
         memory_format = torch.channels_last if predictor.window is None else torch.channels_last_3d
@@ -230,8 +238,7 @@ class Trainer:
 
     def _learn(self, on_event: Listener, stop: StopFlag) -> str:
         """Goes through epoch after epoch; returns why it ended."""
-        state = self.state
-        batches = self.loader.begin(state.epoch, state.step, on_event)
+        batches = self._begin_batches(on_event)
         reason = self._reason_to_end()
         try:
             while not reason:
@@ -240,11 +247,20 @@ class Trainer:
                     self._replan()
                     reason = reason or self._reason_to_end()
                     reason = self._finish_together(reason, on_event, stop)
+                if self.state.judged_epoch and self.batches.all_from is None:
+                    batches.close()  # type: ignore[attr-defined]
+                    batches = self._begin_batches(on_event)
         except Stopped:
             reason = "stopped"
         finally:
             batches.close()  # type: ignore[attr-defined]
         return reason
+
+    def _begin_batches(self, on_event: Listener) -> Iterator[Batch]:
+        """The batches from where the run stands."""
+        state = self.state
+        self.batches.all_from = state.judged_epoch or None
+        return self.loader.begin(state.epoch, state.step, on_event)
 
     def _train_epoch(self, batches: Iterator[Batch], on_event: Listener, stop: StopFlag) -> str:
         """Goes through the training data once (or what is left of it). Returns "" or why the run ends."""
@@ -287,23 +303,34 @@ class Trainer:
 
     def _finish_together(self, reason: str, on_event: Listener, stop: StopFlag) -> str:
         """Ends an epoch in all processes; what the first one finds and decides holds for the others."""
+        all_next = not reason and self._learns_all_next()
         if self.team.is_first:
             try:
-                reason = self._finish_epoch(reason, on_event, stop)
+                reason = self._finish_epoch(reason, on_event, stop, all_next)
             except Stopped:
                 reason = "stopped"
         elif self.state.step:
             self.state.epoch, self.state.step = self.state.epoch + 1, 0
+            if all_next:
+                self.state.judged_epoch = self.state.epoch
         return self.team.from_first(reason)
 
-    def _finish_epoch(self, reason: str, on_event: Listener, stop: StopFlag) -> str:
+    def _learns_all_next(self) -> bool:
+        """Whether the scans kept back have told what they can, and are learned from, too, from the next epoch on."""
+        state, share = self.state, self.plan.learn_all_from
+        if not share or state.judged_epoch or not state.step or not self.validation:
+            return False
+        long_enough = self.schedule.total_steps >= FEWEST_STEPS_TO_LEARN_ALL
+        return long_enough and self.schedule.progress(state.steps_done) >= share
+
+    def _finish_epoch(self, reason: str, on_event: Listener, stop: StopFlag, all_next: bool) -> str:
         """Validates if it is time to, writes the history line and the files. Returns "" or why the run ends."""
         state, plan = self.state, self.plan
         if state.step == 0:
             return reason
         epoch = state.epoch + 1
         scores = None
-        if reason or epoch == 1 or epoch % plan.validate_every == 0:
+        if reason or all_next or epoch == 1 or epoch % plan.validate_every == 0:
             scores = self._look(stop)
         row: dict[str, Any] = {
             "epoch": epoch,
@@ -324,7 +351,10 @@ class Trainer:
             on_event(_worst_case(scores))
             reason = reason or self._gains_nothing(on_event)
         self._keep_history(on_event)
-        if epoch % plan.save_every == 0 and not reason:
+        if all_next:
+            state.judged_epoch = epoch
+            on_event(Message(_learns_all_text(len(self.validation), epoch)))
+        if all_next or (epoch % plan.save_every == 0 and not reason):
             self._keep_model(epoch, scores, on_event)
         self._save_state(on_event)
         on_event(EpochDone(epoch, self.epochs, dict(row), self.seconds_left()))
@@ -343,8 +373,8 @@ class Trainer:
             # The model after these epochs may be there: a stop within the next one must not change it.
             if state.epoch > 0 and not (stopped and self.files.at_epoch(state.epoch).is_file()):
                 self._keep_model(state.epoch, self.last_scores, on_event, later=True)
-            if not self.choice.best_epoch and not self.validation:
-                self._keep_best(self._average_now(), state.epoch, None, on_event)
+            if state.judged_epoch or not (self.choice.best_epoch or self.validation):
+                self._keep_best(self._average_now(), state.epoch, self.last_scores, on_event)
         if not stopped:
             # Not before: a run that is killed above comes back here and saves what is missing.
             state.finished = reason
@@ -354,8 +384,11 @@ class Trainer:
     # --- validating and choosing --------------------------------------------------------------------------------------
 
     def _look(self, stop: StopFlag | None) -> Scores | None:
-        """Scores the scans kept back; fewer slices or windows at a time where the memory is too small."""
-        if not self.validation:
+        """Scores the scans kept back; fewer slices or windows at a time where the memory is too small.
+
+        None without any, and once they are learned from.
+        """
+        if not self.validation or self.state.judged_epoch:
             return None
         while True:
             try:
@@ -607,6 +640,13 @@ def wants_more(state: Mapping[str, Any], plan: LoopPlan) -> bool:
         return more_epochs
     longer = limit_before is not None and more_time and (limit is None or limit > limit_before)
     return more_epochs and (plan.epochs > epochs_before or longer)
+
+
+def _learns_all_text(scans: int, epoch: int) -> str:
+    return (
+        f"The {counted(scans, 'scan')} kept back {'has' if scans == 1 else 'have'} judged the model of epoch {epoch}. From here on it "
+        f"learns from {'it' if scans == 1 else 'them'}, too: with so few patients each one counts."
+    )
 
 
 def _mix(*numbers: int) -> int:

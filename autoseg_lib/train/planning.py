@@ -20,7 +20,15 @@ from autoseg_lib.data.dataset import DEFAULT_POSITIVE_SHARE
 from autoseg_lib.data.doctor.context import slices_with_roi
 from autoseg_lib.data.doctor.facts import CaseFacts
 from autoseg_lib.data.doctor.report import CheckReport
-from autoseg_lib.data.split import Split, split_cases, validation_reason, validation_share
+from autoseg_lib.data.split import (
+    DEFAULT_VALIDATION_FRACTION,
+    LEARN_ALL_FROM,
+    Split,
+    learns_all,
+    split_cases,
+    validation_reason,
+    validation_share,
+)
 from autoseg_lib.errors import DataError, SettingsError, counted
 from autoseg_lib.io.volume_files import stem_of
 from autoseg_lib.labels import LabelTable
@@ -30,7 +38,7 @@ from autoseg_lib.networks.registry import (
 )
 from autoseg_lib.preprocess.intensity import IntensityPlan, fit_intensity
 from autoseg_lib.preprocess.pipeline import Preprocessing, plane_of
-from autoseg_lib.settings import AUGMENT_KEYS, TrainSettings
+from autoseg_lib.settings import AUGMENT_KEYS, AUTO, TrainSettings
 from autoseg_lib.train import defaults
 from autoseg_lib.train.choosing import Choice, Chooser
 from autoseg_lib.train.files import RunFiles
@@ -131,6 +139,7 @@ def make_plan(
     _choose_labels(chooser, labels)
     decided = split is not None
     split = split or _choose_split(chooser, facts)
+    learn_all_from = 0.0 if decided else _choose_to_learn_all(chooser, facts, split)
     _warn_of_learning_curve(chooser, facts, split)
     # Folds must prepare their scans alike to be used together, so grey values are fitted on the scans of all folds.
     learned = (*split.train, *split.validation) if decided else split.train
@@ -168,6 +177,7 @@ def make_plan(
         loop=replace(
             loop,
             keep_last=decided,
+            learn_all_from=0.0 if loop.early_stopping else learn_all_from,
             parts=parts,
             validate_every=looks.every,
             reserve_seconds=reserve_seconds,
@@ -183,12 +193,18 @@ def make_plan(
     )
 
 
-def with_looks(plan: Plan, looks: Sequence[int] | None) -> Plan:
-    """Returns the plan with the looks at validation scans that the run was begun with: [every so many epochs, scans]."""
+def with_looks(plan: Plan, looks: Sequence[float] | None) -> Plan:
+    """Returns the plan with the looks at validation scans that the run was begun with.
+
+    Args:
+        plan: of the run that goes on.
+        looks: [every so many epochs, scans, share of the run from which on they are learned from]; None: as planned.
+    """
     if looks is None:
         return plan
-    every, scans = looks
-    return replace(plan, loop=replace(plan.loop, validate_every=every), validation_scans=scans)
+    every, scans, share = (*looks, 0.0)[:3]  # runs of earlier versions never learned from them
+    loop = replace(plan.loop, validate_every=int(every), learn_all_from=share)
+    return replace(plan, loop=loop, validation_scans=int(scans))
 
 
 def default_name(settings: TrainSettings, dimension: str) -> str:
@@ -216,6 +232,17 @@ def _choose_split(chooser: Chooser, facts: Sequence[CaseFacts]) -> Split:
         slice_counts=[len(f.counts) for f in facts],
         with_roi=slices_with_roi(facts),
     )
+
+
+def _choose_to_learn_all(chooser: Chooser, facts: Sequence[CaseFacts], split: Split) -> float:
+    """From which share of the run on the scans kept back are learned from, too; 0: never."""
+    patients = len({f.patient for f in facts})
+    if chooser.settings.validation_fraction != AUTO or not learns_all(split, patients):
+        return 0.0
+    kept = f"{patients - len({facts[i].patient for i in split.train})} of {patients}"
+    reason = f"{kept} patients kept back to the end would be missed; validation_fraction = {DEFAULT_VALIDATION_FRACTION} does so"
+    chooser.note("scans kept back", "learned from, too, in the second half", reason)
+    return LEARN_ALL_FROM
 
 
 def _warn_of_learning_curve(chooser: Chooser, facts: Sequence[CaseFacts], split: Split) -> None:

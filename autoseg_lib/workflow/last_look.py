@@ -30,6 +30,8 @@ from autoseg_lib.workflow.pipeline_editing import REGION_FINDER
 from autoseg_lib.workflow.postprocessing_scores import with_postprocessing
 from autoseg_lib.workflow.training_data import read_validation_scan, validation_scans
 
+# Key of the epoch whose model the scans kept back have judged, where they were learned from after it.
+JUDGED_EPOCH = "judged_epoch"
 # A scan of fewer windows than this is looked at as quickly as its region could be found.
 FEWEST_WINDOWS = 8
 
@@ -55,7 +57,7 @@ class LastLook:
     found: tuple[str, ...] = ()
 
 
-def last_look(plan: Plan, study: Study, on_event: Listener, already: bool) -> LastLook:
+def last_look(plan: Plan, study: Study, on_event: Listener, already: bool, judged_epoch: int = 0) -> LastLook:
     """Scores the best model and completes its file.
 
     Args:
@@ -63,6 +65,8 @@ def last_look(plan: Plan, study: Study, on_event: Listener, already: bool) -> La
         study: the data folder.
         on_event: hears the progress.
         already: the run was found finished and is only shown; what its file tells already is not found anew.
+        judged_epoch: epoch after which the run learned from the scans kept back, too: they judge the model of that epoch; 0:
+            they were never learned from.
 
     Raises:
         ModelError, ExportError: the model file cannot be read or written.
@@ -70,13 +74,18 @@ def last_look(plan: Plan, study: Study, on_event: Listener, already: bool) -> La
     path = plan.files.best
     if not path.is_file():
         return LastLook()
-    model = load_model(path, plan.loop.device)
+    final = load_model(path, plan.loop.device)
+    model = _judged_model(final, plan, judged_epoch, on_event) if judged_epoch else final
+    if model is None:
+        return LastLook(path, weights=number_of_weights(final.network))
     # Of folds the scans kept back choose nothing: the model is that of the last epoch.
-    which = "trained" if plan.loop.keep_last else "best"
-    told = already and "calibration" in model.metadata
+    which = "trained model" if plan.loop.keep_last else "best model"
+    if judged_epoch:
+        which = f"model of epoch {judged_epoch}"
+    told = already and "calibration" in final.metadata
     if not plan.loop.keep_last and not told:
         model = with_region_finder(model, plan, study, on_event)
-    on_event(Message(f"Looking at all validation scans with the {which} model ..."))
+    on_event(Message(f"Looking at all validation scans with the {which} ..."))
     kept, found = KeptAnswers(), []
     scores, shown = final_scores(
         segmenting_predictor(model),
@@ -90,16 +99,19 @@ def last_look(plan: Plan, study: Study, on_event: Listener, already: bool) -> La
         # Folds decide together (folds_result.py): the scans that one of them kept back choose nothing.
         keep_answers(plan.files.answers, kept, on_event)
     else:
-        known = model.metadata if told else None
+        known = final.metadata if told else None
         after = with_postprocessing(scores, shown, kept, plan.labels, known=known)
         scores, shown = after.scores, after.shown
         model = replace(model, metadata={**model.metadata, **after.metadata()})
-        found = [after.text, str(model.metadata.get(REGION_TEXT) or "")]
+        found = [after.text, str((known or model.metadata).get(REGION_TEXT) or "")]
     looked = f": mean Dice {scores.mean:.3f}" if scores else ", there are none"
     on_event(Message(f"Looked at {counted(len(scores.cases) if scores else 0, 'validation scan')}{looked}."))
     calibration = calibrate_scores(plan, scores)
     if not told:
-        keep_calibration(plan, model, calibration, scores, on_event)
+        metadata = {**model.metadata, **{key: final.metadata[key] for key in ("epoch", "created")}}
+        if judged_epoch:
+            metadata[JUDGED_EPOCH] = judged_epoch
+        keep_calibration(plan, replace(final, metadata=metadata), calibration, scores, on_event)
     return LastLook(
         path,
         scores,
@@ -108,6 +120,21 @@ def last_look(plan: Plan, study: Study, on_event: Listener, already: bool) -> La
         error_bars_text(calibration),
         tuple(text for text in found if text),
     )
+
+
+def _judged_model(final: LoadedModel, plan: Plan, epoch: int, on_event: Listener) -> LoadedModel | None:
+    """The model as it was before it learned from the scans kept back; None where its file is gone."""
+    path = plan.files.at_epoch(epoch)
+    if path.is_file():
+        return load_model(path, plan.loop.device)
+    on_event(
+        Message(
+            f"'{path.name}', the model that the scans kept back have judged, is not there any more: '{final.path.name}' has learned "
+            f"from them since, so they cannot judge it. The scores are in '{plan.files.report.name}'.",
+            "warning",
+        )
+    )
+    return None
 
 
 # --- two stages -------------------------------------------------------------------------------------------------------

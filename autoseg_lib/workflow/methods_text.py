@@ -34,6 +34,7 @@ def methods_paragraph(
     seconds: float,
     epochs: int = 0,
     reason: str = "finished",
+    judged_epoch: int = 0,
 ) -> str:
     """Returns the paragraph.
 
@@ -47,6 +48,7 @@ def methods_paragraph(
         seconds: of training.
         epochs: of the whole run, where some were added on the way; 0: as planned.
         reason: why training ended: "finished", "early", "time limit", "stopped".
+        judged_epoch: epoch whose model the scores are of, where the scans kept back were learned from after it; 0: they never were.
     """
     return " ".join(
         text
@@ -56,6 +58,7 @@ def methods_paragraph(
             _augmentation(plan.augmentation),
             _training(plan, epochs_done, epochs or plan.loop.epochs, reason),
             _split(plan, study),
+            _learned_later(judged_epoch, epochs_done),
             _results(plan, scores, means),
             _computer(plan, seconds),
         )
@@ -129,6 +132,15 @@ def _split(plan: Plan, study: Study) -> str:
     was = "was" if len(split.validation) == 1 else "were"
     of_one = "" if split.kind == "patients" else " All scans were of one patient."
     return f"{kept} {was} kept back for validation, and {learned} {'was' if len(split.train) == 1 else 'were'} learned from.{of_one}"
+
+
+def _learned_later(judged_epoch: int, epochs_done: int) -> str:
+    if not judged_epoch:
+        return ""
+    return (
+        f"They judged the model after {judged_epoch} of {counted(epochs_done, 'epoch')} and were learned from, too, from then on: the "
+        "scores are of that earlier model, not of the final one."
+    )
 
 
 def _scans_of(which: Sequence[int], facts: Sequence[CaseFacts], *, patients: bool) -> str:

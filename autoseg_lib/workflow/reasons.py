@@ -6,7 +6,7 @@ Every question is one small function of plain values, listed in ``QUESTIONS``. T
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -284,9 +284,11 @@ def still_improving(s: Situation) -> Answer | None:
         )
     cut = s.reason in ("stopped", "time limit") and done < s.epochs
     looks = sum(row.get("val_dice") is not None for row in s.history)
-    if looks < FEWEST_LOOKS and not cut:
+    # Half-way through, where the looks end that judged the scans before they were learned from, Dice rises in any run.
+    unknown = looks < FEWEST_LOOKS or s.judged_epoch
+    if unknown and not cut:
         return None
-    rising = rise > STILL_RISING
+    rising = rise > STILL_RISING and not s.judged_epoch
     if cut:
         found = f"Training ended at epoch {done} of {s.epochs} planned"
         found += f", and Dice was still rising (by {rise:.3f})." if rising else "."
@@ -411,7 +413,9 @@ def _rise(s: Situation) -> float:
 
 def _last_losses(s: Situation) -> tuple[float, float] | None:
     """Means over the last fifth of the epochs, and of the looks at the validation scans, as shares of the worst."""
-    train = _last_train_loss(s)
+    looked = [number for number, row in enumerate(s.history, start=1) if row.get("val_loss") is not None]
+    # Both as of the last look: later epochs, if any, have learned from what was looked at.
+    train = _last_train_loss(replace(s, history=s.history[: max(looked, default=0)]))
     seen = [row["val_loss"] for row in s.history if row.get("val_loss") is not None]
     return None if train is None or not seen else (train, _last_fifth(seen) / s.worst_loss)
 

@@ -51,6 +51,7 @@ class Situation:
         spacing_known: whether every scan says how large its pixels are.
         case_dice: validation scan → mean Dice.
         scale: resolution of the network's grid as a share of the images' own, per side.
+        judged_epoch: epoch whose model the scores are of, where the scans kept back were learned from after it; 0: they never were.
     """
 
     dimension: str
@@ -69,6 +70,7 @@ class Situation:
     scale: float = 1.0
     patients_in_all: int = 0
     steps: int | None = None
+    judged_epoch: int = 0
 
 
 def situation_of(
@@ -78,6 +80,7 @@ def situation_of(
     history: Sequence[Mapping[str, Any]],
     reason: str,
     worst_loss: float,
+    judged_epoch: int = 0,
 ) -> Situation:
     """Gathers them.
 
@@ -88,6 +91,7 @@ def situation_of(
         history: rows of NAME_history.csv.
         reason: how training ended.
         worst_loss: largest value of the training loss.
+        judged_epoch: epoch whose model the scores are of, where the scans kept back were learned from after it; 0: they never were.
     """
     facts = [study.report.facts[i] for i in plan.split.train]
     kept = None if plan.split.train_slices is None else set(plan.split.train_slices)
@@ -112,6 +116,7 @@ def situation_of(
         history=tuple(history),
         reason=reason,
         epochs=plan.loop.epochs,
+        judged_epoch=judged_epoch,
         worst_loss=worst_loss,
         findings=frozenset(finding.code for finding in study.report.findings),
         spacing_known=all(case.geometry.spacing_known for case in study.report.facts),

@@ -407,9 +407,12 @@ def train(
     """
     plan, study = prepared.plan, prepared.study
     if prepared.state == "finished" and prepared.checkpoint:
-        reason, epochs = prepared.checkpoint["state"]["finished"], _epochs(plan, prepared.checkpoint)
+        state, epochs = prepared.checkpoint["state"], _epochs(plan, prepared.checkpoint)
+        reason, judged = state["finished"], state.get("judged_epoch", 0)
         return team.first_does(
-            lambda: training_result(plan, study, reason, on_event, already=True, epochs=epochs)
+            lambda: training_result(
+                plan, study, reason, on_event, already=True, epochs=epochs, judged_epoch=judged
+            )
         )
     team.first_does(lambda: _begin_files(prepared, on_event))
     if plan.settings.tensorboard and team.is_first:
@@ -432,9 +435,11 @@ def train(
         raise HurriedStop(
             f"Saved after {trainer.state.epoch} of {counted(trainer.epochs, 'epoch')}. Start the same training again to go on."
         )
-    worst, epochs = trainer.loss.worst, trainer.epochs
+    worst, epochs, judged = trainer.loss.worst, trainer.epochs, trainer.state.judged_epoch
     return team.first_does(
-        lambda: training_result(plan, study, reason, on_event, worst_loss=worst, epochs=epochs)
+        lambda: training_result(
+            plan, study, reason, on_event, worst_loss=worst, epochs=epochs, judged_epoch=judged
+        )
     )
 
 
@@ -446,7 +451,7 @@ def _trainer_of(prepared: PreparedTraining, team: Team, clock: Callable[[], floa
         "settings": to_table(plan.settings),
         "given": before.get("given") or to_table(study.settings),
         "checksum": study.report.checksum,
-        "looks": [plan.loop.validate_every, plan.validation_scans],
+        "looks": [plan.loop.validate_every, plan.validation_scans, plan.loop.learn_all_from],
         "begun_from": before.get("begun_from", ""),
         "versions": versions(),
     }

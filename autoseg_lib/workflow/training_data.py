@@ -42,8 +42,11 @@ def prepare_data(study: Study, plan: Plan, on_event: Listener) -> tuple[TrainSet
     folder = scratch_root(plan.files.folder) if cache == "disk" else None
     packed = PackedCases.build(_prepared_cases(study, plan, on_event), cache, folder)
     train_set: TrainSet
+    first = len(plan.split.train) if plan.loop.learn_all_from else None
     if plan.window is None:
-        slices = SliceDataset(packed, plan.augmentation, plan.loop.seed, neighbours=plan.network.neighbours)
+        slices = SliceDataset(
+            packed, plan.augmentation, plan.loop.seed, neighbours=plan.network.neighbours, first_cases=first
+        )
         shape = plan.network.input_shape
         whole = shape == plan.preprocessing.input_shape
         train_set = slices if whole else SlicePatches(slices, shape, plan.settings.positive_share)
@@ -55,6 +58,7 @@ def prepare_data(study: Study, plan: Plan, on_event: Listener) -> tuple[TrainSet
             plan.loop.seed,
             length=plan.samples,
             positive_share=plan.settings.positive_share,
+            first_cases=first,
         )
     return train_set, validation_set(study, plan)
 
@@ -65,9 +69,10 @@ def validation_set(study: Study, plan: Plan) -> Sequence[ValidationScan]:
 
 
 def _prepared_cases(study: Study, plan: Plan, on_event: Listener) -> Iterator[PreparedCase]:
-    """The training scans on the network's grid, one at a time."""
-    total = len(plan.split.train)
-    for number, index in enumerate(plan.split.train):
+    """The training scans on the network's grid, one at a time; after them those that are learned from later."""
+    learned = (*plan.split.train, *(plan.split.validation if plan.loop.learn_all_from else ()))
+    total = len(learned)
+    for number, index in enumerate(learned):
         name = study.report.facts[index].name
         on_event(Progress("Preparing scans", number, total, name))
         volume, mask = _load(study, index)

@@ -43,6 +43,7 @@ class TrainingResult:
         outlook: what more labelled scans would bring, one sentence; "" where it was not asked for.
         error_bars: whether areas and volumes will get error bars, one sentence.
         segmenting: what will be done beside the network when segmenting, and why; the scores are after it.
+        judged_epoch: epoch whose model the scores are of, where the scans kept back were learned from after it; 0: they never were.
     """
 
     name: str
@@ -67,6 +68,7 @@ class TrainingResult:
     outlook: str = ""
     error_bars: str = ""
     segmenting: str = ""
+    judged_epoch: int = 0
 
     @property
     def best_cases(self) -> tuple[CaseScore, ...]:
@@ -136,6 +138,7 @@ def training_result(
     *,
     worst_loss: float | None = None,
     epochs: int = 0,
+    judged_epoch: int = 0,
 ) -> TrainingResult:
     """Scores the best model on all scans kept back and writes the report.
 
@@ -147,11 +150,12 @@ def training_result(
         already: the run was found finished and is only shown; no report is written where there is one of it.
         worst_loss: largest value of the training loss; None: as the plan's network has it.
         epochs: of the whole run, where some were added on the way; 0: as planned.
+        judged_epoch: see last_look.
     """
     if worst_loss is None:
         worst_loss = sum(output_weights(plan.network))
     history = tuple(read_history(plan.files.history)) if plan.files.history.is_file() else ()
-    look = last_look(plan, study, on_event, already)
+    look = last_look(plan, study, on_event, already, judged_epoch)
     scores, path = look.scores, look.path
     facts = study.report.facts
     means = mean_with_interval(scores, [facts[i].patient for i in plan.split.validation]) if scores else None
@@ -171,7 +175,9 @@ def training_result(
         scores=scores,
         split_kind=plan.split.kind,
         split_text=plan.split.text,
-        verdict=verdict_of(plan, study, scores, has_model=path is not None),
+        verdict=verdict_of(
+            plan, study, scores, has_model=path is not None, judged=(judged_epoch, len(history))
+        ),
         methods=methods_paragraph(
             plan,
             study,
@@ -182,15 +188,19 @@ def training_result(
             seconds=seconds,
             epochs=epochs,
             reason=reason,
+            judged_epoch=judged_epoch,
         ),
         already_finished=already,
         ending=ending(reason, history, epochs),
-        answers=reasons(situation_of(plan, study, scores, history, reason, worst_loss)) if path else (),
+        answers=reasons(situation_of(plan, study, scores, history, reason, worst_loss, judged_epoch))
+        if path
+        else (),
         means=means,
         shown=look.shown,
         worst_loss=worst_loss,
         error_bars=look.error_bars,
         segmenting=" ".join(look.found),
+        judged_epoch=judged_epoch,
     )
     # The process may have been killed between the end of the training and the report.
     if path and not (already and is_reported(plan.files.report, result)):

@@ -24,12 +24,27 @@ ENDINGS = {
 }
 
 
-def verdict_of(plan: Plan, study: Study, scores: Scores | None, *, has_model: bool = True) -> str:
+def verdict_of(
+    plan: Plan,
+    study: Study,
+    scores: Scores | None,
+    *,
+    has_model: bool = True,
+    judged: tuple[int, int] = (0, 0),
+) -> str:
     """Returns what the scores of a run, or of all folds, mean; see ``verdict``."""
     report = study.report
     slices = sum(len(case.slices) for case in report.facts)
     started = bool(plan.settings.start_from)
-    return verdict(plan.split.kind, scores, report.roi_rows, slices, has_model=has_model, started=started)
+    return verdict(
+        plan.split.kind,
+        scores,
+        report.roi_rows,
+        slices,
+        has_model=has_model,
+        started=started,
+        judged=judged,
+    )
 
 
 def verdict(
@@ -40,6 +55,7 @@ def verdict(
     *,
     has_model: bool = True,
     started: bool = False,
+    judged: tuple[int, int] = (0, 0),
 ) -> str:
     """Returns the scores in plain words.
 
@@ -50,9 +66,13 @@ def verdict(
         slices: of all scans.
         has_model: whether anything was learned.
         started: whether training started from another model (``start_from``), which may have seen the scans kept back.
+        judged: (epoch that the scores are of, epochs in all) where the scans kept back were learned from after it.
     """
     if not has_model:
         return "Training was stopped before it had learned anything, so there is no model yet. Run again to go on."
+    epoch, epochs = judged
+    if scores is None and epoch:
+        return f"The scans kept back have judged the model of epoch {epoch}, which is not there any more: see the report of the run."
     if scores is None:
         return "No scan was kept back, so there is no score. Look at predictions on new scans before you trust the model."
     who = "this training" if started else "the model"
@@ -72,6 +92,11 @@ def verdict(
                 f": it appears in {row.slices} of {slices} slices" if row.slices < _SELDOM * slices else ""
             )
             sentences.append(f"{row.name} is weak ({dice:.2f}){seldom}.")
+    if epoch:
+        sentences.append(
+            f"That is the model after {epoch} of {epochs} epochs. From then on it learned from the scans kept back, too, so the "
+            "finished model is probably better, but no scan is left to tell."
+        )
     return " ".join(sentences)
 
 
