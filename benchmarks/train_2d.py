@@ -44,9 +44,10 @@ COMPETITORS = ("ours", "smp", "lab")
 RECIPES = {"smp": smp_unet.recipe, "lab": lab_notebook.recipe}
 DATA = ("cardiac_others", "cardiac", "cardiac_png", "example")
 MINUTES = (0.5, 1.0, 2.0, 5.0, 10.0)
-# Patients of sunnybrook_png that sunnybrook_cardiac has, too (see the data set's README); every third of the rest is judged.
+# Patients of sunnybrook_png that sunnybrook_cardiac has, too (see the data set's README). Of the rest those with the same disease
+# are judged: three patients cannot teach what hearts look like in another one.
 SHARED_PATIENTS = tuple(f"SC-HF-I-{number:02d}" for number in (1, 2, 4, 5, 6))
-JUDGED_PATIENTS, JUDGED_SLICES = 3, 4
+JUDGED_GROUP = "SC-HF-I-"
 # Every patient of the three once; a fifth of the others.
 CARDIAC_PARTS, PNG_PARTS = 3, 5
 PREPROCESSING = Preprocessing("2D", IntensityPlan("percentile"), input_shape=(smp_unet.SIDE, smp_unet.SIDE))
@@ -65,11 +66,11 @@ def splits(data: str, folder: Path, seed: int, limit: int | None) -> Iterator[Sp
 
 
 def cardiac_and_others() -> Split:
-    """Returns all of the three patients to train on, and slices of patients that are not among them to judge."""
+    """Returns all of the three patients to train on, and all slices of others of the same disease to judge."""
     train = [pair for pairs in pairs_by_patient(CARDIAC).values() for pair in pairs]
     others = pairs_by_patient(CARDIAC_PNG)
-    judged = sorted(set(others) - set(SHARED_PATIENTS))[::JUDGED_PATIENTS]
-    test = [pair for patient in judged for pair in others[patient][::JUDGED_SLICES]]
+    judged = sorted(name for name in set(others) - set(SHARED_PATIENTS) if name.startswith(JUDGED_GROUP))
+    test = [pair for patient in judged for pair in others[patient]]
     return Split(replace(CARDIAC, name="cardiac_others"), "others", tuple(train), tuple(test))
 
 

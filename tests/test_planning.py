@@ -324,6 +324,10 @@ def test_a_continued_run_keeps_what_was_chosen_and_how_often_it_looks() -> None:
     assert elsewhere.loop.num_workers == 4  # belongs to the computer
     changed = with_looks(elsewhere, [3, 2])
     assert (changed.loop.validate_every, changed.validation_scans) == (3, 2)
+    assert changed.loop.learn_all_from == 0, (
+        "a run of an earlier version never learned from the scans kept back"
+    )
+    assert with_looks(elsewhere, [3, 2, 0.5]).loop.learn_all_from == 0.5
 
 
 @pytest.mark.parametrize("scan_steps", [0.01, 0.1, 0.5, 2.0, 20.0])

@@ -121,6 +121,14 @@ def test_a_model_that_still_rises_is_not_called_overfitted():
     assert set(applying(replace(FINE, history=rising))) == {"still_improving"}
 
 
+def test_of_a_run_that_learned_from_all_in_its_second_half_only_the_first_is_judged():
+    """Dice rises half-way through any run, and what the training loss becomes afterwards is not to be held against it."""
+    first = rows([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85], 0.25, 0.3)
+    second = tuple({**row, "val_dice": None, "val_loss": None, "train_loss": 0.05} for row in first)
+    assert applying(replace(FINE, history=(*first, *second), epochs=20, judged_epoch=10)) == {}
+    assert set(applying(replace(FINE, history=first))) == {"still_improving"}
+
+
 def test_3d_counts_scans_and_voxels():
     rois = (RoiSituation("anterior", 0.6, 2, 20, 400.0), RoiSituation("posterior", 0.9, 20, 20, 2000.0))
     found = applying(replace(FINE, dimension="3D", rois=rois, slices=0))
