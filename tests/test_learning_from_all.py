@@ -17,11 +17,13 @@ from safetensors.torch import load_file
 from autoseg_lib.data.dataset import KeyedBatches, PatchDataset, SliceDataset
 from autoseg_lib.data.packed import PreparedCase
 from autoseg_lib.data.split import learns_all, split_cases
-from autoseg_lib.events import Event, Message, nobody
+from autoseg_lib.errors import SettingsError
+from autoseg_lib.events import EpochDone, Event, Message, StopFlag, nobody
 from autoseg_lib.networks.model_file import load_model, read_metadata
 from autoseg_lib.settings import TrainSettings, make_settings
-from autoseg_lib.train.loop import FEWEST_STEPS_TO_LEARN_ALL
+from autoseg_lib.train.defaults import FEWEST_STEPS_TO_LEARN_ALL
 from autoseg_lib.train.machine import Machine
+from autoseg_lib.widgets.views import models_html
 from autoseg_lib.workflow.checking import check_study
 from autoseg_lib.workflow.model_choice import segmenting_predictor
 from autoseg_lib.workflow.training import PreparedTraining, prepare_training, train
@@ -143,6 +145,7 @@ def test_the_scans_kept_back_stay_unseen_otherwise(tmp_path: Path, changes: dict
     result, events = run(folder, **changes)
     assert result.judged_epoch == 0
     assert "learns from" not in said(events)
+    assert "scans kept back" not in [choice.setting for choice in prepare(folder, **changes).plan.choices]
     assert "From then on" not in result.verdict
     history = pd.read_csv(folder / "models" / "few_history.csv")
     assert history["val_dice"].notna().iloc[-1]
@@ -172,15 +175,24 @@ def test_till_then_they_are_unseen_and_every_figure_says_which_model_it_is_of(tm
     history = pd.read_csv(models / "few_history.csv")
     assert history["val_dice"].notna().iloc[8] and history["val_dice"].iloc[9:].isna().all()
     assert (
-        "The 4 scans kept back have judged the model of epoch 9. From here on it learns from them, too"
+        "The scans kept back have judged the model of epoch 9. From here on it learns from them, too"
         in said(events)
     )
     assert "Looking at all validation scans with the model of epoch 9 ..." in said(events)
+    assert "That is the model of epoch 9. From then on it learned from the scans kept back" in result.verdict
     assert (
-        "That is the model after 9 of 18 epochs. From then on it learned from the scans kept back"
-        in result.verdict
+        "Those kept back judged the model after 9 epochs and were learned from, too, from then on"
+        in result.methods
     )
-    assert "judged the model after 9 of 18 epochs and were learned from, too, from then on" in result.methods
+    assert "chose the best epoch" not in result.methods
+    assert json.loads((models / "few_report.json").read_text(encoding="utf-8"))["judged_epoch"] == 9
+    # No file of a model that has learned from these scans carries a score of them but the one that says whose it is.
+    assert [read_metadata(models / f"few_{n}.safetensors")["validation"]["scans"] for n in (6, 12, 18)] == [
+        4,
+        0,
+        0,
+    ]
+    assert "(of epoch 9)" in models_html([(final, read_metadata(final))], [])
     assert read_metadata(final)["judged_epoch"] == 9 and read_metadata(final)["epoch"] == 18
     assert "calibration" in read_metadata(final) and "preprocessing" in read_metadata(final)
 
@@ -251,6 +263,58 @@ def test_a_finished_run_is_shown_with_the_scores_of_the_judged_model(tmp_path: P
     )
     assert (folder / "models" / "few_report.json").read_bytes() == report
     assert json.loads(report)["validation"]["mean_dice"] == pytest.approx(first.scores.mean, abs=1e-4)
+
+
+def test_a_stop_at_that_very_step_tells_of_the_model_there_is(tmp_path: Path) -> None:
+    """Stopped as epoch 9 ends: nothing was learned from the scans kept back yet, so the scores are of the model itself."""
+    folder, stop = write_png_study(tmp_path / "study"), StopFlag()
+
+    def listener(event: Event) -> None:
+        if isinstance(event, EpochDone) and event.epoch == 9:
+            stop.set()
+
+    stopped = train(prepare(folder), listener, stop)
+    assert (stopped.judged_epoch, stopped.epochs_done) == (0, 9)
+    assert stopped.scores is not None and "From then on" not in stopped.verdict
+    assert same_weights(folder / "models" / "few_9.safetensors", folder / "models" / "few_best.safetensors")
+
+
+@pytest.mark.parametrize("more_steps", [1, 4])
+def test_a_judged_model_whose_file_was_lost_is_written_again_as_it_was(
+    tmp_path: Path, more_steps: int
+) -> None:
+    """Stopped within epoch 10, or just after it, where the run itself has learned from the scans kept back already."""
+    folder = write_png_study(tmp_path / "study")
+    run(folder, 28)
+    judged = folder / "models" / "few_9.safetensors"
+    before = load_file(judged)
+    judged.unlink()
+    stopped, _ = run(folder, more_steps)
+    after = load_file(judged)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert stopped.judged_epoch == 9 and stopped.scores is not None
+
+
+def test_the_advice_of_the_table_can_be_followed_while_there_is_time(tmp_path: Path) -> None:
+    folder = write_png_study(tmp_path / "study")
+    run(folder, 20)
+    result, _ = run(folder, validation_fraction=0.2)
+    assert (result.reason, result.judged_epoch) == ("finished", 0)
+    other = write_png_study(tmp_path / "other")
+    run(other, 40)
+    with pytest.raises(
+        SettingsError,
+        match=r"validation_fraction: auto then, 0\.2 now; the scans kept back have been learned from since epoch 9",
+    ):
+        run(other, validation_fraction=0.2)
+
+
+def test_early_stopping_that_is_switched_on_later_keeps_them_back_to_the_end(tmp_path: Path) -> None:
+    folder = write_png_study(tmp_path / "study")
+    run(folder, 20)
+    result, _ = run(folder, early_stopping=True)
+    assert result.judged_epoch == 0
+    assert pd.read_csv(folder / "models" / "few_history.csv")["val_dice"].notna().iloc[-1]
 
 
 def test_volumes_too(tmp_path: Path) -> None:

@@ -79,3 +79,6 @@ MEASURING_SECONDS, MEASURING_SHARE = 15.0, 0.05
 
 # Settings that belong to the computer, not to the run: a run may go on elsewhere.
 MACHINE_SETTINGS = ("precision", "num_workers", "model_dir", "cache")
+
+# In a run of fewer steps than this the scans kept back stay unseen to its end, however few patients there are.
+FEWEST_STEPS_TO_LEARN_ALL = 50

@@ -20,7 +20,6 @@ from torch.utils.data import Dataset
 
 from autoseg_lib.data.dataset import KeyedBatches
 from autoseg_lib.data.loading import Batch, BatchStream
-from autoseg_lib.errors import counted
 from autoseg_lib.events import (
     EpochDone,
     Listener,
@@ -51,8 +50,6 @@ MOST_LOST_SECONDS = 60.0
 SAVING_SHARE = 0.05
 # A run with a time limit looks at the clock after every epoch and after this share of its steps.
 REPLAN_SHARE = 0.02
-# A run of fewer steps than this learns so little that the scans kept back stay unseen to its end.
-FEWEST_STEPS_TO_LEARN_ALL = 50
 # A run that ended at its time limit goes on when the new limit leaves it at least so much more.
 LEAST_MORE_SHARE, LEAST_MORE_SECONDS = 0.05, 30.0
 
@@ -111,12 +108,14 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
     network: dict[str, torch.Tensor] = field(default_factory=dict)
     average: dict[str, torch.Tensor] = field(default_factory=dict)
-    # The best model's weights: written again should its file be missing, or hold what a stop looked at in between.
+    # The best model's weights: written again should its file be missing, or hold what a stop looked at in between. From the
+    # judged epoch on those of the judged model.
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     best_scores: list[dict[str, Any]] = field(default_factory=list)
     best_replaced: bool = False
     # Epochs that were done when the scans kept back began to be learned from, too; 0: not yet, or never.
     judged_epoch: int = 0
+    judged_step: int = 0
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     finished: str = ""
@@ -216,6 +215,7 @@ class Trainer:
         if self.team.is_first:
             self.files.remove_leftovers()
             self._put_best_in_place(on_event)
+            self._put_judged_in_place(on_event)
         on_event(
             TrainingStarted(
                 self.epochs,
@@ -312,16 +312,18 @@ class Trainer:
         elif self.state.step:
             self.state.epoch, self.state.step = self.state.epoch + 1, 0
             if all_next:
-                self.state.judged_epoch = self.state.epoch
+                self._begin_to_learn_all()
         return self.team.from_first(reason)
 
     def _learns_all_next(self) -> bool:
         """Whether the scans kept back have told what they can, and are learned from, too, from the next epoch on."""
         state, share = self.state, self.plan.learn_all_from
-        if not share or state.judged_epoch or not state.step or not self.validation:
+        if not share or state.judged_epoch or not state.step:
             return False
-        long_enough = self.schedule.total_steps >= FEWEST_STEPS_TO_LEARN_ALL
-        return long_enough and self.schedule.progress(state.steps_done) >= share
+        return self.schedule.progress(state.steps_done) >= share
+
+    def _begin_to_learn_all(self) -> None:
+        self.state.judged_epoch, self.state.judged_step = self.state.epoch, self.state.steps_done
 
     def _finish_epoch(self, reason: str, on_event: Listener, stop: StopFlag, all_next: bool) -> str:
         """Validates if it is time to, writes the history line and the files. Returns "" or why the run ends."""
@@ -351,10 +353,13 @@ class Trainer:
             on_event(_worst_case(scores))
             reason = reason or self._gains_nothing(on_event)
         self._keep_history(on_event)
-        if all_next:
-            state.judged_epoch = epoch
-            on_event(Message(_learns_all_text(len(self.validation), epoch)))
-        if all_next or (epoch % plan.save_every == 0 and not reason):
+        if all_next and scores and not reason:
+            self._begin_to_learn_all()
+            state.best, state.best_scores = self._average_now(), scores.to_plain()
+            self._keep_best(state.best, epoch, scores, on_event)
+            self._put_judged_in_place(on_event)
+            on_event(Message(_learns_all_text(epoch)))
+        elif epoch % plan.save_every == 0 and not reason:
             self._keep_model(epoch, scores, on_event)
         self._save_state(on_event)
         on_event(EpochDone(epoch, self.epochs, dict(row), self.seconds_left()))
@@ -370,16 +375,24 @@ class Trainer:
         if state.steps_done and not self.hurried:
             if self.choice.seen_step != state.steps_done and (scores := self._look(None)):
                 self._choose(scores, on_event, only_now=stopped)
+            # Once the scans kept back are learned from, no model but the judged one has scores.
+            scores = None if state.judged_epoch else self.last_scores
             # The model after these epochs may be there: a stop within the next one must not change it.
-            if state.epoch > 0 and not (stopped and self.files.at_epoch(state.epoch).is_file()):
-                self._keep_model(state.epoch, self.last_scores, on_event, later=True)
-            if state.judged_epoch or not (self.choice.best_epoch or self.validation):
-                self._keep_best(self._average_now(), state.epoch, self.last_scores, on_event)
+            there = stopped and self.files.at_epoch(state.epoch).is_file()
+            if state.epoch > 0 and not there and state.epoch != state.judged_epoch:
+                self._keep_model(state.epoch, scores, on_event, later=True)
+            if self.learned_from_all or not (self.choice.best_epoch or self.validation):
+                self._keep_best(self._average_now(), state.epoch, None, on_event)
         if not stopped:
             # Not before: a run that is killed above comes back here and saves what is missing.
             state.finished = reason
             self._save_state(on_event, always=True)
         self.keeper.finish(on_event, stop)
+
+    @property
+    def learned_from_all(self) -> bool:
+        """Whether any step has been made in which the scans kept back were learned from, too."""
+        return bool(self.state.judged_epoch) and self.state.steps_done > self.state.judged_step
 
     # --- validating and choosing --------------------------------------------------------------------------------------
 
@@ -577,8 +590,18 @@ class Trainer:
         state = self.state
         if state.best and (state.best_replaced or not self.files.best.is_file()):
             scores = Scores.from_plain(state.best_scores)
-            self._keep_best(state.best, self.choice.best_epoch, scores, on_event)
+            self._keep_best(state.best, state.judged_epoch or self.choice.best_epoch, scores, on_event)
         state.best_replaced = False
+
+    def _put_judged_in_place(self, on_event: Listener) -> None:
+        """The model that the scans kept back have judged is what their scores are of: its file is written again if missing."""
+        state = self.state
+        path = self.files.at_epoch(state.judged_epoch)
+        if not state.judged_epoch or path.is_file():
+            return
+        network, scores = _Weights(state.best), Scores.from_plain(state.best_scores)
+        epoch = state.judged_epoch
+        self.keeper.keep(path, lambda: self.save_model(path, network, epoch, scores), on_event, later=True)
 
     def _average_now(self) -> dict[str, torch.Tensor]:
         return {
@@ -642,10 +665,10 @@ def wants_more(state: Mapping[str, Any], plan: LoopPlan) -> bool:
     return more_epochs and (plan.epochs > epochs_before or longer)
 
 
-def _learns_all_text(scans: int, epoch: int) -> str:
+def _learns_all_text(epoch: int) -> str:
     return (
-        f"The {counted(scans, 'scan')} kept back {'has' if scans == 1 else 'have'} judged the model of epoch {epoch}. From here on it "
-        f"learns from {'it' if scans == 1 else 'them'}, too: with so few patients each one counts."
+        f"The scans kept back have judged the model of epoch {epoch}. From here on it learns from them, too: with so few patients "
+        "each one counts."
     )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from autoseg_lib.data.doctor.facts import CaseFacts
 from autoseg_lib.data.packed import IMAGE_TYPE, LABEL_TYPE
-from autoseg_lib.data.split import Split
 from autoseg_lib.errors import SettingsError
 from autoseg_lib.networks.registry import NetworkSpec, smallest_batch
 from autoseg_lib.preprocess.pipeline import Preprocessing
@@ -53,16 +52,14 @@ def choose_batch(
 def choose_cache(
     chooser: Chooser,
     dimension: str,
-    facts: Sequence[CaseFacts],
-    split: Split,
+    prepared: Sequence[CaseFacts],
     preprocessing: Preprocessing,
     machine: Machine,
 ) -> None:
-    train = [facts[i] for i in split.train]
     if dimension == "2D":
-        voxels = sum(len(f.counts) for f in train) * math.prod(preprocessing.input_shape or (1, 1))
+        voxels = sum(len(f.counts) for f in prepared) * math.prod(preprocessing.input_shape or (1, 1))
     else:
-        voxels = sum(math.prod(shape) for shape in shapes_on_grid(train, preprocessing.spacing_zyx_mm))
+        voxels = sum(math.prod(shape) for shape in shapes_on_grid(prepared, preprocessing.spacing_zyx_mm))
     size = len(preprocessing.channels) * IMAGE_TYPE.itemsize + LABEL_TYPE.itemsize
     needed, most = voxels * size / GB, defaults.CACHE_SHARE * machine.ram_available_gb
     text = f"{needed:.1f} GB" if needed >= 0.1 else f"{1000 * needed:.0f} MB"

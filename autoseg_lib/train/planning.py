@@ -66,6 +66,9 @@ __all__ = [
 
 Dimension = Literal["2D", "3D"]
 
+# Line of the table that says that the scans kept back are learned from, too, late in the training.
+LEARN_ALL_LINE = "scans kept back"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -139,7 +142,8 @@ def make_plan(
     _choose_labels(chooser, labels)
     decided = split is not None
     split = split or _choose_split(chooser, facts)
-    learn_all_from = 0.0 if decided else _choose_to_learn_all(chooser, facts, split)
+    learn_all_from = 0.0 if decided else _may_learn_all(chooser, facts, split)
+    prepared = (*split.train, *split.validation) if learn_all_from else split.train
     _warn_of_learning_curve(chooser, facts, split)
     # Folds must prepare their scans alike to be used together, so grey values are fitted on the scans of all folds.
     learned = (*split.train, *split.validation) if decided else split.train
@@ -157,10 +161,11 @@ def make_plan(
     batch, parts, memory_gb = choose_batch(chooser, spec, machine, precision, _count(dimension, facts, split))
     samples = _samples(dimension, facts, split, preprocessing, window, batch)
     _choose_sampling(chooser, dimension, window, spec.input_shape, facts, preprocessing)
-    choose_cache(chooser, dimension, facts, split, preprocessing, machine)
+    choose_cache(chooser, dimension, [facts[i] for i in prepared], preprocessing, machine)
     loop = choose_learning(
         chooser, dimension, machine, spec, batch, samples, seconds_per_step, reserve_seconds
     )
+    learn_all_from = _choose_to_learn_all(chooser, learn_all_from, facts, split, loop)
     if start:
         require_same_network(start, spec)
     choose_freezing(chooser, start, labels.names, len(split.train), chooser.values["epochs"])
@@ -177,7 +182,7 @@ def make_plan(
         loop=replace(
             loop,
             keep_last=decided,
-            learn_all_from=0.0 if loop.early_stopping else learn_all_from,
+            learn_all_from=learn_all_from,
             parts=parts,
             validate_every=looks.every,
             reserve_seconds=reserve_seconds,
@@ -198,13 +203,13 @@ def with_looks(plan: Plan, looks: Sequence[float] | None) -> Plan:
 
     Args:
         plan: of the run that goes on.
-        looks: [every so many epochs, scans, share of the run from which on they are learned from]; None: as planned.
+        looks: [every so many epochs, scans, share of the run from which on they are learned from]; None: as planned. Runs of
+            earlier versions never learned from them.
     """
-    if looks is None:
-        return plan
-    every, scans, share = (*looks, 0.0)[:3]  # runs of earlier versions never learned from them
+    every, scans, share = (*(looks or (plan.loop.validate_every, plan.validation_scans)), 0.0)[:3]
+    lines = [choice for choice in plan.choices if share or choice.setting != LEARN_ALL_LINE]
     loop = replace(plan.loop, validate_every=int(every), learn_all_from=share)
-    return replace(plan, loop=loop, validation_scans=int(scans))
+    return replace(plan, loop=loop, validation_scans=int(scans), choices=tuple(lines))
 
 
 def default_name(settings: TrainSettings, dimension: str) -> str:
@@ -234,15 +239,28 @@ def _choose_split(chooser: Chooser, facts: Sequence[CaseFacts]) -> Split:
     )
 
 
-def _choose_to_learn_all(chooser: Chooser, facts: Sequence[CaseFacts], split: Split) -> float:
-    """From which share of the run on the scans kept back are learned from, too; 0: never."""
-    patients = len({f.patient for f in facts})
-    if chooser.settings.validation_fraction != AUTO or not learns_all(split, patients):
+def _may_learn_all(chooser: Chooser, facts: Sequence[CaseFacts], split: Split) -> float:
+    """From which share of the run on the scans kept back might be learned from, too; 0: never."""
+    few = learns_all(split, len({f.patient for f in facts}))
+    return LEARN_ALL_FROM if few and chooser.settings.validation_fraction == AUTO else 0.0
+
+
+def _choose_to_learn_all(
+    chooser: Chooser, share: float, facts: Sequence[CaseFacts], split: Split, loop: LoopPlan
+) -> float:
+    """The same once it is known how the run learns; said where it is so."""
+    schedule = loop.schedule
+    if not share or schedule is None or loop.early_stopping:
         return 0.0
+    # It begins with the first epoch after that share of the steps.
+    first = math.ceil(share * schedule.total_steps / schedule.steps_per_epoch) * schedule.steps_per_epoch
+    if schedule.total_steps < defaults.FEWEST_STEPS_TO_LEARN_ALL or first >= schedule.total_steps:
+        return 0.0
+    patients = len({f.patient for f in facts})
     kept = f"{patients - len({facts[i].patient for i in split.train})} of {patients}"
     reason = f"{kept} patients kept back to the end would be missed; validation_fraction = {DEFAULT_VALIDATION_FRACTION} does so"
-    chooser.note("scans kept back", "learned from, too, in the second half", reason)
-    return LEARN_ALL_FROM
+    chooser.note(LEARN_ALL_LINE, "learned from, too, in the second half", reason)
+    return share
 
 
 def _warn_of_learning_curve(chooser: Chooser, facts: Sequence[CaseFacts], split: Split) -> None:

@@ -126,11 +126,7 @@ class TrainingStatus:
     def sentence(self) -> str:
         """Returns "Fold 2 of 5 · Epoch (one pass over your data) 12 of 500 · about 3 min left, until 14:05"."""
         if self.reason:
-            text = (
-                self._stage
-                if self._stage_share
-                else "Looking at the validation scans with the trained model ..."
-            )
+            text = self._stage if self._stage_share else "Looking at the validation scans ..."
         elif not self.epochs:
             text = self._stage
         else:

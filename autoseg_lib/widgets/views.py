@@ -166,7 +166,10 @@ def models_html(models: Sequence[tuple[Path, Mapping[str, Any]]], chosen: Collec
         rois = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         made = str(metadata.get("created", ""))[:16].replace("T", " ")
         mark = "✔ this one" if path in chosen else ""
-        rows.append((mark, path.stem, made, rois, number(validation.get("mean_dice"), 3)))
+        dice = number(validation.get("mean_dice"), 3)
+        if metadata.get("judged_epoch") and dice:
+            dice += f" (of epoch {metadata['judged_epoch']})"
+        rows.append((mark, path.stem, made, rois, dice))
     return table_html(rows, ("", "model", "made", "ROIs", "validation Dice"), numeric=(4,))
 
 

@@ -26,10 +26,14 @@ from autoseg_lib.workflow.checking import Study
 from autoseg_lib.workflow.final_scores import ShownScan, final_scores
 from autoseg_lib.workflow.kept_answers import KeptAnswers, keep_answers
 from autoseg_lib.workflow.model_choice import segmenting_predictor
-from autoseg_lib.workflow.pipeline_editing import REGION_FINDER
-from autoseg_lib.workflow.postprocessing_scores import with_postprocessing
+from autoseg_lib.workflow.pipeline_editing import POSTPROCESSING, REGION_FINDER
+from autoseg_lib.workflow.postprocessing_scores import FOUND_KEY, with_postprocessing
 from autoseg_lib.workflow.training_data import read_validation_scan, validation_scans
 
+# Key of the sentence on the region finder in the model file.
+REGION_TEXT = "region_finder_found"
+# Keys of what the scans kept back tell of a model.
+_FOUND = ("validation", POSTPROCESSING, FOUND_KEY, REGION_FINDER, REGION_TEXT)
 # Key of the epoch whose model the scans kept back have judged, where they were learned from after it.
 JUDGED_EPOCH = "judged_epoch"
 # A scan of fewer windows than this is looked at as quickly as its region could be found.
@@ -83,6 +87,8 @@ def last_look(plan: Plan, study: Study, on_event: Listener, already: bool, judge
     if judged_epoch:
         which = f"model of epoch {judged_epoch}"
     told = already and "calibration" in final.metadata
+    if told:  # nothing is found anew, and the judged model's file may not tell what was
+        model = replace(model, metadata={**model.metadata, **_found_in(final)})
     if not plan.loop.keep_last and not told:
         model = with_region_finder(model, plan, study, on_event)
     on_event(Message(f"Looking at all validation scans with the {which} ..."))
@@ -103,15 +109,15 @@ def last_look(plan: Plan, study: Study, on_event: Listener, already: bool, judge
         after = with_postprocessing(scores, shown, kept, plan.labels, known=known)
         scores, shown = after.scores, after.shown
         model = replace(model, metadata={**model.metadata, **after.metadata()})
-        found = [after.text, str((known or model.metadata).get(REGION_TEXT) or "")]
+        found = [after.text, str(model.metadata.get(REGION_TEXT) or "")]
     looked = f": mean Dice {scores.mean:.3f}" if scores else ", there are none"
     on_event(Message(f"Looked at {counted(len(scores.cases) if scores else 0, 'validation scan')}{looked}."))
     calibration = calibrate_scores(plan, scores)
     if not told:
-        metadata = {**model.metadata, **{key: final.metadata[key] for key in ("epoch", "created")}}
         if judged_epoch:
-            metadata[JUDGED_EPOCH] = judged_epoch
-        keep_calibration(plan, replace(final, metadata=metadata), calibration, scores, on_event)
+            rest = {key: value for key, value in final.metadata.items() if key not in _FOUND}
+            model = replace(final, metadata={**rest, **_found_in(model), JUDGED_EPOCH: judged_epoch})
+        keep_calibration(plan, model, calibration, scores, on_event)
     return LastLook(
         path,
         scores,
@@ -120,6 +126,11 @@ def last_look(plan: Plan, study: Study, on_event: Listener, already: bool, judge
         error_bars_text(calibration),
         tuple(text for text in found if text),
     )
+
+
+def _found_in(model: LoadedModel) -> dict[str, Any]:
+    """What the scans kept back have told of a model."""
+    return {key: model.metadata[key] for key in _FOUND if key in model.metadata}
 
 
 def _judged_model(final: LoadedModel, plan: Plan, epoch: int, on_event: Listener) -> LoadedModel | None:
@@ -138,9 +149,6 @@ def _judged_model(final: LoadedModel, plan: Plan, epoch: int, on_event: Listener
 
 
 # --- two stages -------------------------------------------------------------------------------------------------------
-
-# Key of the sentence on the region finder in the model file.
-REGION_TEXT = "region_finder_found"
 
 
 def with_region_finder(model: LoadedModel, plan: Plan, study: Study, on_event: Listener) -> LoadedModel:

@@ -58,8 +58,8 @@ def methods_paragraph(
             _augmentation(plan.augmentation),
             _training(plan, epochs_done, epochs or plan.loop.epochs, reason),
             _split(plan, study),
-            _learned_later(judged_epoch, epochs_done),
-            _results(plan, scores, means),
+            _learned_later(judged_epoch),
+            _results(plan, scores, means, chose=not judged_epoch),
             _computer(plan, seconds),
         )
         if text
@@ -134,12 +134,12 @@ def _split(plan: Plan, study: Study) -> str:
     return f"{kept} {was} kept back for validation, and {learned} {'was' if len(split.train) == 1 else 'were'} learned from.{of_one}"
 
 
-def _learned_later(judged_epoch: int, epochs_done: int) -> str:
+def _learned_later(judged_epoch: int) -> str:
     if not judged_epoch:
         return ""
     return (
-        f"They judged the model after {judged_epoch} of {counted(epochs_done, 'epoch')} and were learned from, too, from then on: the "
-        "scores are of that earlier model, not of the final one."
+        f"Those kept back judged the model after {counted(judged_epoch, 'epoch')} and were learned from, too, from then on: the scores "
+        "are of that earlier model, not of the final one."
     )
 
 
@@ -193,7 +193,9 @@ def _training(plan: Plan, epochs_done: int, epochs: int, reason: str) -> str:
     )
 
 
-def _results(plan: Plan, scores: Scores | None, means: tuple[list[MeanScore], MeanScore] | None) -> str:
+def _results(
+    plan: Plan, scores: Scores | None, means: tuple[list[MeanScore], MeanScore] | None, *, chose: bool
+) -> str:
     if scores is None or means is None:
         return ""
     each, whole = means
@@ -204,7 +206,7 @@ def _results(plan: Plan, scores: Scores | None, means: tuple[list[MeanScore], Me
     )
     count = f"{counted(whole.cases, 'scan')} of {counted(whole.patients, 'patient')}"
     interval = " (95 % interval: bootstrap over patients)" if whole.low is not None else ""
-    choice = "" if plan.loop.keep_last else " These scans also chose the best epoch."
+    choice = "" if plan.loop.keep_last or not chose else " These scans also chose the best epoch."
     return f"On the {count} kept back, Dice was {_score(whole)}{interval}: {rois}, computed on the scans' own pixels.{choice}"
 
 

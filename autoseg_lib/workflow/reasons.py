@@ -245,7 +245,7 @@ def overfitting(s: Situation) -> Answer | None:
         "overfitting",
         "Learned by heart (overfitting)?",
         over,
-        f"At the end the loss was {train * s.worst_loss:.2f} on training images and {validation * s.worst_loss:.2f} on validation scans.",
+        f"{_when_last_looked(s)} the loss was {train * s.worst_loss:.2f} on training images and {validation * s.worst_loss:.2f} on validation scans.",
         "Scans of more patients help most; then stronger augment_params, a higher dropout_rate (0.3), or a lighter network."
         if over
         else "",
@@ -418,6 +418,10 @@ def _last_losses(s: Situation) -> tuple[float, float] | None:
     train = _last_train_loss(replace(s, history=s.history[: max(looked, default=0)]))
     seen = [row["val_loss"] for row in s.history if row.get("val_loss") is not None]
     return None if train is None or not seen else (train, _last_fifth(seen) / s.worst_loss)
+
+
+def _when_last_looked(s: Situation) -> str:
+    return f"After epoch {s.judged_epoch}" if s.judged_epoch else "At the end"
 
 
 def _last_train_loss(s: Situation) -> float | None:

@@ -164,11 +164,13 @@ def _no_pixels() -> NoReturn:
 def model_facts(model: LoadedModel) -> dict[str, Any]:
     """Returns what a reader of the results wants to know of the model."""
     said = model.metadata
+    epoch = said.get("judged_epoch")
+    scored = f"mean Dice on validation scans{f', of epoch {epoch}' if epoch else ''}"
     return {
         "model": said.get("name") or model.path.stem,
         "made": str(said.get("created", ""))[:16].replace("T", " "),
         "network": f"{model.spec.dimension} {model.spec.title}",
         "networks that answer together": model.members,
         "scans in its training data": (said.get("data") or {}).get("scans"),
-        "mean Dice on validation scans": (said.get("validation") or {}).get("mean_dice"),
+        scored: (said.get("validation") or {}).get("mean_dice"),
     }

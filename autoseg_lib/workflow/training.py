@@ -157,7 +157,7 @@ def find_run(
     plan = make_plan(settings, study.report, machine, folder, previous, pace, split)
     if checkpoint:
         _require_same(settings, checkpoint, study, plan)
-        plan = with_looks(plan, checkpoint.get("looks"))
+        plan = with_looks(plan, _looks_of(checkpoint, settings, plan))
     if checkpoint and more_epochs:
         plan, checkpoint = _with_more_epochs(plan, checkpoint, more_epochs)
     state, found = _state_of(checkpoint, plan)
@@ -302,6 +302,15 @@ def _find_checkpoint(settings: TrainSettings, folder: Path, name: str) -> dict[s
     return {**checkpoint, "remark": remark}
 
 
+def _looks_of(checkpoint: dict[str, Any], settings: TrainSettings, plan: Plan) -> list[float] | None:
+    """The looks a run was begun with. Scans kept back that were not learned from yet may be kept back to the end after all."""
+    looks = checkpoint.get("looks")
+    to_the_end = settings.validation_fraction != AUTO or plan.loop.early_stopping
+    if looks and to_the_end and not checkpoint["state"].get("judged_epoch"):
+        return [*looks[:2], 0.0]
+    return list(looks) if looks else None
+
+
 def _begun_from(other: Path, last: Path) -> dict[str, Any]:
     """What a run goes on from that begins where another one of another name stands; its own file once it has begun."""
     origin = str(other.resolve())
@@ -328,6 +337,11 @@ def _require_same(settings: TrainSettings, checkpoint: dict[str, Any], study: St
             differences.append(f"{name}: {short_text(before[name])} then, {short_text(given)} now")
     if checkpoint["checksum"] != study.report.checksum:
         differences.append("the images or labels in the data folder have changed")
+    if settings.validation_fraction != AUTO and checkpoint["state"].get("judged_epoch"):
+        differences.append(
+            f"validation_fraction: auto then, {settings.validation_fraction:g} now; the scans kept back have been learned from "
+            f"since epoch {checkpoint['state']['judged_epoch']}"
+        )
     if list(plan.labels.names) != list(before["labels_list"]) and settings.labels_list == AUTO:
         differences.append("the ROIs in the label files have changed")
     if differences:
@@ -408,7 +422,8 @@ def train(
     plan, study = prepared.plan, prepared.study
     if prepared.state == "finished" and prepared.checkpoint:
         state, epochs = prepared.checkpoint["state"], _epochs(plan, prepared.checkpoint)
-        reason, judged = state["finished"], state.get("judged_epoch", 0)
+        reason = state["finished"]
+        judged = state.get("judged_epoch", 0) if state["steps_done"] > state.get("judged_step", 0) else 0
         return team.first_does(
             lambda: training_result(
                 plan, study, reason, on_event, already=True, epochs=epochs, judged_epoch=judged
@@ -435,7 +450,8 @@ def train(
         raise HurriedStop(
             f"Saved after {trainer.state.epoch} of {counted(trainer.epochs, 'epoch')}. Start the same training again to go on."
         )
-    worst, epochs, judged = trainer.loss.worst, trainer.epochs, trainer.state.judged_epoch
+    worst, epochs = trainer.loss.worst, trainer.epochs
+    judged = trainer.state.judged_epoch if trainer.learned_from_all else 0
     return team.first_does(
         lambda: training_result(
             plan, study, reason, on_event, worst_loss=worst, epochs=epochs, judged_epoch=judged

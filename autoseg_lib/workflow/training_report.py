@@ -55,6 +55,8 @@ def report_values(plan: Plan, study: Study, result: TrainingResult) -> dict[str,
             "validation": [facts[i].name for i in plan.split.validation],
         },
         "validation": {**score_table(plan, result.scores), **_more_scores(result)},
+        # The scores are of the model of that epoch, where the scans kept back were learned from after it.
+        "judged_epoch": result.judged_epoch or None,
         "validation_cases": [
             {
                 "case": c.name,

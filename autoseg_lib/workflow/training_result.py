@@ -175,9 +175,7 @@ def training_result(
         scores=scores,
         split_kind=plan.split.kind,
         split_text=plan.split.text,
-        verdict=verdict_of(
-            plan, study, scores, has_model=path is not None, judged=(judged_epoch, len(history))
-        ),
+        verdict=verdict_of(plan, study, scores, has_model=path is not None, judged_epoch=judged_epoch),
         methods=methods_paragraph(
             plan,
             study,

@@ -15,7 +15,7 @@ from autoseg_lib.errors import counted
 from autoseg_lib.events import nobody
 from autoseg_lib.train.choosing import Choice
 from autoseg_lib.train.defaults import MEASURING_SECONDS, MEASURING_SHARE, SHARE_OF_LOOKS
-from autoseg_lib.train.loop import FEWEST_STEPS_TO_LEARN_ALL, Trainer
+from autoseg_lib.train.loop import Trainer
 from autoseg_lib.train.planning import Plan
 from autoseg_lib.train.validate import ValidationScan, score_case
 from autoseg_lib.workflow.training_data import TrainSet
@@ -152,21 +152,14 @@ def seconds_after_last_step(plan: Plan, speed: Speed) -> float:
 def _last_looks(plan: Plan) -> float:
     """Looks at one scan that are left after the last step: those of the last epoch, then thorough ones at all."""
     mirrored = plan.window is not None and plan.augmentation.mirrors
-    of_last_epoch = 0 if _learns_all(plan) else plan.validation_scans
+    of_last_epoch = 0 if plan.loop.learn_all_from else plan.validation_scans
     return of_last_epoch + (MIRRORED_LOOK_COST if mirrored else FINAL_LOOK_COST) * len(plan.split.validation)
-
-
-def _learns_all(plan: Plan) -> bool:
-    """Whether the scans kept back will be learned from, too; from then on they are not looked at."""
-    schedule = plan.loop.schedule
-    return plan.loop.learn_all_from > 0 and (
-        schedule is None or schedule.total_steps >= FEWEST_STEPS_TO_LEARN_ALL
-    )
 
 
 def expected_seconds(plan: Plan, speed: Speed, steps_left: int) -> float:
     """Expected time from here to the end of the training, everything included."""
-    epochs = steps_left / plan.steps_per_epoch * (plan.loop.learn_all_from if _learns_all(plan) else 1.0)
+    # Once the scans kept back are learned from, too, they are not looked at.
+    epochs = steps_left / plan.steps_per_epoch * (plan.loop.learn_all_from or 1.0)
     looks = math.ceil(epochs / plan.loop.validate_every)
     learning = steps_left * speed.step_seconds + looks * plan.validation_scans * speed.look_seconds
     return learning * (1 + UNSEEN_SHARE) + seconds_after_last_step(plan, speed)

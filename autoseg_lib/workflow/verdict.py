@@ -30,7 +30,7 @@ def verdict_of(
     scores: Scores | None,
     *,
     has_model: bool = True,
-    judged: tuple[int, int] = (0, 0),
+    judged_epoch: int = 0,
 ) -> str:
     """Returns what the scores of a run, or of all folds, mean; see ``verdict``."""
     report = study.report
@@ -43,7 +43,7 @@ def verdict_of(
         slices,
         has_model=has_model,
         started=started,
-        judged=judged,
+        judged_epoch=judged_epoch,
     )
 
 
@@ -55,7 +55,7 @@ def verdict(
     *,
     has_model: bool = True,
     started: bool = False,
-    judged: tuple[int, int] = (0, 0),
+    judged_epoch: int = 0,
 ) -> str:
     """Returns the scores in plain words.
 
@@ -66,13 +66,12 @@ def verdict(
         slices: of all scans.
         has_model: whether anything was learned.
         started: whether training started from another model (``start_from``), which may have seen the scans kept back.
-        judged: (epoch that the scores are of, epochs in all) where the scans kept back were learned from after it.
+        judged_epoch: epoch that the scores are of, where the scans kept back were learned from after it; 0: they never were.
     """
     if not has_model:
         return "Training was stopped before it had learned anything, so there is no model yet. Run again to go on."
-    epoch, epochs = judged
-    if scores is None and epoch:
-        return f"The scans kept back have judged the model of epoch {epoch}, which is not there any more: see the report of the run."
+    if scores is None and judged_epoch:
+        return f"The scans kept back have judged the model of epoch {judged_epoch}, which is not there any more: see the report of the run."
     if scores is None:
         return "No scan was kept back, so there is no score. Look at predictions on new scans before you trust the model."
     who = "this training" if started else "the model"
@@ -92,9 +91,9 @@ def verdict(
                 f": it appears in {row.slices} of {slices} slices" if row.slices < _SELDOM * slices else ""
             )
             sentences.append(f"{row.name} is weak ({dice:.2f}){seldom}.")
-    if epoch:
+    if judged_epoch:
         sentences.append(
-            f"That is the model after {epoch} of {epochs} epochs. From then on it learned from the scans kept back, too, so the "
+            f"That is the model of epoch {judged_epoch}. From then on it learned from the scans kept back, too, so the "
             "finished model is probably better, but no scan is left to tell."
         )
     return " ".join(sentences)
