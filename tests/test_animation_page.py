@@ -9,7 +9,7 @@ import pytest
 
 from autoseg_lib.export.animation import write_animation
 from autoseg_lib.labels import LabelTable
-from tests.helpers.pages import opened, running_browser, wait_until
+from tests.helpers.pages import comes_true, opened, running_browser, wait_until
 from tests.helpers.scans import small_scan
 
 pytestmark = pytest.mark.browser
@@ -34,21 +34,17 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 def comes_to(page: Any, row: int, column: int, colour: tuple[int, int, int]) -> bool:
     """Whether the picture soon has that colour there."""
-    for _ in range(40):
-        if page.evaluate(_PIXEL, [row, column, 20, 30]) == list(colour):
-            return True
-        page.wait_for_timeout(250)
-    return False
+    return comes_true(page, lambda: page.evaluate(_PIXEL, [row, column, 20, 30]) == list(colour))
 
 
 def comes_to_tint(page: Any, row: int, column: int, tinted: bool) -> bool:
     """Whether orange soon lies over the grey there, or soon no longer does."""
-    for _ in range(40):
+
+    def is_so() -> bool:
         red, _, blue = page.evaluate(_PIXEL, [row, column, 20, 30])
-        if (red > blue + 20) if tinted else (abs(red - blue) < 4):
-            return True
-        page.wait_for_timeout(250)
-    return False
+        return bool(red > blue + 20) if tinted else bool(abs(red - blue) < 4)
+
+    return comes_true(page, is_so)
 
 
 def test_a_walk_through_the_page(page: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 from autoseg_lib.data.doctor.finding import Finding, Fix, Sample
 from autoseg_lib.export.check_report import write_check_report
 from tests.helpers.made_reports import made_case, made_report
-from tests.helpers.pages import opened, running_browser, shut_large, wait_until
+from tests.helpers.pages import comes_true, opened, running_browser, shut_large, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -101,12 +101,12 @@ def test_larger_view_with_what_would_be_right(page: Any) -> None:
 
     def comes_to(number: int, inked: bool) -> bool:
         """Whether the disc's fill is soon there, or not: ROI 1 lies left of the middle as stored, right of it when flipped."""
-        for _ in range(40):
-            page.wait_for_timeout(250)
+
+        def is_so() -> bool:
             red, _, blue = page.evaluate(_PIXEL, [number, 0.35, 0.35])
-            if (red > blue + 8) == inked:
-                return True
-        return False
+            return (red > blue + 8) == inked
+
+        return comes_true(page, is_so)
 
     assert comes_to(0, inked=True) and comes_to(1, inked=False)
     page.keyboard.down(" ")

@@ -14,7 +14,7 @@ from autoseg_lib.export.dossier import write_dossier
 from autoseg_lib.export.review import ReviewMark, read_review, write_review
 from autoseg_lib.labels import LabelTable
 from tests.helpers.made_runs import made_case
-from tests.helpers.pages import opened, running_browser, shut_large, wait_until
+from tests.helpers.pages import comes_true, opened, running_browser, shut_large, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -62,12 +62,12 @@ def large(page: Any) -> str:
 
 def comes_to(page: Any, row: float, column: float, inked: bool) -> bool:
     """Whether the enlarged picture is soon coloured there by an ROI's fill, or not; the picture itself is grey."""
-    for _ in range(40):
-        page.wait_for_timeout(250)
+
+    def is_so() -> bool:
         red, _, blue = page.evaluate(_PIXEL, [row, column])
-        if (abs(red - blue) > 8) == inked:
-            return True
-    return False
+        return (abs(red - blue) > 8) == inked
+
+    return comes_true(page, is_so)
 
 
 def test_summary_and_what_to_know_first(page: Any) -> None:

@@ -212,11 +212,12 @@ def test_till_then_they_are_unseen_and_every_figure_says_which_model_it_is_of(tm
 
 def read_split(folder: Path) -> str:
     """The patient that is kept back."""
-    plan = prepare(folder).plan
+    prepared = prepare(folder)
+    plan = prepared.plan
     assert ("scans kept back", "learned from, too, in the second half") in [
         (choice.setting, choice.value) for choice in plan.choices
     ]
-    (patient,) = {prepare(folder).study.report.facts[i].name.split("_")[0] for i in plan.split.validation}
+    (patient,) = {prepared.study.report.facts[i].name.split("_")[0] for i in plan.split.validation}
     return patient
 
 

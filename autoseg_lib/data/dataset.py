@@ -297,8 +297,9 @@ class KeyedBatches(Sampler[list[Key]]):
         return math.ceil(self.length / self.batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        of_all = self.everything is not None and self.all_from is not None and self.epoch >= self.all_from
-        indices = self.everything if of_all and self.everything else range(self.length)
+        indices = range(self.length)
+        if self.everything is not None and self.all_from is not None and self.epoch >= self.all_from:
+            indices = self.everything
         order = np.random.default_rng([self.seed, self.epoch]).permutation(np.asarray(indices))
         # The last batch is filled up from the start of the order, so that no step sees a single image.
         order = np.resize(order, len(self) * self.batch_size)

@@ -381,18 +381,13 @@ class Trainer:
             there = stopped and self.files.at_epoch(state.epoch).is_file()
             if state.epoch > 0 and not there and state.epoch != state.judged_epoch:
                 self._keep_model(state.epoch, scores, on_event, later=True)
-            if self.learned_from_all or not (self.choice.best_epoch or self.validation):
+            if judged_epoch_of(vars(state)) or not (self.choice.best_epoch or self.validation):
                 self._keep_best(self._average_now(), state.epoch, None, on_event)
         if not stopped:
             # Not before: a run that is killed above comes back here and saves what is missing.
             state.finished = reason
             self._save_state(on_event, always=True)
         self.keeper.finish(on_event, stop)
-
-    @property
-    def learned_from_all(self) -> bool:
-        """Whether any step has been made in which the scans kept back were learned from, too."""
-        return bool(self.state.judged_epoch) and self.state.steps_done > self.state.judged_step
 
     # --- validating and choosing --------------------------------------------------------------------------------------
 
@@ -645,6 +640,16 @@ def epochs_in_all(state: Mapping[str, Any], plan: LoopPlan, steps_per_epoch: int
     """Returns the epochs of a run that goes on, those done and those added on the way included; see schedule_from."""
     left = max(0, schedule_from(state, plan, steps_per_epoch).total_steps - state["steps_done"])
     return int(state["epoch"] + math.ceil((state["step"] + left) / steps_per_epoch))
+
+
+def judged_epoch_of(state: Mapping[str, Any]) -> int:
+    """Returns the epoch whose model the scans kept back have judged, where any step has learned from them since; else 0.
+
+    Args:
+        state: of a run, as its resume file holds it.
+    """
+    epoch = int(state.get("judged_epoch", 0))
+    return epoch if epoch and state["steps_done"] > state["judged_step"] else 0
 
 
 def wants_more(state: Mapping[str, Any], plan: LoopPlan) -> bool:

@@ -26,7 +26,7 @@ from autoseg_lib.system import versions
 from autoseg_lib.train.checkpoint import is_there, load_newest
 from autoseg_lib.train.distributed import ALONE, Team
 from autoseg_lib.train.files import write_yaml
-from autoseg_lib.train.loop import Trainer, epochs_in_all, schedule_from, wants_more
+from autoseg_lib.train.loop import Trainer, epochs_in_all, judged_epoch_of, schedule_from, wants_more
 from autoseg_lib.train.machine import Machine, find_machine
 from autoseg_lib.train.planning import (
     Plan,
@@ -422,8 +422,7 @@ def train(
     plan, study = prepared.plan, prepared.study
     if prepared.state == "finished" and prepared.checkpoint:
         state, epochs = prepared.checkpoint["state"], _epochs(plan, prepared.checkpoint)
-        reason = state["finished"]
-        judged = state.get("judged_epoch", 0) if state["steps_done"] > state.get("judged_step", 0) else 0
+        reason, judged = state["finished"], judged_epoch_of(state)
         return team.first_does(
             lambda: training_result(
                 plan, study, reason, on_event, already=True, epochs=epochs, judged_epoch=judged
@@ -450,8 +449,7 @@ def train(
         raise HurriedStop(
             f"Saved after {trainer.state.epoch} of {counted(trainer.epochs, 'epoch')}. Start the same training again to go on."
         )
-    worst, epochs = trainer.loss.worst, trainer.epochs
-    judged = trainer.state.judged_epoch if trainer.learned_from_all else 0
+    worst, epochs, judged = trainer.loss.worst, trainer.epochs, judged_epoch_of(vars(trainer.state))
     return team.first_does(
         lambda: training_result(
             plan, study, reason, on_event, worst_loss=worst, epochs=epochs, judged_epoch=judged

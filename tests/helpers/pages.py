@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,15 @@ def shut_large(tab: Any) -> None:
 
 def wait_until(tab: Any, expression: str) -> None:
     """Asks until it is so; the page forbids evaluating text, with which Playwright's own waiting asks again."""
-    for _ in range(120):
-        if tab.evaluate(expression):
-            return
+    assert comes_true(tab, lambda: bool(tab.evaluate(expression)), tries=120), (
+        f"never became true: {expression}"
+    )
+
+
+def comes_true(tab: Any, ask: Callable[[], bool], tries: int = 40) -> bool:
+    """Whether it is so soon; the page gets a quarter of a second before each time it is asked."""
+    for _ in range(tries):
         tab.wait_for_timeout(250)
-    raise AssertionError(f"never became true: {expression}")
+        if ask():
+            return True
+    return False
