@@ -106,13 +106,12 @@ def test_ten_more_epochs_after_the_end_fill_the_cells_below_again(lab):
     prompts = lab.prompts()
     clicked = time.time()
     lab.click_button("Ten more epochs")
-    # The page shows only the cells in view, so the end is seen by the report that is written last.
     wait_for_file(lab.folder / "trained_model" / "short_report.json", clicked)
-    lab.page.wait_for_timeout(5000)
+    lab.wait_for_text("was trained for 12 epochs", seconds=SECONDS)
     assert lab.prompts() == prompts, "no cell is run again; their outputs are filled again"
     history = (lab.folder / "trained_model" / "short_history.csv").read_text(encoding="utf-8")
     assert [line.split(",")[0] for line in history.splitlines()[1:]] == [str(n) for n in range(1, 13)]
     lab.run_cell("lab.next_steps(run)")
     lab.wait_until_done(SECONDS)
-    assert "was trained for 12 epochs" in "\n".join(lab.code_cells())
+    lab.wait_for_text("was trained for 12 epochs")
     assert lab.errors(notebook) == []

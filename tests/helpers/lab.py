@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,17 +90,32 @@ class Lab:
             self.page.locator(".lm-Menu-itemLabel", has_text=entry).first.click()
 
     def run_all(self) -> None:
-        """Run > Run All Cells, from the top of the notebook."""
+        """Run > Run All Cells, from the top of the notebook; returns once the cells have been taken in."""
+        before = self.prompts()
         self.page.locator(".jp-Notebook .jp-Cell").first.click()
         self.menu("Run", "Run All Cells")
+        self._wait_for_other_prompts(before)
 
     def run_cell(self, text: str) -> None:
         """Runs the one code cell that holds a text, with Ctrl+Enter."""
+        before = self.prompts()
         cell = self.page.locator(".jp-CodeCell", has_text=text).first
         cell.scroll_into_view_if_needed()
         cell.locator(".jp-InputPrompt").click()
         self.page.keyboard.press("Control+Enter")
-        self.page.wait_for_timeout(500)
+        self._wait_for_other_prompts(before)
+
+    def _wait_for_other_prompts(self, before: list[str]) -> None:
+        """A page that is slow to answer must not be taken for one whose cells are done."""
+        self._wait(lambda: self.prompts() != before, 60, lambda: f"no cell was run: {before}")
+
+    def _wait(self, ask: Callable[[], bool], seconds: float, complaint: Callable[[], str]) -> None:
+        """Asks four times a second until it is so; fails with the complaint when the time is over."""
+        deadline = time.monotonic() + seconds
+        while not ask():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"after {seconds:.0f} s: {complaint()}")
+            self.page.wait_for_timeout(250)
 
     def api(self, path: str) -> Any:
         """JSON answer of the server's REST interface."""
@@ -120,32 +135,52 @@ class Lab:
         return [text.strip() for text in texts]
 
     def code_cells(self) -> list[str]:
-        """Text of each code cell with its outputs, as one reads it."""
+        """Text of each code cell with its outputs, as one reads it; paths with forward slashes."""
         # Cells far from the middle of the page may not be drawn; a page as tall as the notebook draws them all.
         size = self.page.viewport_size
         self.page.set_viewport_size({"width": size["width"], "height": 9000})
-        self.page.wait_for_timeout(1000)
-        texts = [cell.inner_text() for cell in self.page.locator(".jp-CodeCell").all()]
+        texts = self._come_to_rest(lambda: self.page.locator(".jp-CodeCell").all_inner_texts())
         self.page.set_viewport_size(size)
-        return texts
+        return [text.replace("\\", "/") for text in texts]
 
-    def wait_for_text(self, *texts: str, seconds: float = 60) -> None:
-        """Waits until all the texts are to be read somewhere in the notebook."""
-        deadline = time.monotonic() + seconds
-        shown, looks = "", 0
-        while time.monotonic() < deadline:
+    def _come_to_rest(self, look: Callable[[], list[str]]) -> list[str]:
+        """What is seen when three looks in a row see the same; while training goes on, after a few seconds."""
+        seen: list[list[str]] = []
+        while len(seen) < 3 or (seen[-3:] != [seen[-1]] * 3 and len(seen) < 12):
+            self.page.wait_for_timeout(400)
+            seen.append(look())
+        return seen[-1]
+
+    def wait_for_text(self, *texts: str, seconds: float = 60) -> str:
+        """Waits until all the texts are to be read somewhere in the notebook.
+
+        After anything that fills outputs without running cells (a button), this is how to ask: the cells are
+        filled one after the other, and a text of the first says nothing of the last.
+
+        Args:
+            texts: to be found, in any order.
+            seconds: to wait at most.
+
+        Returns:
+            Everything that is to be read then.
+        """
+        looks = 0
+        shown = ""
+
+        def all_there() -> bool:
+            nonlocal looks, shown
             looks += 1
-            # Cells far from the middle of the page may not be drawn: now and then the whole notebook is looked at.
-            cells = self.code_cells() if looks % 40 == 0 else self._outputs()
+            # Looking at the whole notebook makes the page draw it all: done less often than at what is drawn.
+            outputs = self.page.locator(".jp-Notebook .jp-OutputArea")
+            cells = self.code_cells() if looks % 8 == 0 else outputs.all_inner_texts()
             shown = "\n".join(cells).replace("\\", "/")
-            if all(text in shown for text in texts):
-                return
-            self.page.wait_for_timeout(250)
-        raise AssertionError(f"{texts} did not appear within {seconds:.0f} s; shown: {shown[-3000:]}")
+            return all(text in shown for text in texts)
 
-    def _outputs(self) -> list[str]:
-        texts: list[str] = self.page.locator(".jp-Notebook .jp-OutputArea").all_inner_texts()
-        return texts
+        def missing() -> str:
+            return f"{[text for text in texts if text not in shown]} did not appear; shown: {shown[-3000:]}"
+
+        self._wait(all_there, seconds, missing)
+        return shown
 
     def click_button(self, text: str) -> None:
         """Presses a widget's button."""
@@ -155,17 +190,29 @@ class Lab:
 
     def click_folder(self, name: str) -> None:
         """Clicks an entry of the folder picker's list and waits until that folder is open."""
-        self.page.locator(".widget-select select").first.scroll_into_view_if_needed()
         entry = self.page.locator(".widget-select option", has_text=re.compile(f"^{re.escape(name)}$")).first
-        self.page.wait_for_timeout(300)  # until the page has come to rest
-        box = entry.bounding_box()
-        self.page.mouse.click(box["x"] + 20, box["y"] + box["height"] / 2)
-        for _ in range(120):
-            path = self.page.locator(".widget-text input").first.input_value()
-            if path.replace("\\", "/").endswith("/" + name):
+
+        def path() -> str:
+            shown: str = self.page.locator(".widget-text input").first.input_value()
+            return shown.replace("\\", "/")
+
+        def opened() -> bool:
+            return path().endswith("/" + name)
+
+        entry.wait_for(state="attached", timeout=60_000)
+        for attempt in range(3):
+            # The page may still be moving, so the click may miss; once it has hit, the list holds other names.
+            self._come_to_rest(lambda: [str(entry.bounding_box())] if entry.count() else [])
+            self.page.locator(".widget-select select").first.scroll_into_view_if_needed()
+            if entry.count():
+                box = entry.bounding_box()
+                self.page.mouse.click(box["x"] + 20, box["y"] + box["height"] / 2)
+            try:
+                self._wait(opened, 20, lambda: f"the picker did not open '{name}', it shows '{path()}'")
                 return
-            self.page.wait_for_timeout(250)
-        raise AssertionError(f"the picker did not open '{name}', it shows '{path}'")
+            except AssertionError:
+                if attempt == 2:
+                    raise
 
     def keep_picture(self, name: str) -> None:
         """Keeps a picture of the page where AUTOSEG_SCREENSHOTS names a folder, for people to look at."""
@@ -192,9 +239,12 @@ class Lab:
 
     def saved(self, notebook: str) -> Any:
         """The notebook as saved now, outputs included."""
+        path = self.folder / notebook
+        before = path.stat().st_mtime_ns
         self.menu("File", "Save Notebook")
-        self.page.wait_for_timeout(1500)
-        return json.loads((self.folder / notebook).read_text(encoding="utf-8"))
+        self._wait(lambda: path.stat().st_mtime_ns != before, 60, lambda: f"{notebook} was not saved")
+        self.page.wait_for_timeout(500)  # until it is written whole
+        return json.loads(path.read_text(encoding="utf-8"))
 
     def errors(self, notebook: str) -> list[str]:
         """Text of every cell that failed."""
