@@ -287,6 +287,8 @@ def test_settings_that_do_not_work(tmp_path: Path) -> None:
         )
     for part in ('did you mean "cubic"', "did you mean 'margin_mm'", "intensity is the setting `intensity`"):
         assert part in str(told.value)
+    with pytest.raises(SettingsError, match='margin_mm = 3 changes nothing while to = "all" keeps the whole'):
+        prepare(folder, preprocessing={"crop": {"margin_mm": 3}})
 
 
 def test_a_pipeline_edited_to_other_channels_is_refused(tmp_path: Path) -> None:

@@ -378,6 +378,12 @@ def test_edits_that_cannot_be() -> None:
     with pytest.raises(SettingsError) as told:
         edit_pipeline(section(), {"preprocessing.resampling": "cubc", "preprocessing.crop.margn_mm": 3})
     assert 'did you mean "cubic"' in str(told.value) and "did you mean 'margin_mm'" in str(told.value)
+    with pytest.raises(SettingsError) as told:
+        edit_pipeline(section(), {"preprocessing.crop.margin_mm": 5, "preprocessing.crop.threshold": 30})
+    for part in ('margin_mm = 5 changes nothing while to = "all"', 'threshold = 30 is only for to = "body"'):
+        assert part in str(told.value)
+    old = section(crop={"margin_mm": 5})
+    assert edit_pipeline(old, {"preprocessing.resampling": "cubic"}), "what is not edited is not objected to"
     with pytest.raises(
         SettingsError, match="neighbours belongs to the network's weights and cannot be edited"
     ):

@@ -102,6 +102,8 @@ class SliceMeasurement:
 AT_A_TIME = min(4, os.cpu_count() or 1)
 # Whole numbers up to this one are exact as float32.
 _EXACT_IN_FLOAT32 = 2**24
+# Values that a pixel of one byte can have.
+_BYTES = 256
 
 
 def count_pixels(mask: Mask, labels: LabelTable, case: str = "") -> npt.NDArray[np.int64]:
@@ -110,12 +112,11 @@ def count_pixels(mask: Mask, labels: LabelTable, case: str = "") -> npt.NDArray[
     Raises:
         DataError: the mask holds values that ``labels`` does not name.
     """
-    counts = np.zeros((mask.array.shape[0], len(labels) + 1), dtype=np.int64)
-    unknown: set[int] = set()
-    for index, plane in enumerate(mask.array):
-        found = _histogram(plane, len(labels) + 1)
-        counts[index] = found[: len(labels) + 1]
-        unknown.update(int(value) for value in np.flatnonzero(found[len(labels) + 1 :]) + len(labels) + 1)
+    highest = max(len(labels), _BYTES - 1 if mask.array.dtype == np.uint8 else int(mask.array.max(initial=0)))
+    counts = np.zeros((mask.array.shape[0], highest + 1), dtype=np.int64)
+    for plane, found in zip(mask.array, counts, strict=True):
+        _histogram(plane, found)
+    unknown = set((np.flatnonzero(counts[:, len(labels) + 1 :].any(axis=0)) + len(labels) + 1).tolist())
     if unknown:
         where = f"mask of '{case}'" if case else "mask"
         raise DataError(
@@ -123,13 +124,14 @@ def count_pixels(mask: Mask, labels: LabelTable, case: str = "") -> npt.NDArray[
             f"with {len(labels)} ROI{'s' if len(labels) != 1 else ''} the values 0 to {len(labels)} are expected. Name all ROIs, or "
             "correct the mask."
         )
-    return counts[:, 1:]
+    return counts[:, 1 : len(labels) + 1]
 
 
-def _histogram(plane: npt.NDArray[np.unsignedinteger], least: int) -> npt.NDArray[np.int64]:
-    """Returns how often each value above 0 occurs, up to the largest one or ``least`` - 1; the background is not counted."""
+def _histogram(plane: npt.NDArray[np.unsignedinteger], counts: npt.NDArray[np.int64]) -> None:
+    """Writes into ``counts`` how often each value above 0 occurs; what it says of the background is not to be used."""
     if plane.dtype != np.uint8:
-        return np.bincount(plane[plane > 0], minlength=least)
+        counts[:] = np.bincount(plane[plane > 0], minlength=len(counts))
+        return
     # Eight pixels at a time: most of a slice is background, and finding that out is quicker than counting it.
     flat = np.ascontiguousarray(plane).ravel()
     whole = flat.size // 8 * 8
@@ -138,12 +140,9 @@ def _histogram(plane: npt.NDArray[np.unsignedinteger], least: int) -> npt.NDArra
     if whole < flat.size:
         drawn = np.concatenate((drawn, flat[whole:]))
     if 0 < drawn.size < _EXACT_IN_FLOAT32:  # OpenCV counts faster, in float32
-        counts = cv2.calcHist([drawn.reshape(1, -1)], [0], None, [256], [0, 256]).ravel().astype(np.int64)
-        counts = np.pad(counts, (0, max(0, least - 256)))
+        counts[:_BYTES] = cv2.calcHist([drawn.reshape(1, -1)], [0], None, [_BYTES], [0, _BYTES]).ravel()
     else:
-        counts = np.bincount(drawn, minlength=least)
-    counts[0] = 0
-    return counts
+        counts[:_BYTES] = np.bincount(drawn, minlength=_BYTES)
 
 
 def _some(values: set[int], shown: int = 8) -> str:

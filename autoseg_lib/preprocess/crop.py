@@ -97,6 +97,27 @@ def check_crop(table: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def without_effect(table: Mapping[str, Any] | None) -> list[str]:
+    """Returns what a checked table says that changes nothing; empty where all of it counts.
+
+    A model with such keys works, so they are refused only where somebody types them.
+    """
+    if table is None:
+        return []
+    to, idle = table["to"], []
+    if to == "all" and table["margin_mm"] > 0:
+        idle.append(
+            f'crop: margin_mm = {table["margin_mm"]:g} changes nothing while to = "all" keeps the whole scan. Say what to crop '
+            'to, e.g. to = "body", or leave margin_mm out.'
+        )
+    if to != "body" and table["threshold"] is not None:
+        idle.append(
+            f'crop: threshold = {table["threshold"]:g} is only for to = "body", and to = "{to}". Give to = "body", or leave '
+            "threshold out."
+        )
+    return idle
+
+
 def crop_box(
     volume: Volume, table: Mapping[str, Any], region: Mask | None = None, *, planes: bool = False
 ) -> Box | None:

@@ -9,6 +9,7 @@ from typing import Any
 from autoseg_lib.data.doctor.facts import CaseFacts
 from autoseg_lib.errors import ModelError, SettingsError
 from autoseg_lib.preprocess.channels import Channel, channels_from_texts
+from autoseg_lib.preprocess.crop import without_effect
 from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.preprocess.schema import check_section, clashes
 from autoseg_lib.train.choosing import Chooser
@@ -77,6 +78,8 @@ def with_settings(
     table = {**preprocessing.to_dict(), **{k: v for k, v in given.items() if k not in DECIDED_BY_OTHERS}}
     checked, wrong = check_section(table)
     problems += wrong or clashes(checked)
+    if not wrong and chooser.settings.preprocessing is not None:
+        problems += [f"preprocessing, {text}" for text in without_effect(checked.get("crop"))]
     if problems:
         raise SettingsError("\n".join(problems))
     try:

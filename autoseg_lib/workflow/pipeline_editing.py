@@ -11,6 +11,7 @@ from typing import Any
 
 from autoseg_lib.errors import ModelError, SettingsError
 from autoseg_lib.postprocess.pipeline import Postprocessing
+from autoseg_lib.preprocess.crop import without_effect
 from autoseg_lib.preprocess.operations import shown, unknown_name
 from autoseg_lib.preprocess.pipeline import Preprocessing
 from autoseg_lib.preprocess.schema import check_section, clashes, section_keys
@@ -124,6 +125,8 @@ def _wrong(section: Mapping[str, Any], edited: dict[str, Any]) -> list[str]:
     checked, problems = check_section(edited[PREPROCESSING])
     if not problems:
         problems += clashes(checked)
+        if edited[PREPROCESSING].get("crop") != section[PREPROCESSING].get("crop"):
+            problems += [f"{PREPROCESSING}, {text}" for text in without_effect(checked.get("crop"))]
         then, now = (
             Preprocessing.from_dict(dict(item)) for item in (section[PREPROCESSING], edited[PREPROCESSING])
         )

@@ -29,7 +29,7 @@ listed here, and every mistake is told at once.
 * While training: the setting `channels` names what the network sees (`["image", "log 2 mm", "sobel"]`), the setting
   `preprocessing` takes the other keys (`{"resampling": "cubic", "crop": {"to": "body", "margin_mm": 10}}`).
 * While segmenting: `autoseg segment ... --set preprocessing.crop.margin_mm=20 --set postprocessing=[]` (the margin
-  counts for a model that crops; `--set preprocessing.crop.to=body` makes one crop). Entries of lists are
+  is refused where a model does not crop; `--set preprocessing.crop.to=body` makes one crop). Entries of lists are
   counted from 1: `postprocessing.1.…`. What belongs to the network's weights (`dimension`, `channels`, `neighbours`) cannot be
   edited. A model expects the images that it was trained with: other grey values, voxel sizes or orientations make it worse.
 * A crop to a mask, while segmenting: `autoseg segment ... --set preprocessing.crop.to=mask --set region_masks=FOLDER`. The folder
