@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from html import unescape
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from tests.test_training import prepare, run
 
 
 def plain(html):
-    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]+>", " ", str(html), flags=re.S))
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]+>", " ", str(html), flags=re.S)))
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +180,23 @@ def test_without_a_model_the_next_steps_say_so(trained):
     nothing = dataclasses.replace(trained, model_path=None)
     assert "run the training cell again" in plain(next_steps_html(nothing))
     assert 'model_filename = "tiny_best"' in plain(next_steps_html(trained))
+
+
+def test_what_may_be_deleted_is_said_with_its_size(trained, tmp_path):
+    best = tmp_path / "tiny_best.safetensors"
+    run = dataclasses.replace(trained, model_path=best, judged_epoch=2)
+    sizes = {"tiny_2.safetensors": 7, "tiny_last.ckpt": 9, "tiny_history.csv": 1, "tiny_best.safetensors": 4}
+    for name, megabytes in sizes.items():
+        (tmp_path / name).write_bytes(bytes(megabytes * 1_000_000))
+    assert "Disk space" not in plain(next_steps_html(run)), "tiny_2 is the one that the scores are of"
+    (tmp_path / "tiny_last.previous.ckpt").write_bytes(bytes(9_000_000))
+    (tmp_path / "tiny_other_4.safetensors").write_bytes(bytes(1_000_000))
+    for epoch in (4, 10, 12):
+        (tmp_path / f"tiny_{epoch}.safetensors").write_bytes(bytes(4_000_000))
+    assert (
+        "Disk space: 'tiny_last.previous.ckpt', 'tiny_4.safetensors', 'tiny_10.safetensors' and 1 more (21 MB) may be deleted; "
+        "segmenting does without. Keep tiny_last.ckpt: without it Run All trains anew."
+    ) in plain(next_steps_html(run))
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------

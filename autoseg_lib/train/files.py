@@ -88,8 +88,15 @@ class RunFiles:
             return []
         fixed = [self.last, self.previous, self.best, self.history, self.settings, self.report, self.folds]
         fixed += [self.calibration, self.answers]
-        periodic = [path for path in self.folder.glob("*.safetensors") if self._is_periodic(path)]
-        return [path for path in fixed if path.is_file()] + sorted(periodic)
+        return [path for path in fixed if path.is_file()] + self._periodic()
+
+    def dispensable(self) -> list[Path]:
+        """What neither segmenting nor going on needs once the run has ended: older states of it."""
+        return [path for path in (self.previous,) if path.is_file()] + self._periodic()
+
+    def _periodic(self) -> list[Path]:
+        found = [path for path in self.folder.glob("*.safetensors") if self._is_periodic(path)]
+        return sorted(found, key=lambda path: (len(path.name), path.name))
 
     def remove_leftovers(self) -> None:
         """Removes what a process that was killed while it saved has left half written."""

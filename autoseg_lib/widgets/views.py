@@ -9,9 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from autoseg_lib.errors import counted
+from autoseg_lib.errors import counted, name_list
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.system import SystemReport
+from autoseg_lib.train.files import RunFiles
 from autoseg_lib.train.planning import Choice
 from autoseg_lib.train.validate import CaseScore
 from autoseg_lib.viz.figures import curves
@@ -126,7 +127,26 @@ def next_steps_html(run: TrainingResult) -> Markup:
     if run.model_path is None:
         return note_html("info", "There is no model yet: run the training cell again to go on.")
     path = run.model_path
-    return render("next.html.j2", model=path.stem, folder=str(path.parent), methods=run.methods)
+    return render(
+        "next.html.j2",
+        model=path.stem,
+        folder=str(path.parent),
+        methods=run.methods,
+        space=_space_text(RunFiles(path.parent, run.name), run.judged_epoch),
+    )
+
+
+def _space_text(files: RunFiles, judged_epoch: int) -> str:
+    """What may be deleted of a run and how much that is; "" where nothing may."""
+    older = [path for path in files.dispensable() if path != files.at_epoch(judged_epoch)]
+    if not older:
+        return ""
+    megabytes = sum(path.stat().st_size for path in older) / 1e6
+    names = name_list([path.name for path in older], 3)
+    text = f"Disk space: {names} ({megabytes:,.0f} MB) may be deleted; segmenting does without."
+    if files.last.is_file():
+        text += f" Keep {files.last.name}: without it Run All trains anew."
+    return text
 
 
 def history_html(run: RunHistory) -> Markup:
