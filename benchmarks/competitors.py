@@ -46,8 +46,10 @@ from autoseg_lib.workflow.training import prepare_training, train
 MakeRecipe = Callable[..., Recipe]
 
 
-def run_ours(split: Split, minutes: Sequence[float], results: Results, keep: Path | None = None) -> None:
-    """Trains the product once for each budget, with default settings; models are copied to ``keep``."""
+def run_ours(
+    split: Split, minutes: Sequence[float], results: Results, keep: Path | None = None, seed: int = 0
+) -> None:
+    """Trains the product once for each budget, with default settings but the seed; models are copied to ``keep``."""
     missing = results.missing(split, "ours", minutes)
     if not missing:
         return
@@ -55,7 +57,7 @@ def run_ours(split: Split, minutes: Sequence[float], results: Results, keep: Pat
         test = read_scans(split.task, write_layout(split, "test", Path(place) / "test"))
         folder = write_layout(split, "train", Path(place) / "train")
         for budget in missing:
-            _ours(split, folder, budget, test, results, keep)
+            _ours(split, folder, budget, test, results, keep, seed)
 
 
 def _ours(
@@ -65,9 +67,10 @@ def _ours(
     test: Sequence[ValidationScan],
     results: Results,
     keep: Path | None,
+    seed: int,
 ) -> None:
     clock, name = results.clock, f"{split.task.name}_{split.name}_{budget_text(budget)}"
-    study = check_study(settings_for(split.task, folder, budget, model_filename=name))
+    study = check_study(settings_for(split.task, folder, budget, model_filename=name, seed=seed))
     prepared = prepare_training(study, folder, say_event, clock=clock)
     say(f"    {prepared.summary}")
     counter, began = StepCounter(), clock()

@@ -2,6 +2,7 @@
 
     python benchmarks/train_2d.py                            all data, all competitors, 0.5 to 10 minutes
     python benchmarks/train_2d.py --data cardiac --only ours --minutes 1
+    python benchmarks/train_2d.py --data cardiac_others --minutes 1 2 --seed 1     once more; the table is of all seeds
     python benchmarks/train_2d.py --table                    what is there so far
 
 Competitors: the product with default settings and a time limit; a plain loop around segmentation-models-pytorch; the lab
@@ -79,7 +80,7 @@ def run(
 ) -> None:
     """Runs one competitor on one split."""
     if competitor == "ours":
-        run_ours(split, minutes, results, options.keep_models)
+        run_ours(split, minutes, results, options.keep_models, options.seed)
         return
     try:
         run_peer(competitor, RECIPES[competitor], PREPROCESSING, split, minutes, results, options.seed)
@@ -98,9 +99,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             for data in given.data:
                 for split in splits(data, Path(place), given.seed, given.limit):
+                    if given.seed:
+                        split = replace(split, name=f"{split.name}, seed {given.seed}")
                     for competitor in [given.only] if given.only else COMPETITORS:
                         run(competitor, split, minutes, results, given)
-    say(f"\n2D: means over the splits; minutes are {results.clock.name}; {given.threads} threads\n")
+    say(f"\n2D: means over the splits and seeds; minutes are {results.clock.name}; {given.threads} threads\n")
     say(table(results.of_this_clock(), COMPETITORS))
     say(
         "\nsmp and lab: one run each, constant learning rate, scored on the way; ours: a run for each time limit."
