@@ -164,8 +164,9 @@ def _row_ends(inside: npt.NDArray[np.bool_]) -> FloatArray:
     z, y = np.nonzero(inside.any(axis=2))
     rows = inside[z, y]
     first, last = rows.argmax(axis=1), inside.shape[2] - 1 - rows[:, ::-1].argmax(axis=1)
-    both = np.concatenate([np.stack([z, y, first], axis=1), np.stack([z, y, last], axis=1)])
-    return np.unique(both, axis=0).astype(np.float64)
+    wide = last > first
+    ends = [np.stack([z, y, first], axis=1), np.stack([z[wide], y[wide], last[wide]], axis=1)]
+    return np.concatenate(ends).astype(np.float64)
 
 
 def _longest(points: FloatArray) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,8 +11,8 @@ from scipy import ndimage
 
 from autoseg_lib.geometry import Geometry
 from autoseg_lib.labels import LabelTable
-from autoseg_lib.measure.areas import AT_A_TIME, count_pixels
-from autoseg_lib.measure.body import Body, measure_body
+from autoseg_lib.measure.areas import count_pixels
+from autoseg_lib.measure.body import measure_body
 from autoseg_lib.measure.pairs import compare_sides
 from autoseg_lib.volume import Mask
 
@@ -114,13 +113,12 @@ def measure_volumes(
     note = why_no_volume(geometry)
     pixel_area_mm2 = geometry.pixel_area_mm2 if geometry.spacing_known else None
     boxes = _boxes(mask, counts)
-    bodies = _bodies(mask, boxes, has_volume=not note)
     rows = []
     for column, label in enumerate(labels):
         pixels = counts[:, column]
         slices, largest = int((pixels > 0).sum()), int(pixels.argmax())
         volume_mm3 = None if note else float(pixels @ geometry.slice_extents_mm) * geometry.pixel_area_mm2
-        body = bodies[label.value]
+        body = measure_body(mask, label.value, boxes[label.value], has_volume=not note)
         rows.append(
             VolumeMeasurement(
                 case=case,
@@ -153,18 +151,6 @@ def measure_volumes(
         else row
         for row in rows
     ]
-
-
-def _bodies(
-    mask: Mask, boxes: dict[int, tuple[slice, slice, slice] | None], *, has_volume: bool
-) -> dict[int, Body]:
-    """Returns label value → what is known of the ROI in space; several at a time, most of the work is done outside Python."""
-
-    def measured(value: int) -> Body:
-        return measure_body(mask, value, boxes[value], has_volume=has_volume)
-
-    with ThreadPoolExecutor(AT_A_TIME) as threads:
-        return dict(zip(boxes, threads.map(measured, boxes), strict=True))
 
 
 def _boxes(mask: Mask, counts: npt.NDArray[np.int64]) -> dict[int, tuple[slice, slice, slice] | None]:
