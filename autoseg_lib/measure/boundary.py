@@ -114,14 +114,18 @@ def surface_area_mm2(
     metric = np.asarray(np.linalg.inv(steps @ steps.T), np.float64)
     extents = np.concatenate([extents_mm[:1], extents_mm, extents_mm[-1:]])
     total, count = 0.0, inside.shape[0]
+    # Kept from block to block: asking for new memory takes as long as filtering.
+    room = np.empty(
+        (5, min(depth, count + 1) + 1 + 2 * halo, inside.shape[1] + 2, inside.shape[2] + 2), np.float32
+    )
     for start in range(-1, count, depth):
         # Faces that begin in the slices start .. stop - 1; -1 is the empty slice before the first.
         stop = min(start + depth, count)
         block = _padded(inside, start - halo, stop + 1 + halo)
-        rise = _slopes(block, sigmas)
+        rise = _slopes(block, sigmas, room[:, : len(block)])
         total += _faces(
             block[halo : len(block) - halo],
-            rise[halo : len(block) - halo],
+            rise[:, halo : len(block) - halo],
             metric,
             extents[start + 1 : stop + 2],
         )
@@ -134,28 +138,38 @@ def _padded(inside: npt.NDArray[np.uint8], start: int, stop: int) -> npt.NDArray
     return np.pad(inside[first:last], ((first - start, stop - last), (1, 1), (1, 1)))
 
 
-def _slopes(block: npt.NDArray[np.uint8], sigmas: tuple[float, float, float]) -> Float32:
-    """Returns the (slices, rows, columns, 3) slopes of the smoothed mask, per slice, row and column."""
+def _slopes(block: npt.NDArray[np.uint8], sigmas: tuple[float, float, float], room: Float32) -> Float32:
+    """Returns the (3, slices, rows, columns) slopes of the smoothed mask, per slice, row and column.
+
+    Args:
+        block: (slices, rows, columns) 1 inside, 0 outside.
+        sigmas: of the smoothing along each axis, in pixels.
+        room: (5, slices, rows, columns) to work in; the answer lies in its beginning.
+    """
     (smooth_z, slope_z), (smooth_y, slope_y), (smooth_x, slope_x) = (_kernels(sigma) for sigma in sigmas)
     border, one = cv2.BORDER_CONSTANT, np.ones(1, np.float32)
-    result = np.empty((*block.shape, 3), np.float32)
-    kinds = ((smooth_x, smooth_y, slope_z), (smooth_x, slope_y, smooth_z), (slope_x, smooth_y, smooth_z))
-    for axis, (along_x, along_y, along_z) in enumerate(kinds):
-        flat = np.stack([cv2.sepFilter2D(s, cv2.CV_32F, along_x, along_y, borderType=border) for s in block])
-        through = cv2.sepFilter2D(flat.reshape(len(block), -1), cv2.CV_32F, one, along_z, borderType=border)
-        result[..., axis] = through.reshape(block.shape)
+    # Across the slices first: two filters serve all three directions.
+    flat = block.reshape(len(block), -1)
+    result, smooth, slope = room[:3], room[3], room[4]
+    for through, along_z in ((smooth, smooth_z), (slope, slope_z)):
+        target = through.reshape(len(block), -1)
+        cv2.sepFilter2D(flat, cv2.CV_32F, one, along_z, dst=target, borderType=border)
+    kinds = ((slope, smooth_x, smooth_y), (smooth, smooth_x, slope_y), (smooth, slope_x, smooth_y))
+    for rise, (through, along_x, along_y) in zip(result, kinds, strict=True):
+        for index, plane in enumerate(through):
+            cv2.sepFilter2D(plane, cv2.CV_32F, along_x, along_y, dst=rise[index], borderType=border)
     return result
 
 
 def _faces(block: npt.NDArray[np.uint8], rise: Float32, metric: FloatArray, extents: FloatArray) -> float:
     """Returns the projected faces of a block whose last slice only ends faces (it belongs to the next block)."""
     shape, total = block.shape, 0.0
-    flat, slopes = block.ravel(), rise.reshape(-1, 3)
+    flat, slopes = block.ravel(), [along.ravel() for along in rise]
     per_slice = shape[1] * shape[2]
     for axis, step in enumerate((per_slice, shape[2], 1)):
         begin = flat[: (shape[0] - 1) * per_slice]
         first = np.flatnonzero(begin != flat[step : step + len(begin)])
-        slope = slopes[first] + slopes[first + step]
+        slope = np.column_stack([along[first] + along[first + step] for along in slopes])
         extent = extents[first // per_slice]
         if axis == 0:
             extent = (extent + extents[first // per_slice + 1]) / 2

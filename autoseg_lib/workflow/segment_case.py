@@ -254,16 +254,18 @@ class CaseSegmenter:
     def measure(self, scan: Scan, answer: Prediction) -> Measured:
         """Measures an answer on the scan's own grid, with error bars and flags."""
         mask, soft = answer.mask, answer.soft
-        rows = measure_slices(
-            mask,
-            self.labels,
-            case=scan.name,
-            slice_names=scan.slice_names,
-            slice_files=scan.slice_files,
-            image=scan.volume,
-            tissue_window=self.settings.tissue_window,
-        )
-        volumes = measure_volumes(mask, self.labels, case=scan.name, pairs=self.pairs)
+        with ThreadPoolExecutor(1) as thread:
+            bodies = thread.submit(measure_volumes, mask, self.labels, case=scan.name, pairs=self.pairs)
+            rows = measure_slices(
+                mask,
+                self.labels,
+                case=scan.name,
+                slice_names=scan.slice_names,
+                slice_files=scan.slice_files,
+                image=scan.volume,
+                tissue_window=self.settings.tissue_window,
+            )
+            volumes = bodies.result()
         rows, volumes, bars = add_intervals(rows, volumes, soft, self.calibration, scan.volume.geometry)
         rows, volumes, flags = add_flags(
             rows,
