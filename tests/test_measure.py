@@ -177,6 +177,27 @@ def test_more_pixels_than_float32_can_count() -> None:
     assert count_pixels(mask, LabelTable(["all"])).tolist() == [[side * side]]
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32])
+def test_pixels_of_each_value_whatever_the_kind_of_numbers(kind: type[np.unsignedinteger]) -> None:
+    """Two slices of 3 × 7 pixels, which are no whole number of words of eight."""
+    values = np.zeros((2, 3, 7), kind)
+    values[0, 0, :5], values[0, 2, 6], values[1, 1, 2:4] = 1, 3, 3
+    grid = Geometry.from_spacing(values.shape, (1, 1, 1))
+    assert count_pixels(Mask(values, grid), LabelTable.numbered(3)).tolist() == [[5, 0, 1], [0, 0, 2]]
+    values[1, 2, 0] = min(np.iinfo(kind).max, 4_000_000_000)
+    with pytest.raises(DataError, match=f"the label values {values.max()}, which no ROI has"):
+        count_pixels(Mask(values, grid), LabelTable.numbered(3))
+
+
+def test_more_rois_than_a_byte_can_number() -> None:
+    values = np.array([[[300, 300, 255, 0]]], np.uint16)
+    counts = count_pixels(
+        Mask(values, Geometry.from_spacing(values.shape, (1, 1, 1))), LabelTable.numbered(300)
+    )
+    assert counts.shape == (1, 300) and counts.sum() == 3
+    assert (counts[0, 299], counts[0, 254]) == (2, 1)
+
+
 # --- real scans
 # -------------------------------------------------------------------------------------------------------
 

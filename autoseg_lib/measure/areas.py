@@ -108,11 +108,17 @@ def count_pixels(mask: Mask, labels: LabelTable, case: str = "") -> npt.NDArray[
     Raises:
         DataError: the mask holds values that ``labels`` does not name.
     """
-    highest = max(len(labels), _BYTES - 1 if mask.array.dtype == np.uint8 else int(mask.array.max(initial=0)))
-    counts = np.zeros((mask.array.shape[0], highest + 1), dtype=np.int64)
+    counts = np.zeros((mask.array.shape[0], max(len(labels) + 1, _BYTES)), dtype=np.int64)
+    unknown: set[int] = set()
     for plane, found in zip(mask.array, counts, strict=True):
-        _histogram(plane, found)
-    unknown = set((np.flatnonzero(counts[:, len(labels) + 1 :].any(axis=0)) + len(labels) + 1).tolist())
+        if plane.dtype == np.uint8:
+            _count_bytes(plane, found[:_BYTES])
+        else:
+            drawn = plane[plane > 0]
+            named = drawn <= len(labels)
+            found += np.bincount(drawn[named], minlength=len(found))
+            unknown.update(np.unique(drawn[~named]).tolist())
+    unknown.update((np.flatnonzero(counts[:, len(labels) + 1 :].any(axis=0)) + len(labels) + 1).tolist())
     if unknown:
         where = f"mask of '{case}'" if case else "mask"
         raise DataError(
@@ -123,11 +129,8 @@ def count_pixels(mask: Mask, labels: LabelTable, case: str = "") -> npt.NDArray[
     return counts[:, 1 : len(labels) + 1]
 
 
-def _histogram(plane: npt.NDArray[np.unsignedinteger], counts: npt.NDArray[np.int64]) -> None:
-    """Writes into ``counts`` how often each value above 0 occurs; what it says of the background is not to be used."""
-    if plane.dtype != np.uint8:
-        counts[:] = np.bincount(plane[plane > 0], minlength=len(counts))
-        return
+def _count_bytes(plane: npt.NDArray[np.uint8], counts: npt.NDArray[np.int64]) -> None:
+    """Writes into ``counts`` (256,) how often each value above 0 occurs; what it says of the background is not to be used."""
     # Eight pixels at a time: most of a slice is background, and finding that out is quicker than counting it.
     flat = np.ascontiguousarray(plane).ravel()
     whole = flat.size // 8 * 8
@@ -136,9 +139,9 @@ def _histogram(plane: npt.NDArray[np.unsignedinteger], counts: npt.NDArray[np.in
     if whole < flat.size:
         drawn = np.concatenate((drawn, flat[whole:]))
     if 0 < drawn.size < _EXACT_IN_FLOAT32:  # OpenCV counts faster, in float32
-        counts[:_BYTES] = cv2.calcHist([drawn.reshape(1, -1)], [0], None, [_BYTES], [0, _BYTES]).ravel()
+        counts[:] = cv2.calcHist([drawn.reshape(1, -1)], [0], None, [_BYTES], [0, _BYTES]).ravel()
     else:
-        counts[:_BYTES] = np.bincount(drawn, minlength=_BYTES)
+        counts[:] = np.bincount(drawn, minlength=_BYTES)
 
 
 def _some(values: set[int], shown: int = 8) -> str:
