@@ -50,7 +50,7 @@ def recipe(cases: Sequence[PreparedCase], classes: int, seed: int) -> Recipe:
 def _at_least_a_patch(case: PreparedCase) -> dict[str, torch.Tensor]:
     """Scans smaller than a patch get their darkest value around, as they do when they are segmented.
 
-    With another value there the network finds much beside the scan: with 20 scans its Dice falls from 0.85 to 0.6.
+    With another value there the network finds much beside the scan: with 20 scans its Dice falls from 0.851 to 0.595.
     """
     image, label = torch.as_tensor(case.image)[None], torch.as_tensor(case.label)[None]
     return {
