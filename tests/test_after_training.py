@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from html import unescape
 
 import numpy as np
@@ -183,9 +184,10 @@ def test_without_a_model_the_next_steps_say_so(trained):
 
 
 def test_what_may_be_deleted_is_said_with_its_size(trained, tmp_path):
-    best = tmp_path / "tiny_best.safetensors"
+    best, last = tmp_path / "tiny_best.safetensors", tmp_path / "tiny_last.ckpt"
     run = dataclasses.replace(trained, model_path=best, judged_epoch=2)
-    sizes = {"tiny_2.safetensors": 7, "tiny_last.ckpt": 9, "tiny_history.csv": 1, "tiny_best.safetensors": 4}
+    shutil.copy(trained.model_path.with_name("tiny_last.ckpt"), last)
+    sizes = {"tiny_2.safetensors": 7, "tiny_history.csv": 1, "tiny_best.safetensors": 4}
     for name, megabytes in sizes.items():
         (tmp_path / name).write_bytes(bytes(megabytes * 1_000_000))
     assert "Disk space" not in plain(next_steps_html(run)), "tiny_2 is the one that the scores are of"
@@ -197,6 +199,8 @@ def test_what_may_be_deleted_is_said_with_its_size(trained, tmp_path):
         "Disk space: 'tiny_last.previous.ckpt', 'tiny_4.safetensors', 'tiny_10.safetensors' and 1 more (21 MB) may be deleted; "
         "segmenting does without. Keep tiny_last.ckpt: without it Run All trains anew."
     ) in plain(next_steps_html(run))
+    last.write_bytes(b"damaged")
+    assert "previous" not in plain(next_steps_html(run)), "then it is what there is to go on from"
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------

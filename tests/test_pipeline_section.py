@@ -383,7 +383,10 @@ def test_edits_that_cannot_be() -> None:
     for part in ('margin_mm = 5 changes nothing while to = "all"', 'threshold = 30 is only for to = "body"'):
         assert part in str(told.value)
     old = section(crop={"margin_mm": 5})
-    assert edit_pipeline(old, {"preprocessing.resampling": "cubic"}), "what is not edited is not objected to"
+    assert edit_pipeline(old, {"preprocessing.crop.slices": [1, 3]}), "what is not typed is not objected to"
+    crops = section(crop={"to": "body", "margin_mm": 5, "threshold": 30})
+    edited = edit_pipeline(crops, {"preprocessing.crop.to": "all"})["preprocessing"]["crop"]
+    assert (edited["to"], edited["margin_mm"]) == ("all", 5)
     with pytest.raises(
         SettingsError, match="neighbours belongs to the network's weights and cannot be edited"
     ):

@@ -97,20 +97,23 @@ def check_crop(table: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def without_effect(table: Mapping[str, Any] | None) -> list[str]:
-    """Returns what a checked table says that changes nothing; empty where all of it counts.
+def without_effect(table: Mapping[str, Any] | None, before: Mapping[str, Any] | None = None) -> list[str]:
+    """Returns what somebody typed into a crop that changes nothing; empty where all of it counts.
 
-    A model with such keys works, so they are refused only where somebody types them.
+    Args:
+        table: a checked table of CROP, or None.
+        before: the one it was edited from; what that says already is nobody's mistake now.
     """
     if table is None:
         return []
     to, idle = table["to"], []
-    if to == "all" and table["margin_mm"] > 0:
+    typed = [key for key in ("margin_mm", "threshold") if before is None or table[key] != before[key]]
+    if to == "all" and table["margin_mm"] > 0 and "margin_mm" in typed:
         idle.append(
             f'crop: margin_mm = {table["margin_mm"]:g} changes nothing while to = "all" keeps the whole scan. Say what to crop '
             'to, e.g. to = "body", or leave margin_mm out.'
         )
-    if to != "body" and table["threshold"] is not None:
+    if to != "body" and table["threshold"] is not None and "threshold" in typed:
         idle.append(
             f'crop: threshold = {table["threshold"]:g} is only for to = "body", and to = "{to}". Give to = "body", or leave '
             "threshold out."

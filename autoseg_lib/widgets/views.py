@@ -12,6 +12,7 @@ from markupsafe import Markup
 from autoseg_lib.errors import counted, name_list
 from autoseg_lib.labels import LabelTable
 from autoseg_lib.system import SystemReport
+from autoseg_lib.train.checkpoint import is_sound
 from autoseg_lib.train.files import RunFiles
 from autoseg_lib.train.planning import Choice
 from autoseg_lib.train.validate import CaseScore
@@ -138,7 +139,12 @@ def next_steps_html(run: TrainingResult) -> Markup:
 
 def _space_text(files: RunFiles, judged_epoch: int) -> str:
     """What may be deleted of a run and how much that is; "" where nothing may."""
-    older = [path for path in files.dispensable() if path != files.at_epoch(judged_epoch)]
+    kept = (
+        {files.at_epoch(judged_epoch)}
+        if is_sound(files.last)
+        else {files.at_epoch(judged_epoch), files.previous}
+    )
+    older = [path for path in files.dispensable() if path not in kept]
     if not older:
         return ""
     megabytes = sum(path.stat().st_size for path in older) / 1e6

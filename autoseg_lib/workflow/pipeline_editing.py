@@ -125,8 +125,8 @@ def _wrong(section: Mapping[str, Any], edited: dict[str, Any]) -> list[str]:
     checked, problems = check_section(edited[PREPROCESSING])
     if not problems:
         problems += clashes(checked)
-        if edited[PREPROCESSING].get("crop") != section[PREPROCESSING].get("crop"):
-            problems += [f"{PREPROCESSING}, {text}" for text in without_effect(checked.get("crop"))]
+        was = check_section(section[PREPROCESSING])[0].get("crop")
+        problems += [f"{PREPROCESSING}, {text}" for text in without_effect(checked.get("crop"), was)]
         then, now = (
             Preprocessing.from_dict(dict(item)) for item in (section[PREPROCESSING], edited[PREPROCESSING])
         )

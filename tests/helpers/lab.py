@@ -107,7 +107,12 @@ class Lab:
 
     def _wait_for_other_prompts(self, before: list[str]) -> None:
         """A page that is slow to answer must not be taken for one whose cells are done."""
-        self._wait(lambda: self.prompts() != before, 60, lambda: f"no cell was run: {before}")
+
+        def other() -> bool:
+            self._close_dialogs()
+            return self.prompts() != before
+
+        self._wait(other, 60, lambda: f"no cell was run: {before}")
 
     def _wait(self, ask: Callable[[], bool], seconds: float, complaint: Callable[[], str]) -> None:
         """Asks four times a second until it is so; fails with the complaint when the time is over."""
@@ -151,14 +156,14 @@ class Lab:
             seen.append(look())
         return seen[-1]
 
-    def wait_for_text(self, *texts: str, seconds: float = 60) -> str:
+    def wait_for_text(self, *texts: str | re.Pattern[str], seconds: float = 60) -> str:
         """Waits until all the texts are to be read somewhere in the notebook.
 
         After anything that fills outputs without running cells (a button), this is how to ask: the cells are
         filled one after the other, and a text of the first says nothing of the last.
 
         Args:
-            texts: to be found, in any order.
+            texts: to be found, in any order; a pattern where the text itself may be gone before it is looked at.
             seconds: to wait at most.
 
         Returns:
@@ -167,19 +172,21 @@ class Lab:
         looks = 0
         shown = ""
 
+        def missing() -> list[str | re.Pattern[str]]:
+            return [
+                text for text in texts if not (text in shown if isinstance(text, str) else text.search(shown))
+            ]
+
         def all_there() -> bool:
             nonlocal looks, shown
             looks += 1
             # Looking at the whole notebook makes the page draw it all: done less often than at what is drawn.
             outputs = self.page.locator(".jp-Notebook .jp-OutputArea")
-            cells = self.code_cells() if looks % 8 == 0 else outputs.all_inner_texts()
+            cells = self.code_cells() if looks % 20 == 0 else outputs.all_inner_texts()
             shown = "\n".join(cells).replace("\\", "/")
-            return all(text in shown for text in texts)
+            return not missing()
 
-        def missing() -> str:
-            return f"{[text for text in texts if text not in shown]} did not appear; shown: {shown[-3000:]}"
-
-        self._wait(all_there, seconds, missing)
+        self._wait(all_there, seconds, lambda: f"{missing()} did not appear; shown: {shown[-3000:]}")
         return shown
 
     def click_button(self, text: str) -> None:
@@ -201,16 +208,18 @@ class Lab:
 
         entry.wait_for(state="attached", timeout=60_000)
         for attempt in range(3):
-            # The page may still be moving, so the click may miss; once it has hit, the list holds other names.
-            self._come_to_rest(lambda: [str(entry.bounding_box())] if entry.count() else [])
-            self.page.locator(".widget-select select").first.scroll_into_view_if_needed()
-            if entry.count():
-                box = entry.bounding_box()
-                self.page.mouse.click(box["x"] + 20, box["y"] + box["height"] / 2)
             try:
+                self.page.locator(".widget-select select").first.scroll_into_view_if_needed()
+                self._come_to_rest(lambda: [str(entry.bounding_box(timeout=2000))])
+                # The page may move once more, so the click may miss; it is repeated unless it has hit after all.
+                if not opened():
+                    box = entry.bounding_box(timeout=2000)
+                    self.page.mouse.click(box["x"] + 20, box["y"] + box["height"] / 2)
                 self._wait(opened, 20, lambda: f"the picker did not open '{name}', it shows '{path()}'")
                 return
-            except AssertionError:
+            except (AssertionError, self.timeout_error):
+                if opened():
+                    return
                 if attempt == 2:
                     raise
 
@@ -242,8 +251,16 @@ class Lab:
         path = self.folder / notebook
         before = path.stat().st_mtime_ns
         self.menu("File", "Save Notebook")
-        self._wait(lambda: path.stat().st_mtime_ns != before, 60, lambda: f"{notebook} was not saved")
-        self.page.wait_for_timeout(500)  # until it is written whole
+
+        def is_whole() -> bool:
+            try:
+                return path.stat().st_mtime_ns != before and bool(
+                    json.loads(path.read_text(encoding="utf-8"))
+                )
+            except ValueError:
+                return False
+
+        self._wait(is_whole, 60, lambda: f"{notebook} was not saved")
         return json.loads(path.read_text(encoding="utf-8"))
 
     def errors(self, notebook: str) -> list[str]:
