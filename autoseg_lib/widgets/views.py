@@ -139,11 +139,9 @@ def next_steps_html(run: TrainingResult) -> Markup:
 
 def _space_text(files: RunFiles, judged_epoch: int) -> str:
     """What may be deleted of a run and how much that is; "" where nothing may."""
-    kept = (
-        {files.at_epoch(judged_epoch)}
-        if is_sound(files.last)
-        else {files.at_epoch(judged_epoch), files.previous}
-    )
+    kept = {files.at_epoch(judged_epoch)}
+    if not is_sound(files.last):
+        kept.add(files.previous)
     older = [path for path in files.dispensable() if path not in kept]
     if not older:
         return ""

@@ -20,11 +20,12 @@ from autoseg_lib.export.report import case_report, how_measured
 from autoseg_lib.io.files import sha256_of
 from autoseg_lib.io.volume_files import all_files
 from autoseg_lib.labels import LabelTable
-from autoseg_lib.measure.areas import SliceMeasurement, measure_slices
-from autoseg_lib.measure.volumes import VolumeMeasurement, measure_volumes
+from autoseg_lib.measure.areas import SliceMeasurement
+from autoseg_lib.measure.volumes import VolumeMeasurement
 from autoseg_lib.volume import Mask, Volume
 from autoseg_lib.workflow.mask_jobs import FoundMasks, MaskJob
 from autoseg_lib.workflow.mask_rois import require_names, require_numbers
+from autoseg_lib.workflow.scan_measures import measure_scan
 
 
 @dataclass
@@ -119,17 +120,15 @@ class MaskWork:
     def _measured(
         self, job: MaskJob, scan: Scan, mask: Mask
     ) -> tuple[list[SliceMeasurement], list[VolumeMeasurement]]:
-        rows = measure_slices(
+        return measure_scan(
+            scan,
             mask,
             self.table,
             case=job.name,
-            slice_names=scan.slice_names,
-            slice_files=scan.slice_files,
             image=scan.volume if job.has_image else None,
             tissue_window=self.greys.tissue_window,
             fat_image=self.greys.fat_of(job.name) if job.has_image else None,
         )
-        return rows, measure_volumes(mask, self.table, case=job.name)
 
     def _each_alone(
         self, job: MaskJob, rows: list[SliceMeasurement], sizes: list[VolumeMeasurement]

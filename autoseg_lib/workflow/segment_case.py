@@ -30,13 +30,13 @@ from autoseg_lib.infer.prediction import Prediction
 from autoseg_lib.infer.predictor import Predictor
 from autoseg_lib.io.files import Checksums
 from autoseg_lib.labels import LabelTable
-from autoseg_lib.measure.areas import SliceMeasurement, measure_slices
+from autoseg_lib.measure.areas import SliceMeasurement
 from autoseg_lib.measure.calibration import Calibration
 from autoseg_lib.measure.flags import add_flags
 from autoseg_lib.measure.intervals import add_intervals
 from autoseg_lib.measure.scan_facts import scan_facts
 from autoseg_lib.measure.training_facts import TrainingFacts
-from autoseg_lib.measure.volumes import VolumeMeasurement, measure_volumes
+from autoseg_lib.measure.volumes import VolumeMeasurement
 from autoseg_lib.networks.model_file import LoadedModel
 from autoseg_lib.postprocess.names import with_structure_names
 from autoseg_lib.postprocess.pipeline import Postprocessing
@@ -45,6 +45,7 @@ from autoseg_lib.volume import Mask
 from autoseg_lib.workflow.finished import input_checksums, read_mask, result_key
 from autoseg_lib.workflow.pipeline_editing import POSTPROCESSING, STRUCTURE_NAMES
 from autoseg_lib.workflow.region_masks import RegionMasks
+from autoseg_lib.workflow.scan_measures import measure_scan
 
 _NO_SPACING = "Fill in fov and matrix_size (from the scan protocol) in Settings."
 
@@ -254,18 +255,15 @@ class CaseSegmenter:
     def measure(self, scan: Scan, answer: Prediction) -> Measured:
         """Measures an answer on the scan's own grid, with error bars and flags."""
         mask, soft = answer.mask, answer.soft
-        with ThreadPoolExecutor(1) as thread:
-            bodies = thread.submit(measure_volumes, mask, self.labels, case=scan.name, pairs=self.pairs)
-            rows = measure_slices(
-                mask,
-                self.labels,
-                case=scan.name,
-                slice_names=scan.slice_names,
-                slice_files=scan.slice_files,
-                image=scan.volume,
-                tissue_window=self.settings.tissue_window,
-            )
-            volumes = bodies.result()
+        rows, volumes = measure_scan(
+            scan,
+            mask,
+            self.labels,
+            case=scan.name,
+            image=scan.volume,
+            tissue_window=self.settings.tissue_window,
+            pairs=self.pairs,
+        )
         rows, volumes, bars = add_intervals(rows, volumes, soft, self.calibration, scan.volume.geometry)
         rows, volumes, flags = add_flags(
             rows,
